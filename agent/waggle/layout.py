@@ -1,0 +1,231 @@
+"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
+by `make generate`: do not edit.
+
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT) include the 8 byte header
+the kernel puts before each record, so a batch of them is one array.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Counter(IntEnum):
+    EXCHANGES = 0
+    LOST_RING_FULL = 1
+    LOST_LARGE_RING_FULL = 2
+    LOST_EVENT_RING_FULL = 3
+    LOST_CONNECTION_MAP_FULL = 4
+    LOST_EXCHANGE_MAP_FULL = 5
+    LOST_PARTIAL_MAP_FULL = 6
+    LOST_HEAD_TOO_LARGE = 7
+    LOST_BYTES_UNREADABLE = 8
+    LOST_BYTES_UNSEEN = 9
+    LOST_BAD_FRAMING = 10
+    LOST_FRAMING_BUDGET = 11
+    LOST_PIPELINE_TOO_DEEP = 12
+    LOST_PROCESS_MAP_FULL = 13
+    LOST_RESPONSE_UNMATCHED = 14
+    CONNECTIONS_GIVEN_UP = 15
+    HANDOFF_LEFT = 16
+    HANDOFF_FOUND = 17
+    HANDOFF_MISSED = 18
+    TRACEPARENT_READ = 19
+    TRACEPARENT_INVALID = 20
+    TARGET_CUT = 21
+    KEPT_CUT = 22
+    RULE_CONTRADICTED = 23
+    RESYNCED = 24
+
+class End(IntEnum):
+    OPEN = 0
+    DONE = 1
+    RESET = 2
+    TIMED_OUT = 3
+    PEER_CLOSED = 4
+    LOCAL_CLOSED = 5
+    PROCESS_EXIT = 6
+
+class Flag(IntEnum):
+    TARGET_CUT = 1
+    KEPT_CUT = 2
+    REQUEST_BODY = 4
+    RESPONSE_BODY = 8
+    RESYNCED = 16
+    PROVISIONAL = 32
+    REMOTE_PARENT = 64
+    UPGRADED = 128
+    HAD_TRACEPARENT = 256
+    UNSAMPLED = 512
+    NO_POSITION = 1024
+
+class Kept(IntEnum):
+    END = 0
+    METHOD = 1
+    HOST = 2
+    USER_AGENT = 3
+    X_FORWARDED_FOR = 4
+    X_FORWARDED_PROTO = 5
+    FORWARDED = 6
+    TRACESTATE = 7
+    UPGRADE = 8
+
+class Link(IntEnum):
+    NONE = 0
+    TRACEPARENT = 1
+    SOCKET = 2
+    THREAD = 3
+    TURN = 4
+
+class Method(IntEnum):
+    OTHER = 0
+    GET = 1
+    HEAD = 2
+    POST = 3
+    PUT = 4
+    DELETE = 5
+    CONNECT = 6
+    OPTIONS = 7
+    TRACE = 8
+    PATCH = 9
+
+class ProcessEventKind(IntEnum):
+    EXEC = 1
+    FORK = 2
+    EXIT = 3
+    LISTEN = 4
+    SEEN = 5
+
+class ProcessMode(IntEnum):
+    TRACED = 1
+    EXCLUDED = 2
+    FOLLOW = 4
+    UNCONFIRMED = 8
+    RULE_THREAD = 16
+    RULE_TURN = 32
+
+class Protocol(IntEnum):
+    NONE = 0
+    HTTP1 = 1
+
+class Role(IntEnum):
+    NONE = 0
+    SERVER = 1
+    CLIENT = 2
+
+def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
+    return np.dtype(
+        {
+            "names": [f[0] for f in fields],
+            "formats": [f[1] for f in fields],
+            "offsets": [f[2] for f in fields],
+            "itemsize": size,
+        }
+    )
+
+EXCHANGE = _dtype(
+    512,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("start_ns", "<u8", 8),
+        ("response_ns", "<u8", 16),
+        ("end_ns", "<u8", 24),
+        ("shape", "<u8", 32),
+        ("trace_id", "(16,)u1", 40),
+        ("span_id", "(8,)u1", 56),
+        ("parent_id", "(8,)u1", 64),
+        ("request_body", "<u8", 72),
+        ("response_body", "<u8", 80),
+        ("process_start_ns", "<u8", 88),
+        ("tgid", "<u4", 96),
+        ("tid", "<u4", 100),
+        ("local_addr", "(16,)u1", 104),
+        ("peer_addr", "(16,)u1", 120),
+        ("local_port", "<u2", 136),
+        ("peer_port", "<u2", 138),
+        ("status", "<u2", 140),
+        ("flags", "<u2", 142),
+        ("family", "u1", 144),
+        ("role", "u1", 145),
+        ("link", "u1", 146),
+        ("end", "u1", 147),
+        ("method", "u1", 148),
+        ("version", "u1", 149),
+        ("protocol", "u1", 150),
+        ("trace_flags", "u1", 151),
+        ("target_len", "<u2", 152),
+        ("kept_len", "<u2", 154),
+        ("target_full_len", "<u2", 156),
+        ("reserved", "<u2", 158),
+        ("head", "(352,)u1", 160),
+    ],
+)
+
+LARGE_EXCHANGE = _dtype(
+    4096,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("start_ns", "<u8", 8),
+        ("response_ns", "<u8", 16),
+        ("end_ns", "<u8", 24),
+        ("shape", "<u8", 32),
+        ("trace_id", "(16,)u1", 40),
+        ("span_id", "(8,)u1", 56),
+        ("parent_id", "(8,)u1", 64),
+        ("request_body", "<u8", 72),
+        ("response_body", "<u8", 80),
+        ("process_start_ns", "<u8", 88),
+        ("tgid", "<u4", 96),
+        ("tid", "<u4", 100),
+        ("local_addr", "(16,)u1", 104),
+        ("peer_addr", "(16,)u1", 120),
+        ("local_port", "<u2", 136),
+        ("peer_port", "<u2", 138),
+        ("status", "<u2", 140),
+        ("flags", "<u2", 142),
+        ("family", "u1", 144),
+        ("role", "u1", 145),
+        ("link", "u1", 146),
+        ("end", "u1", 147),
+        ("method", "u1", 148),
+        ("version", "u1", 149),
+        ("protocol", "u1", 150),
+        ("trace_flags", "u1", 151),
+        ("target_len", "<u2", 152),
+        ("kept_len", "<u2", 154),
+        ("target_full_len", "<u2", 156),
+        ("reserved", "<u2", 158),
+        ("head", "(3936,)u1", 160),
+    ],
+)
+
+PROCESS_EVENT = _dtype(
+    64,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("time_ns", "<u8", 8),
+        ("process_start_ns", "<u8", 16),
+        ("tgid", "<u4", 24),
+        ("parent_tgid", "<u4", 28),
+        ("port", "<u4", 32),
+        ("kind", "<u4", 36),
+        ("comm", "(16,)u1", 40),
+        ("reserved", "(8,)u1", 56),
+    ],
+)
+
+PROCESS = _dtype(
+    32,
+    [
+        ("start_ns", "<u8", 0),
+        ("mode", "<u4", 8),
+        ("open", "<u4", 12),
+        ("thread_agrees", "<u4", 16),
+        ("thread_contradicts", "<u4", 20),
+        ("turn_agrees", "<u4", 24),
+        ("turn_contradicts", "<u4", 28),
+    ],
+)

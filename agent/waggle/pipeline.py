@@ -1,0 +1,261 @@
+"""From the rings to the exporters: the loop that every finished exchange passes.
+
+    pipeline = Pipeline(rings, processes, exporters, clock)
+    while running:
+        pipeline.step()
+    pipeline.drain()
+    pipeline.close(timeout_s=5)
+
+One step waits for records, takes what the rings hold in bounded batches, drops
+what belongs to processes that discovery has rejected, adds the resources, and
+hands each batch to every exporter. Nothing is sorted and nothing kept: what an
+exporter queues is its own, bounded, affair.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle.exporter.base import Exporter
+from waggle.layout import Flag
+from waggle.ring import MAX_RECORDS, RingPoller
+from waggle.spans import Records, ResourceTable, SpanBatch
+
+_NS = 1_000_000_000
+
+# After a read that found something, records gather for this long: a thousand of
+# them at 20,000 a second, so that the fixed cost of a batch is shared by many.
+GATHER_S = 0.05
+# ... unless a ring is this full, which is looked at this often meanwhile.
+_HIGH_WATER = 0.25
+_LOOK_S = 0.01
+# A producer wakes nobody before a fair amount waits, so an idle wait ends by itself.
+IDLE_WAIT_S = 0.05
+
+
+class Source(Protocol):
+    """A ring, or what stands in for one."""
+
+    capacity: int  # records
+
+    def fileno(self) -> int: ...
+
+    def pending(self) -> int: ...
+
+    def read(self, max_records: int = ...) -> Records: ...
+
+
+class Processes(Protocol):
+    """What the process table offers to the pipeline."""
+
+    table: ResourceTable
+
+    def accept(self, records: Records) -> npt.NDArray[np.bool_]:
+        """For provisional records: which belong to processes that are to be traced."""
+        ...
+
+    def resources_of(self, records: Records) -> npt.NDArray[np.intp]:
+        """One index into `table` per record."""
+        ...
+
+
+class WallClock:
+    """Unix time minus CLOCK_MONOTONIC, in ns; measured again every second.
+
+    Each measurement takes the closest of several pairs of readings, so that a
+    preemption between the two does not shift every span.
+    """
+
+    def __init__(self, refresh_s: float = 1.0, pairs: int = 5) -> None:
+        self._refresh_ns = int(refresh_s * _NS)
+        self._pairs = pairs
+        self._offset_ns = 0
+        self._measured_ns: int | None = None
+
+    def __call__(self) -> int:
+        now = time.monotonic_ns()
+        if self._measured_ns is None or now - self._measured_ns >= self._refresh_ns:
+            self._offset_ns = min(self._pair() for _ in range(self._pairs))[1]
+            self._measured_ns = now
+        return self._offset_ns
+
+    @staticmethod
+    def _pair() -> tuple[int, int]:
+        """(width of the bracket, offset at its middle)."""
+        before = time.monotonic_ns()
+        unix = time.time_ns()
+        after = time.monotonic_ns()
+        return after - before, unix - (before + after) // 2
+
+
+@dataclass(slots=True)
+class Failures:
+    """What one exporter threw. Its spans are lost to it, not to the others."""
+
+    exceptions: int = 0
+    spans: int = 0
+    last: str = ""
+
+    def add(self, error: Exception, spans: int) -> None:
+        self.exceptions += 1
+        self.spans += spans
+        self.last = f"{type(error).__name__}: {error}"[:500]
+
+
+@dataclass(slots=True)
+class PipelineStats:
+    """Every record read is in `rejected` or in `spans_out`; times are ns of this thread's CPU.
+
+    spans_out counts spans handed to the exporters, once however many there are.
+    """
+
+    spans_in: int = 0
+    rejected: int = 0
+    spans_out: int = 0
+    batches: int = 0
+    cpu_ns: int = 0
+    failures: dict[str, Failures] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Moves spans from rings to exporters, one step() after the other, in one thread.
+
+    rings: sources of exchange records, any layouts. clock: gives Unix time
+    minus monotonic time in ns. max_records bounds a batch, and with it memory:
+    a step holds one batch at a time.
+    """
+
+    def __init__(
+        self,
+        rings: Sequence[Source],
+        processes: Processes,
+        exporters: Sequence[Exporter],
+        clock: Callable[[], int],
+        *,
+        max_records: int = MAX_RECORDS,
+        gather_s: float = GATHER_S,
+    ) -> None:
+        self.stats = PipelineStats()
+        self._rings = rings
+        self._processes = processes
+        self._exporters = exporters
+        self._clock = clock
+        self._max_records = max_records
+        self._gather_s = gather_s
+        self._next_read = 0.0
+        self._poller = RingPoller(rings)
+
+    def step(self, timeout_s: float = IDLE_WAIT_S) -> int:
+        """Wait for records for at most about timeout_s, move what is there; spans moved.
+
+        Between two reads of rings that were not empty lies the gathering time,
+        unless a ring fills up. wake() ends the wait early.
+        """
+        if not self._gather():
+            self._poller.wait(timeout_s)
+        waiting = any(ring.pending() for ring in self._rings)
+        moved = self._move_all()
+        # Also when all that waits is still being written: it must not be polled in a tight loop.
+        self._next_read = time.monotonic() + self._gather_s if waiting else 0.0
+        return moved
+
+    def wake(self) -> None:
+        """End the wait of the running step, or of the next one. Safe in a signal handler."""
+        self._poller.wake()
+
+    def drain(self, max_spans: int = 1_000_000) -> int:
+        """Move what is left once the producers are detached; spans moved."""
+        total = 0
+        while total < max_spans:
+            moved = self._move_all()
+            if moved == 0:
+                break
+            total += moved
+        return total
+
+    def flush(self, timeout_s: float) -> None:
+        """Have every exporter send what it holds; all of them share the time."""
+        self._in_turn(timeout_s, lambda exporter, left: exporter.flush(left))
+
+    def close(self, timeout_s: float) -> None:
+        """Flush and close every exporter within the time."""
+        self._in_turn(timeout_s, lambda exporter, left: exporter.close(left))
+        self._poller.close()
+
+    def _gather(self) -> bool:
+        """Let records gather until it is time to read; False when there was nothing to wait for."""
+        left = self._next_read - time.monotonic()
+        if left <= 0:
+            return False
+        while left > 0 and not self._filling():
+            if self._poller.wait_for_wake(min(left, _LOOK_S)):
+                break
+            left = self._next_read - time.monotonic()
+        return True
+
+    def _filling(self) -> bool:
+        return any(ring.pending() > _HIGH_WATER * ring.capacity for ring in self._rings)
+
+    def _move_all(self) -> int:
+        started = time.thread_time_ns()
+        moved = sum(self._move(ring) for ring in self._rings)
+        self.stats.cpu_ns += time.thread_time_ns() - started
+        return moved
+
+    def _move(self, ring: Source) -> int:
+        """Move what `ring` held when we came; what arrives meanwhile waits for the next step."""
+        left = ring.pending()
+        moved = 0
+        while left > 0:
+            records = ring.read(min(left, self._max_records))
+            if len(records) == 0:
+                break
+            moved += len(records)
+            left -= len(records)
+            self._process(records)
+        return moved
+
+    def _process(self, records: Records) -> None:
+        self.stats.spans_in += len(records)
+        records = self._accepted(records)
+        if len(records) == 0:
+            return
+        batch = SpanBatch(
+            records, self._processes.resources_of(records), self._processes.table, self._clock()
+        )
+        self.stats.spans_out += len(records)
+        self.stats.batches += 1
+        for exporter in self._exporters:
+            self._export(exporter, batch)
+
+    def _accepted(self, records: Records) -> Records:
+        """Without the provisional records of processes that are not to be traced."""
+        provisional = (records["flags"] & np.uint16(Flag.PROVISIONAL)) != 0
+        if not provisional.any():
+            return records
+        keep = ~provisional
+        keep[provisional] = self._processes.accept(records[provisional])
+        self.stats.rejected += len(records) - int(keep.sum())
+        kept: Records = records[keep]
+        return kept
+
+    def _export(self, exporter: Exporter, batch: SpanBatch) -> None:
+        try:
+            exporter.export(batch)
+        except Exception as error:
+            self._failures(exporter).add(error, len(batch))
+
+    def _in_turn(self, timeout_s: float, act: Callable[[Exporter, float], None]) -> None:
+        deadline = time.monotonic() + timeout_s
+        for exporter in self._exporters:
+            try:
+                act(exporter, max(0.0, deadline - time.monotonic()))
+            except Exception as error:
+                self._failures(exporter).add(error, 0)
+
+    def _failures(self, exporter: Exporter) -> Failures:
+        return self.stats.failures.setdefault(exporter.name, Failures())

@@ -1,0 +1,256 @@
+"""The kernel's ring buffer as numpy batches, without a callback per record.
+
+All records of one ring have one size, and the kernel maps the data area twice
+in a row, so whatever is in the ring is one contiguous array wherever it starts.
+
+Memory order. The kernel publishes a record with a release store of its header
+(busy bit cleared) and of the producer position; we load the position, then the
+headers, then the bytes, and store the consumer position last. That needs loads
+to stay in order among themselves and before the store: x86-64 guarantees both.
+Elsewhere a full barrier is put between the steps (membarrier, which begins and
+ends in one for the calling thread). Every position and header is loaded by one
+aligned load of 8 or 4 bytes, which numpy's copy loops do; each decision is made
+from such a snapshot, never from a second look.
+"""
+
+import ctypes
+import mmap
+import os
+import platform
+import select
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle.errors import WaggleError
+
+Records = npt.NDArray[np.void]
+
+HEADER_SIZE = 8
+BUSY = np.uint32(1 << 31)
+DISCARD = np.uint32(1 << 30)
+_LENGTH = np.uint32((1 << 30) - 1)
+
+# Most records of one read(): bounds the copy to 4 MiB of exchange records.
+MAX_RECORDS = 8192
+
+_SYS_MEMBARRIER = {"aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
+_MEMBARRIER_GLOBAL_EXPEDITED = 2
+
+
+class RingError(WaggleError):
+    """The ring does not hold what it must: agent and BPF object do not fit together."""
+
+
+def _no_barrier() -> None:
+    """x86-64 orders loads among themselves and before later stores."""
+
+
+def _barrier_for(machine: str) -> Callable[[], None]:
+    if machine == "x86_64":
+        return _no_barrier
+    if machine not in _SYS_MEMBARRIER:
+        raise RingError(f"memory order of {machine} is not known: Waggle does not run there")
+    number = _SYS_MEMBARRIER[machine]
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def barrier() -> None:
+        if libc.syscall(number, _MEMBARRIER_GLOBAL_EXPEDITED, 0, 0) != 0:
+            raise RingError(f"membarrier: {os.strerror(ctypes.get_errno())}: needs Linux 4.16")
+
+    return barrier
+
+
+class RingMemory:
+    """The reader's logic over the three mapped areas, wherever they come from.
+
+    consumer, producer: one uint64 each, the positions, which only ever grow.
+    data: 2 * size bytes, the second half mirroring the first.
+    record: the dtype of one record with its 8-byte header; `ring_length` first.
+    """
+
+    def __init__(
+        self,
+        consumer: npt.NDArray[np.uint64],
+        producer: npt.NDArray[np.uint64],
+        data: npt.NDArray[np.uint8],
+        record: "np.dtype[np.void]",
+    ) -> None:
+        self.record = record
+        self.size = len(data) // 2
+        self.capacity = self.size // record.itemsize
+        self.discarded = 0
+        self._consumer = consumer
+        self._producer = producer
+        self._data = data
+        self._expected = np.uint32(record.itemsize - HEADER_SIZE)
+        self._barrier = _barrier_for(platform.machine())
+
+    def pending(self) -> int:
+        """Records in the ring, finished or still being written."""
+        return (int(self._producer[0]) - int(self._consumer[0])) // self.record.itemsize
+
+    def read(self, max_records: int = MAX_RECORDS) -> Records:
+        """Take the finished records, oldest first, as a copy of our own.
+
+        Stops before the first record that is still being written. Discarded
+        records are skipped and counted in `discarded`. Raises RingError when a
+        record has another size than `record`; nothing is taken then.
+        """
+        position = int(self._consumer[0])
+        reserved = (int(self._producer[0]) - position) // self.record.itemsize
+        self._barrier()
+        slots = self._slots(position, min(reserved, max_records))
+        headers = slots[:, :4].copy().view(np.uint32)[:, 0]
+        self._barrier()
+        headers = _until_busy(headers)
+        count = len(headers)
+        if count == 0:
+            return np.empty(0, self.record)
+        self._verify(headers, position)
+        copied = self._copy(slots[:count], (headers & DISCARD) != 0)
+        self._barrier()
+        self._consumer[0] = position + count * self.record.itemsize
+        return copied
+
+    def _slots(self, position: int, count: int) -> npt.NDArray[np.uint8]:
+        """The next `count` records as rows of bytes; contiguous thanks to the mirror."""
+        start = position % self.size
+        itemsize = self.record.itemsize
+        return self._data[start : start + count * itemsize].reshape(count, itemsize)
+
+    def _verify(self, headers: npt.NDArray[np.uint32], position: int) -> None:
+        wrong = (headers & _LENGTH) != self._expected
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise RingError(
+                f"internal error: a record of {int(headers[first] & _LENGTH)} bytes at position "
+                f"{position + first * self.record.itemsize} of a ring whose records have "
+                f"{int(self._expected)}: agent and BPF object are of different builds; "
+                "run make build"
+            )
+
+    def _copy(self, slots: npt.NDArray[np.uint8], discarded: npt.NDArray[np.bool_]) -> Records:
+        if discarded.any():
+            self.discarded += int(discarded.sum())
+            rows = slots[~discarded]
+        else:
+            rows = slots.copy()
+        return rows.reshape(-1).view(self.record)
+
+
+def _until_busy(headers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    busy = (headers & BUSY) != 0
+    return headers[: int(busy.argmax())] if busy.any() else headers
+
+
+class Ring(RingMemory):
+    """A BPF_MAP_TYPE_RINGBUF mapped into this process, the only reader of it.
+
+    map_fd: the map's descriptor, which stays the caller's. size: its
+    max_entries in bytes. record_dtype: see RingMemory. Mapping takes no memory
+    of its own, but the pages count twice in this process's resident size.
+    """
+
+    def __init__(self, map_fd: int, size: int, record_dtype: "np.dtype[np.void]") -> None:
+        page = mmap.PAGESIZE
+        self._fd = map_fd
+        self._maps: list[mmap.mmap] = []
+        try:
+            consumer = self._map(page, mmap.PROT_READ | mmap.PROT_WRITE, 0)
+            producer = self._map(page + 2 * size, mmap.PROT_READ, page)
+        except (OSError, ValueError) as error:
+            self._unmap()
+            raise RingError(f"cannot map a ring of {size} bytes: {error}") from error
+        super().__init__(
+            np.frombuffer(consumer, np.uint64, 1),
+            np.frombuffer(producer, np.uint64, 1),
+            np.frombuffer(producer, np.uint8, 2 * size, offset=page),
+            record_dtype,
+        )
+        self._poller = RingPoller([self])
+
+    def _map(self, length: int, protection: int, offset: int) -> mmap.mmap:
+        mapped = mmap.mmap(self._fd, length, mmap.MAP_SHARED, protection, offset=offset)
+        self._maps.append(mapped)
+        return mapped
+
+    def fileno(self) -> int:
+        """The map's descriptor: readable for epoll when the ring is not empty."""
+        return self._fd
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the ring is not empty. False: time is up.
+
+        A producer that submits without a wake-up ends no wait that has begun.
+        The record at hand may still be busy: do not call in a tight loop.
+        """
+        return self._poller.wait(timeout_s)
+
+    def close(self) -> None:
+        """Unmap. Batches that were read stay valid."""
+        self._poller.close()
+        empty: Any = np.empty(0, np.uint64)
+        self._consumer = self._producer = self._data = empty
+        self._unmap()
+
+    def _unmap(self) -> None:
+        while self._maps:
+            self._maps.pop().close()
+
+    def __enter__(self) -> "Ring":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Pollable(Protocol):
+    """Something with a descriptor that epoll takes."""
+
+    def fileno(self) -> int: ...
+
+
+class RingPoller:
+    """Waits on several rings at once; wake() ends a wait from a signal handler or thread."""
+
+    def __init__(self, rings: Sequence[Pollable]) -> None:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_only = select.epoll()
+        self._wake_only.register(self._wake, select.EPOLLIN)
+        self._all = select.epoll()
+        for source in (self._wake, *(ring.fileno() for ring in rings)):
+            self._all.register(source, select.EPOLLIN)
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when a ring is not empty or wake() was called; False after timeout_s."""
+        return bool(self._ready(self._all, timeout_s))
+
+    def wait_for_wake(self, timeout_s: float) -> bool:
+        """True when wake() was called, whatever the rings hold; False after timeout_s."""
+        return bool(self._ready(self._wake_only, timeout_s))
+
+    def wake(self) -> None:
+        """End the wait that is going on, or the next one."""
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Give the descriptors up. Further calls do nothing."""
+        if not self._all.closed:
+            self._all.close()
+            self._wake_only.close()
+            os.close(self._wake)
+
+    def _ready(self, epoll: select.epoll, timeout_s: float) -> list[int]:
+        ready = [fd for fd, _ in epoll.poll(max(0.0, timeout_s))]
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        return ready

@@ -1,0 +1,246 @@
+"""What kind of program a process is, found cheaply, and which parent rules may be tried on it.
+
+Files are never loaded: of an executable only its headers, its table of section
+headers and the few bytes of Go's build information are read, whatever its size.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from waggle.layout import ProcessMode
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """name is one of GO, CPYTHON, ...; version is None where it could not be told."""
+
+    name: str
+    version: str | None = None
+
+
+GO = "go"
+CPYTHON = "cpython"
+PYPY = "pypy"
+NODEJS = "nodejs"
+DENO = "deno"
+BUN = "bun"
+JVM = "jvm"
+RUBY = "ruby"
+PHP = "php"
+DOTNET = "dotnet"
+NGINX = "nginx"
+OTHER = "other"
+
+# telemetry.sdk.language, by the runtime that was watched.
+LANGUAGES = {
+    GO: "go",
+    CPYTHON: "python",
+    PYPY: "python",
+    NODEJS: "nodejs",
+    DENO: "nodejs",
+    BUN: "nodejs",
+    JVM: "java",
+    RUBY: "ruby",
+    PHP: "php",
+    DOTNET: "dotnet",
+    NGINX: "c",
+}
+
+# Many requests share a thread on these, one after the other within microseconds:
+# the thread says nothing about whose request a call is part of.
+_NO_THREAD_RULE = frozenset({GO, NODEJS, DENO, BUN, NGINX})
+
+_EXECUTABLES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"python(?P<version>\d+\.\d+)?[\d.]*t?d?", CPYTHON),
+        (r"pypy(?P<version>\d+\.\d+)?[\d.]*(-c)?", PYPY),
+        (r"node(js)?(-?(?P<version>\d+))?", NODEJS),
+        (r"deno", DENO),
+        (r"bun", BUN),
+        (r"java", JVM),
+        (r"(nginx|openresty|tengine|angie)(-debug)?", NGINX),
+        (r"ruby(?P<version>\d+\.\d+)?[\d.]*", RUBY),
+        (r"php(-fpm|-cgi)?(?P<version>\d+\.\d+)?", PHP),
+        (r"dotnet", DOTNET),
+    )
+)
+
+_LIBRARIES = re.compile(
+    r"/lib(?:python(?P<cpython>\d+\.\d+)|(?P<jvm>jvm)|(?P<nodejs>node)|(?P<dotnet>coreclr))"
+    r"[^/\s]*\.so"
+)
+_PYTHON_IN_MAPS = re.compile(r"/(?:lib)?python(\d+\.\d+)[/.t]")
+
+# A version that stands as a folder in the path: version managers install that way.
+_VERSION_IN_PATH = re.compile(r"/(?:[a-z]+-)*v?(\d+\.\d+\.\d+)[^/]*/bin/")
+
+
+def detect(
+    exe: str,
+    cmdline: Sequence[str],
+    maps: Callable[[], str],
+    image: str | None = None,
+) -> Runtime:
+    """The runtime of a process.
+
+    exe: its path as the process sees it. image: a path that opens that very file
+    from here (/proc/PID/exe), by default exe. maps: gives the text of
+    /proc/PID/maps; called only when the executable's name and headers say nothing.
+    """
+    name = PurePosixPath(exe or (cmdline[0] if cmdline else "")).name
+    for pattern, runtime in _EXECUTABLES:
+        if match := pattern.fullmatch(name):
+            return Runtime(runtime, _version(runtime, match, exe, maps))
+    go = go_build(image or exe)
+    if go is not None:
+        return go
+    if match := _LIBRARIES.search(maps()):
+        return Runtime(str(match.lastgroup), match.groupdict()[CPYTHON])
+    return Runtime(OTHER)
+
+
+def allowed_rules(runtime: Runtime) -> int:
+    """Which parent rules the kernel may try on a process of this runtime: ProcessMode bits.
+
+    `turn` is tried on nginx only: there it was measured right 4,000 of 4,000
+    times. On Node it is right or wildly wrong depending on how the program pools
+    its connections, and an unproven rule waits for evidence of its own.
+    """
+    rules = 0
+    if runtime.name not in _NO_THREAD_RULE:
+        rules |= ProcessMode.RULE_THREAD
+    if runtime.name == NGINX:
+        rules |= ProcessMode.RULE_TURN
+    return rules
+
+
+def language(runtime: Runtime) -> str:
+    """telemetry.sdk.language for spans of this runtime; `generic` when we do not know."""
+    return LANGUAGES.get(runtime.name, "generic")
+
+
+def _version(runtime: str, match: re.Match[str], exe: str, maps: Callable[[], str]) -> str | None:
+    if in_path := _VERSION_IN_PATH.search(exe):
+        return in_path.group(1)
+    version = match.groupdict().get("version")
+    if version is None and runtime == CPYTHON and (found := _PYTHON_IN_MAPS.search(maps())):
+        return found.group(1)
+    return version
+
+
+def go_build(path: str) -> Runtime | None:
+    """Runtime(go, version) when the ELF file at `path` was built by Go, else None.
+
+    Reads the headers and at most 96 bytes of the file itself; the answer is kept
+    per file (device, inode, size, time of change).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        state = os.fstat(descriptor)
+        identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        return _go_build(_File(descriptor, identity))
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An open file that hashes as what it is, not as the descriptor it has now."""
+
+    descriptor: int
+    identity: tuple[int, int, int, int]
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _File) and self.identity == other.identity
+
+    def at(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+
+@lru_cache(maxsize=4096)
+def _go_build(file: _File) -> Runtime | None:
+    try:
+        elf = _Elf.read(file)
+        if elf is None:
+            return None
+        section = elf.section(b".go.buildinfo")
+        if section is not None:
+            return Runtime(GO, _go_version(file.at(section[0], 96)))
+        return Runtime(GO) if elf.has_go_note() else None
+    except (OSError, struct.error, ValueError):  # not a file, cut short, or nonsense
+        return None
+
+
+def _go_version(info: bytes) -> str | None:
+    """The version in Go's build information, where it stands inline (since Go 1.18)."""
+    if not info.startswith(b"\xff Go buildinf:") or not info[15] & 2:
+        return None
+    length = info[32]  # a varint; a version is shorter than 128 bytes
+    text = info[33 : 33 + length].decode("ascii", "replace")
+    return text.removeprefix("go").split(" ")[0] or None
+
+
+_MAX_SECTIONS = 4096
+_MAX_SEGMENTS = 64
+_MAX_NOTE = 4096
+_PT_NOTE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Elf:
+    """The headers of a 64 bit little-endian ELF file."""
+
+    file: _File
+    segments: tuple[int, int]  # offset, count
+    sections: tuple[int, int]
+    names_index: int
+
+    @classmethod
+    def read(cls, file: _File) -> "_Elf | None":
+        head = file.at(0, 64)
+        if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
+            return None
+        phoff, shoff = struct.unpack_from("<QQ", head, 32)
+        phnum, _, shnum, shstrndx = struct.unpack_from("<HHHH", head, 56)
+        segments = (phoff, min(phnum, _MAX_SEGMENTS))
+        return cls(file, segments, (shoff, min(shnum, _MAX_SECTIONS)), shstrndx)
+
+    def section(self, name: bytes) -> tuple[int, int] | None:
+        """Offset and size in the file of the section called `name`."""
+        offset, count = self.sections
+        if not offset or self.names_index >= count:
+            return None
+        table = self.file.at(offset, 64 * count)
+        rows = [struct.unpack_from("<IIQQQQ", table, 64 * i) for i in range(count)]
+        *_, names_at, names_size = rows[self.names_index]
+        names = self.file.at(names_at, min(names_size, 1 << 20))
+        for row in rows:
+            if names[row[0] : row[0] + len(name) + 1] == name + b"\0":
+                return row[4], row[5]
+        return None
+
+    def has_go_note(self) -> bool:
+        """Whether a note of the owner "Go" is there: it outlives the section table."""
+        offset, count = self.segments
+        table = self.file.at(offset, 56 * count)
+        for i in range(count):
+            kind, _, at, _, _, size = struct.unpack_from("<IIQQQQ", table, 56 * i)
+            if kind == _PT_NOTE and b"\x04\0\0\0Go\0\0" in self._note(at, size):
+                return True
+        return False
+
+    def _note(self, at: int, size: int) -> bytes:
+        # namesz (4), descsz, type 4, name "Go\0\0": type and name stand side by side.
+        return self.file.at(at, min(size, _MAX_NOTE))

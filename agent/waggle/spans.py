@@ -1,0 +1,318 @@
+"""Spans as the exporters see them: columns in, one Span out where a row must be looked at alone.
+
+`decode_span` is the slow path and the truth. It knows what every protocol has in
+common; what a protocol adds is found by its number: a folder `waggle.probes.NAME`
+whose module `decode` offers a `DECODER` (see `Decoder`). A new protocol is a new
+folder, nothing here changes.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import layout
+
+AttributeValue = str | int | bool | float | list[str]
+Attributes = dict[str, AttributeValue]
+Records = npt.NDArray[np.void]  # of layout.EXCHANGE or layout.LARGE_EXCHANGE
+
+# opentelemetry.proto Span.SpanKind
+KIND_INTERNAL = 1
+KIND_SERVER = 2
+KIND_CLIENT = 3
+
+# opentelemetry.proto SpanFlags: above the eight bits of the W3C trace flags.
+FLAG_HAS_IS_REMOTE = 0x100
+FLAG_IS_REMOTE = 0x200
+
+_U64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What the spans of one process have in common, by the resource conventions."""
+
+    attributes: Attributes
+
+
+@dataclass(slots=True)
+class ResourceTable:
+    """An append-only list of resources; an index stays true for the agent's life."""
+
+    rows: list[Resource] = field(default_factory=list)
+
+    def add(self, resource: Resource) -> int:
+        self.rows.append(resource)
+        return len(self.rows) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SpanBatch:
+    """Finished exchanges on their way to the exporters.
+
+    records: 1-d array of layout.EXCHANGE or layout.LARGE_EXCHANGE, our own copy.
+    resources: one index into `table` per record.
+    clock_offset_ns: Unix time minus CLOCK_MONOTONIC when the batch was read.
+    """
+
+    records: Records
+    resources: npt.NDArray[np.intp]
+    table: ResourceTable
+    clock_offset_ns: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One span, spelled out. Ids are raw bytes; an empty parent_id means none."""
+
+    trace_id: bytes
+    span_id: bytes
+    parent_id: bytes
+    trace_state: str
+    name: str
+    kind: int  # opentelemetry.proto Span.SpanKind
+    start_unix_ns: int
+    end_unix_ns: int
+    attributes: Attributes
+    error: bool
+    status_message: str
+    flags: int
+    resource: int
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Facts(NamedTuple):
+    """The fixed columns of one record, as Python values (order: layout.EXCHANGE)."""
+
+    ring_length: int
+    ring_page: int
+    start_ns: int
+    response_ns: int
+    end_ns: int
+    shape: int
+    trace_id: bytes
+    span_id: bytes
+    parent_id: bytes
+    request_body: int
+    response_body: int
+    process_start_ns: int
+    tgid: int
+    tid: int
+    local_addr: bytes
+    peer_addr: bytes
+    local_port: int
+    peer_port: int
+    status: int
+    flags: int
+    family: int
+    role: int
+    link: int
+    end: int
+    method: int
+    version: int
+    protocol: int
+    trace_flags: int
+    target_len: int
+    kept_len: int
+    target_full_len: int
+    reserved: int
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One record taken apart. `kept` holds raw bytes by layout.Kept."""
+
+    facts: Facts
+    target: bytes
+    kept: dict[int, bytes]
+
+    def text(self, tag: int) -> str:
+        """A kept field as text; bytes that are not UTF-8 become U+FFFD."""
+        return self.kept.get(tag, b"").decode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What a protocol knows about an exchange; `decode_span` adds what all have in common."""
+
+    name: str
+    kind: int
+    attributes: Attributes
+    error: bool = False
+    status_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The request targets of some records, as columns.
+
+    buffer: the bytes of all records; row i's target is buffer[starts[i]:][:lengths[i]].
+    queries: where in the target its first '?' is, or its length when it has none.
+    """
+
+    buffer: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.intp]
+    lengths: npt.NDArray[np.intp]
+    queries: npt.NDArray[np.intp]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> "Targets":
+        return Targets(self.buffer, self.starts[rows], self.lengths[rows], self.queries[rows])
+
+
+class Decoder(Protocol):
+    """What a protocol offers to the pipeline: `DECODER` in waggle.probes.NAME.decode."""
+
+    protocol: int  # layout.Protocol
+
+    def decode(self, exchange: Exchange) -> Decoded: ...
+
+    def plain_targets(self, targets: Targets) -> npt.NDArray[np.bool_]:
+        """Which targets the columnar encoder may copy without looking at them.
+
+        True promises that `decode` uses the target in one way only: its first byte
+        and its first '?' stay where they are, and the bytes between and after them
+        appear in the span unchanged. Only ASCII targets are asked about.
+        """
+        ...
+
+
+# How an exchange failed: error.type, and the status description. The kernel's
+# errno names where it has one.
+END_ERRORS: Mapping[int, tuple[str, str]] = {
+    layout.End.RESET: ("ECONNRESET", "the peer reset the connection"),
+    layout.End.TIMED_OUT: ("ETIMEDOUT", "the peer did not answer in time"),
+    layout.End.PEER_CLOSED: ("connection_closed", "the peer closed before the response was whole"),
+    layout.End.LOCAL_CLOSED: ("cancelled", "closed on this side before the response was whole"),
+    layout.End.PROCESS_EXIT: ("process_exit", "the process ended with the exchange open"),
+}
+
+LINK_METHODS: Mapping[int, str] = {
+    layout.Link.TRACEPARENT: "traceparent",
+    layout.Link.SOCKET: "socket",
+    layout.Link.THREAD: "thread",
+    layout.Link.TURN: "turn",
+}
+
+# Header fields that may come more than once and then mean one list (RFC 9110, 5.3).
+_LISTS = (layout.Kept.X_FORWARDED_FOR, layout.Kept.FORWARDED, layout.Kept.TRACESTATE)
+
+
+def decode_span(batch: SpanBatch, i: int) -> Span:
+    """The span of row `i`, spelled out."""
+    exchange = read_exchange(batch.records, i)
+    facts = exchange.facts
+    decoded = _decoded(exchange)
+    parent_id = facts.parent_id if any(facts.parent_id) else b""
+    _add_waggle_attributes(decoded.attributes, facts, parent_id)
+    return Span(
+        trace_id=facts.trace_id,
+        span_id=facts.span_id,
+        parent_id=parent_id,
+        trace_state=exchange.text(layout.Kept.TRACESTATE),
+        name=decoded.name,
+        kind=decoded.kind,
+        start_unix_ns=(facts.start_ns + batch.clock_offset_ns) & _U64,
+        end_unix_ns=(max(facts.start_ns, facts.end_ns) + batch.clock_offset_ns) & _U64,
+        attributes=decoded.attributes,
+        error=decoded.error,
+        status_message=decoded.status_message,
+        flags=_span_flags(facts, parent_id),
+        resource=int(batch.resources[i]),
+    )
+
+
+def decode_batch(batch: SpanBatch) -> list[Span]:
+    """All spans of a batch, in its order: for the terminal, not for the hot path."""
+    return [decode_span(batch, i) for i in range(len(batch))]
+
+
+def read_exchange(records: Records, i: int) -> Exchange:
+    """Take row `i` apart. Lengths that do not fit the head are cut, never trusted."""
+    raw = records[i].tobytes()
+    facts = Facts._make(_FACTS.unpack_from(raw))
+    target_end = min(_HEAD + facts.target_len, len(raw))
+    kept_end = min(target_end + facts.kept_len, len(raw))
+    kept: dict[int, bytes] = {}
+    for tag, value in _kept_fields(raw, target_end, kept_end):
+        if tag not in kept:
+            kept[tag] = value
+        elif tag in _LISTS:
+            kept[tag] += b", " + value
+    return Exchange(facts, raw[_HEAD:target_end], kept)
+
+
+def _kept_fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    while at + 4 <= end:
+        tag, _, length = _KEPT_HEADER.unpack_from(raw, at)
+        if tag == layout.Kept.END:
+            return
+        yield tag, raw[at + 4 : min(at + 4 + length, end)]
+        at += 4 + length
+
+
+def decoder_of(protocol: int) -> Decoder | None:
+    """The decoder registered for a layout.Protocol number, if there is one."""
+    return _decoders().get(protocol)
+
+
+@cache
+def _decoders() -> dict[int, Decoder]:
+    from waggle import probes  # they import this module
+
+    found: dict[int, Decoder] = {}
+    for package in pkgutil.iter_modules(probes.__path__, probes.__name__ + "."):
+        if package.ispkg and importlib.util.find_spec(package.name + ".decode"):
+            decoder: Decoder = importlib.import_module(package.name + ".decode").DECODER
+            found[decoder.protocol] = decoder
+    return found
+
+
+def _decoded(exchange: Exchange) -> Decoded:
+    decoder = decoder_of(exchange.facts.protocol)
+    if decoder is not None:
+        return decoder.decode(exchange)
+    return Decoded(name=f"protocol {exchange.facts.protocol}", kind=KIND_INTERNAL, attributes={})
+
+
+def _add_waggle_attributes(attributes: Attributes, facts: Facts, parent_id: bytes) -> None:
+    """What has no name in the conventions. No parent, no evidence for it."""
+    method = LINK_METHODS.get(facts.link)
+    if parent_id and method is not None:
+        attributes["waggle.link.method"] = method
+    if facts.flags & layout.Flag.RESYNCED:
+        attributes["waggle.resynced"] = True
+
+
+def _span_flags(facts: Facts, parent_id: bytes) -> int:
+    flags = facts.trace_flags | FLAG_HAS_IS_REMOTE
+    if parent_id and facts.flags & layout.Flag.REMOTE_PARENT:
+        flags |= FLAG_IS_REMOTE
+    return flags
+
+
+def _facts_struct() -> struct.Struct:
+    """The generated layout as a struct format: unpacking once beats 32 numpy scalars."""
+    letters = {1: "B", 2: "H", 4: "I", 8: "Q"}
+    text, at = "<", 0
+    for name in Facts._fields:
+        kind, offset = layout.EXCHANGE.fields[name][:2]  # type: ignore[index]
+        text += f"{offset - at}x" if offset > at else ""
+        text += f"{kind.itemsize}s" if kind.shape else letters[kind.itemsize]
+        at = offset + kind.itemsize
+    return struct.Struct(text)
+
+
+_FACTS = _facts_struct()
+_HEAD: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
+_KEPT_HEADER = struct.Struct("<BBH")

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Exchanges that are open: put aside at the request, found again at the
+ * response, sent to user space as one record when they end.
+ */
+#ifndef WAGGLE_EXCHANGE_H
+#define WAGGLE_EXCHANGE_H
+
+#include "feed.h"
+#include "threads.h"
+
+#define PIPELINE_MAX 64
+
+/* The facts of an open exchange and who owns it, whichever map it lies in. */
+struct found_exchange {
+	struct owner *owner;
+	struct waggle_facts *facts;
+	u32 large;
+	u32 reserved;
+};
+
+INLINE int find_exchange(u64 sock, u32 index, struct found_exchange *found)
+{
+	struct exchange_key key = { .sock = sock, .index = index };
+	struct open_exchange *open = bpf_map_lookup_elem(&exchanges, &key);
+	struct open_large_exchange *large;
+
+	if (open) {
+		found->owner = &open->owner;
+		found->facts = &open->record.facts;
+		found->large = 0;
+		return 1;
+	}
+	large = bpf_map_lookup_elem(&large_exchanges, &key);
+	if (!large)
+		return 0;
+	found->owner = &large->owner;
+	found->facts = &large->record.facts;
+	found->large = 1;
+	return 1;
+}
+
+INLINE void forget_exchange(u64 sock, u32 index)
+{
+	struct exchange_key key = { .sock = sock, .index = index };
+
+	if (bpf_map_delete_elem(&exchanges, &key))
+		bpf_map_delete_elem(&large_exchanges, &key);
+}
+
+INLINE void emit(struct found_exchange *found)
+{
+	long failed;
+
+	if (found->large) {
+		failed = bpf_ringbuf_output(&large_ring, found->facts, WAGGLE_LARGE_RECORD_SIZE,
+					    wakeup(&large_ring));
+		count(failed ? WAGGLE_COUNT_LOST_LARGE_RING_FULL : WAGGLE_COUNT_EXCHANGES);
+	} else {
+		failed = bpf_ringbuf_output(&exchange_ring, found->facts, WAGGLE_RECORD_SIZE,
+					    wakeup(&exchange_ring));
+		count(failed ? WAGGLE_COUNT_LOST_RING_FULL : WAGGLE_COUNT_EXCHANGES);
+	}
+}
+
+/* A request of a server has no open request before or after it any more. */
+INLINE void server_idle(struct connection *connection, u64 sock)
+{
+	struct waggle_process *process;
+
+	if (!(connection->flags & CONNECTION_SERVER_OPEN))
+		return;
+	connection->flags &= ~CONNECTION_SERVER_OPEN;
+	process = bpf_map_lookup_elem(&processes, &connection->tgid);
+	if (process)
+		__sync_fetch_and_add(&process->open, -1);
+	if (connection->flags & CONNECTION_BLOCKING)
+		thread_leave(connection->owner_tid, sock);
+}
+
+/* Ends the oldest open exchange of a connection and sends its record. */
+static __attribute__((noinline)) int finish_exchange(struct connection *connection, u64 sock, u64 now, u8 end)
+{
+	struct found_exchange found;
+	u32 index = connection->responses;
+
+	connection->responses = index + 1;
+	if (find_exchange(sock, index, &found)) {
+		struct waggle_facts *facts = found.facts;
+
+		facts->end_ns = now;
+		facts->end = end;
+		if (facts->status)
+			facts->response_body = response_stream(connection)->body;
+		/* Still the latest request: its body may go on, this is what passed so far. */
+		if (connection->requests == index + 1)
+			facts->request_body = request_stream(connection)->body;
+		emit(&found);
+		forget_exchange(sock, index);
+	}
+	if (!open_requests(connection))
+		server_idle(connection, sock);
+	return 0;
+}
+
+struct ending {
+	struct connection *connection;
+	u64 sock;
+	u64 now;
+	u32 end;
+	u32 reserved;
+};
+
+static long end_step(u32 i, void *context)
+{
+	struct ending *ending = context;
+
+	if (!open_requests(ending->connection))
+		return 1;
+	finish_exchange(ending->connection, ending->sock, ending->now, ending->end);
+	return 0;
+}
+
+/* Ends everything that is open on a connection, in a record each. */
+INLINE void end_open_exchanges(struct connection *connection, u64 sock, u64 now, u8 end)
+{
+	struct ending ending = {
+		.connection = connection,
+		.sock = sock,
+		.now = now,
+		.end = end,
+	};
+
+	LOOP(PIPELINE_MAX, end_step, &ending);
+}
+
+static long drop_step(u32 i, void *context)
+{
+	struct ending *ending = context;
+	struct connection *connection = ending->connection;
+
+	if (!open_requests(connection))
+		return 1;
+	forget_exchange(ending->sock, connection->responses);
+	connection->responses++;
+	return 0;
+}
+
+/* Forgets everything that is open on a connection. */
+INLINE void drop_open_exchanges(struct connection *connection, u64 sock)
+{
+	struct ending ending = { .connection = connection, .sock = sock };
+
+	LOOP(PIPELINE_MAX, drop_step, &ending);
+	server_idle(connection, sock);
+}
+
+#endif

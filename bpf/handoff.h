@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From one process to another on the same machine, by stream position: the
+ * client's side leaves its ids under a key that the server's side computes from
+ * its own socket. No byte on the wire changes and no address is in the key, so
+ * it survives NAT, namespaces and connections older than the agent.
+ *
+ * TCP: (sender's first sequence number, receiver's, that of the request's first
+ * byte). UNIX: (the receiver's socket, bytes it has read before the request).
+ */
+#ifndef WAGGLE_HANDOFF_H
+#define WAGGLE_HANDOFF_H
+
+#include "context.h"
+#include "feed.h"
+
+INLINE void handoff_key_of(struct handoff_key *key, const struct connection *connection, u64 sock,
+			   u32 sent, u32 position)
+{
+	key->position = position;
+	if (connection->family == AF_UNIX) {
+		u64 receiver = sent ? connection->peer_sock : sock;
+
+		key->sender_base = receiver;
+		key->receiver_base = receiver >> 32;
+		key->kind = 1;
+		return;
+	}
+	key->sender_base = sent ? connection->sent_base : connection->received_base;
+	key->receiver_base = sent ? connection->received_base : connection->sent_base;
+	key->kind = 0;
+}
+
+/* The two ends of a UNIX connection count from when each was first seen. What is
+ * between the counts shows when nothing else waits in the receiver's queue: then
+ * the receiver has read exactly up to where this call's bytes begin. */
+INLINE void unix_learn_delta(struct connection *connection, u32 waiting_allowed)
+{
+	struct sock *peer = (void *)connection->peer_sock;
+	struct connection *other;
+	u32 read;
+
+	if (!peer || BPF_CORE_READ(peer, sk_receive_queue.qlen) > waiting_allowed)
+		return;
+	other = bpf_map_lookup_elem(&connections, &connection->peer_sock);
+	read = other ? other->received.next : 0;
+	connection->unix_delta = read - connection->sent.next;
+	connection->flags |= CONNECTION_DELTA_KNOWN;
+}
+
+INLINE void leave_handoff(const struct connection *connection, u64 sock, u32 position,
+			  const struct waggle_facts *facts)
+{
+	struct handoff_key key;
+	struct handoff value = { .trace_flags = facts->trace_flags };
+
+	if (connection->family == AF_UNIX) {
+		if (!(connection->flags & CONNECTION_DELTA_KNOWN))
+			return;
+		position += connection->unix_delta;
+	}
+	handoff_key_of(&key, connection, sock, 1, position);
+	copy_trace_id(value.trace_id, facts->trace_id);
+	copy_span_id(value.span_id, facts->span_id);
+	if (!bpf_map_update_elem(&handoffs, &key, &value, BPF_ANY))
+		count(WAGGLE_COUNT_HANDOFF_LEFT);
+}
+
+INLINE int take_handoff(const struct connection *connection, u64 sock, u32 position,
+			struct trace_context *context)
+{
+	struct handoff_key key;
+	struct handoff *value;
+
+	context->valid = 0;
+	handoff_key_of(&key, connection, sock, 0, position);
+	value = bpf_map_lookup_elem(&handoffs, &key);
+	if (!value) {
+		count(WAGGLE_COUNT_HANDOFF_MISSED);
+		return 0;
+	}
+	copy_trace_id(context->trace_id, value->trace_id);
+	copy_span_id(context->span_id, value->span_id);
+	context->flags = value->trace_flags;
+	context->valid = 1;
+	bpf_map_delete_elem(&handoffs, &key);
+	count(WAGGLE_COUNT_HANDOFF_FOUND);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * HTTP/1 heads (RFC 9112): where one ends, and what in it matters to a span or
+ * to the framing of what follows. Pure: no kernel, no maps.
+ *
+ * A head lies whole in http1_head.bytes. It is walked eight bytes
+ * at a time in search of line feeds; each line is looked at once. What a span
+ * needs is copied out as it is found: the target first, then the kept fields as
+ * { tag, 0, length, bytes }. Nothing else of a head ever reaches a map or a ring.
+ */
+#ifndef WAGGLE_HTTP1_H
+#define WAGGLE_HTTP1_H
+
+#include "portable.h"
+#include "waggle.h"
+
+#define HTTP1_HEAD_MAX 16384 /* a power of two; longer heads are given up */
+#define HTTP1_HEAD_MASK (HTTP1_HEAD_MAX - 1)
+#define HTTP1_BUFFER (HTTP1_HEAD_MAX + 4096) /* room to look and copy past the mask */
+#define HTTP1_OUT_MASK 4095
+#define HTTP1_OUT_MAX WAGGLE_LARGE_HEAD_SIZE
+#define HTTP1_OUT_BUFFER 6144
+#define HTTP1_PREFIX (WAGGLE_FACTS_SIZE + 16)
+#define HTTP1_TARGET_MAX 2047
+#define HTTP1_KEPT_MAX 1023
+#define HTTP1_METHOD_MAX 24
+
+enum http1_verdict {
+	HTTP1_INCOMPLETE = 0,
+	HTTP1_COMPLETE = 1,
+	HTTP1_NOT_HTTP = 2, /* the first line is no request or status line */
+	HTTP1_BAD = 3,	    /* framing that contradicts itself */
+};
+
+/* A head and all that was found in it. Lives in a map, not on the stack, so that the
+ * verifier does not follow what is in it. */
+struct http1_head {
+	u64 content_length;
+	u64 number; /* being read */
+	u32 fill;     /* bytes in the buffer */
+	u32 at;	      /* where the walk is */
+	u32 line;     /* where the current line began */
+	u32 length;   /* of the head, once complete */
+	u32 out_used; /* target and kept fields */
+	u32 target_len;
+	u32 target_full_len;
+	u32 traceparent; /* offset of the value, 0: none */
+	u32 traceparent_len;
+	u16 status;
+	u8 verdict;
+	u8 want_request; /* 1: a request line must come first, 0: a status line */
+	u8 lines;	 /* 0 until the first line was read, then 1 */
+	u8 method;
+	u8 version;
+	u8 has_length;
+	u8 chunked;
+	u8 other_encoding; /* a transfer coding that is not chunked comes last */
+	u8 kept_cut;
+	u8 digits;
+	u8 bad_number;
+	u8 reserved[7];
+	u8 prefix[HTTP1_PREFIX]; /* the caller's: what a record has before the target */
+	u8 out[HTTP1_OUT_BUFFER]; /* target and kept fields */
+	u8 bytes[HTTP1_BUFFER];
+};
+
+/* What a loop is given: a pointer that the verifier knows. */
+struct http1_walk {
+	struct http1_head *head;
+	u32 at;
+	u32 end;
+};
+
+#define ONES 0x0101010101010101ULL
+#define HIGHS 0x8080808080808080ULL
+#define LOWS 0x7f7f7f7f7f7f7f7fULL
+#define LOWER 0x2020202020202020ULL
+
+/* Index of the first byte of `word` equal to `byte`, 8 if none. */
+INLINE u32 find_byte(u64 word, u8 byte)
+{
+	u64 x = word ^ (ONES * byte);
+	u64 zero = (x - ONES) & ~x & HIGHS;
+
+	if (!zero)
+		return 8;
+	/* The lowest set bit is exact; count the bytes below it. */
+	return (u32)(((((zero - 1) & ~zero) & ONES) * ONES) >> 56);
+}
+
+/* The first `n` bytes (at most 8) of a string literal as a little-endian word. */
+#define TEXT_BYTE(s, i) ((i) < sizeof(s) - 1 ? (u64)(u8)(s)[(i)] << (8 * ((i) & 7)) : 0)
+#define TEXT_WORD(s, w)                                                              \
+	(TEXT_BYTE(s, 8 * (w) + 0) | TEXT_BYTE(s, 8 * (w) + 1) | TEXT_BYTE(s, 8 * (w) + 2) | \
+	 TEXT_BYTE(s, 8 * (w) + 3) | TEXT_BYTE(s, 8 * (w) + 4) | TEXT_BYTE(s, 8 * (w) + 5) | \
+	 TEXT_BYTE(s, 8 * (w) + 6) | TEXT_BYTE(s, 8 * (w) + 7))
+#define TEXT_MASK(s, w)                                                       \
+	(sizeof(s) - 1 >= 8 * (w) + 8 ? ~0ULL :                               \
+	 sizeof(s) - 1 <= 8 * (w) ? 0 :                                       \
+	 (1ULL << (8 * ((sizeof(s) - 1) & 7))) - 1)
+/* Whether the lower-cased line, in three words, begins with a literal of at most 24 bytes. */
+#define STARTS(w0, w1, w2, s)                                       \
+	(((w0) & TEXT_MASK(s, 0)) == (TEXT_WORD(s, 0)) &&           \
+	 ((w1) & TEXT_MASK(s, 1)) == (TEXT_WORD(s, 1)) &&           \
+	 ((w2) & TEXT_MASK(s, 2)) == (TEXT_WORD(s, 2)))
+#define BEGINS(word, s) (((word) & TEXT_MASK(s, 0)) == TEXT_WORD(s, 0))
+
+INLINE u8 http1_byte(const struct http1_head *head, u32 at)
+{
+	return head->bytes[masked(at, HTTP1_HEAD_MASK)];
+}
+
+INLINE u64 http1_word(const struct http1_head *head, u32 at)
+{
+	return load64(head->bytes + masked(at, HTTP1_HEAD_MASK));
+}
+
+/* Copies bytes [from, from + length) behind what is already kept. */
+INLINE void http1_keep(struct http1_head *head, u8 tag, u32 from, u32 length)
+{
+	u32 used = head->out_used;
+	u8 *out;
+
+	if (length > HTTP1_KEPT_MAX) {
+		length = HTTP1_KEPT_MAX;
+		head->kept_cut = 1;
+	}
+	if (used + 4 + length > HTTP1_OUT_MAX) {
+		head->kept_cut = 1;
+		return;
+	}
+	out = head->out + masked(used, HTTP1_OUT_MASK);
+	out[0] = tag;
+	out[1] = 0;
+	out[2] = length & 0xff;
+	out[3] = length >> 8;
+	copy_bytes(out + 4, masked(length, HTTP1_KEPT_MAX),
+		   head->bytes + masked(from, HTTP1_HEAD_MASK));
+	head->out_used = used + 4 + length;
+}
+
+INLINE u8 http1_known_method(u64 word)
+{
+	if (BEGINS(word, "GET "))
+		return WAGGLE_METHOD_GET;
+	if (BEGINS(word, "POST "))
+		return WAGGLE_METHOD_POST;
+	if (BEGINS(word, "HEAD "))
+		return WAGGLE_METHOD_HEAD;
+	if (BEGINS(word, "PUT "))
+		return WAGGLE_METHOD_PUT;
+	if (BEGINS(word, "DELETE "))
+		return WAGGLE_METHOD_DELETE;
+	if (BEGINS(word, "PATCH "))
+		return WAGGLE_METHOD_PATCH;
+	if (BEGINS(word, "OPTIONS "))
+		return WAGGLE_METHOD_OPTIONS;
+	if (BEGINS(word, "CONNECT "))
+		return WAGGLE_METHOD_CONNECT;
+	if (BEGINS(word, "TRACE "))
+		return WAGGLE_METHOD_TRACE;
+	return WAGGLE_METHOD_OTHER;
+}
+
+/* Length of the method token at `at`, 0 if there is none that ends in a space. */
+INLINE u32 http1_method_length(const struct http1_head *head, u32 at)
+{
+	u32 length = find_byte(http1_word(head, at), ' ');
+
+	if (length == 8)
+		length += find_byte(http1_word(head, at + 8), ' ');
+	if (length == 16)
+		length += find_byte(http1_word(head, at + 16), ' ');
+	return length < HTTP1_METHOD_MAX ? length : 0;
+}
+
+/* HTTP/1.0 -> 10, HTTP/1.1 -> 11, anything else -> 0. */
+INLINE u8 http1_version(u64 word)
+{
+	if (word == TEXT_WORD("HTTP/1.1", 0))
+		return 11;
+	return word == TEXT_WORD("HTTP/1.0", 0) ? 10 : 0;
+}
+
+INLINE void http1_request_line(struct http1_head *head, u32 line, u32 length)
+{
+	u32 method_len = http1_method_length(head, line);
+	u32 target = line + method_len + 1, target_len, kept;
+
+	head->verdict = HTTP1_NOT_HTTP;
+	/* method SP target SP HTTP/1.x: at least one byte of each */
+	if (!method_len || length < method_len + 1 + 1 + 9)
+		return;
+	head->version = http1_version(http1_word(head, line + length - 8));
+	if (!head->version || http1_byte(head, line + length - 9) != ' ')
+		return;
+	target_len = length - 9 - method_len - 1;
+	kept = target_len > HTTP1_TARGET_MAX ? HTTP1_TARGET_MAX : target_len;
+	copy_bytes(head->out, masked(kept, HTTP1_TARGET_MAX),
+		   head->bytes + masked(target, HTTP1_HEAD_MASK));
+	head->target_len = kept;
+	head->target_full_len = target_len > 65535 ? 65535 : target_len;
+	head->out_used = kept;
+	head->method = http1_known_method(http1_word(head, line));
+	if (head->method == WAGGLE_METHOD_OTHER)
+		http1_keep(head, WAGGLE_KEPT_METHOD, line, method_len);
+	head->verdict = HTTP1_INCOMPLETE;
+}
+
+INLINE void http1_status_line(struct http1_head *head, u32 line, u32 length)
+{
+	u64 code = http1_word(head, line + 8); /* " 200 OK.." */
+	u32 a = ((code >> 8) & 0xff) - '0', b = ((code >> 16) & 0xff) - '0',
+	    c = ((code >> 24) & 0xff) - '0';
+
+	head->verdict = HTTP1_NOT_HTTP;
+	head->version = http1_version(http1_word(head, line));
+	if (length < 12 || !head->version || (code & 0xff) != ' ')
+		return;
+	if (a < 1 || a > 9 || b > 9 || c > 9)
+		return;
+	head->status = a * 100 + b * 10 + c;
+	head->verdict = HTTP1_INCOMPLETE;
+}
+
+static long http1_digit(u32 index, void *context)
+{
+	struct http1_walk *walk = context;
+	struct http1_head *head = walk->head;
+	u32 digit;
+
+	if (walk->at >= walk->end)
+		return 1;
+	digit = http1_byte(head, walk->at) - '0';
+	walk->at++;
+	head->digits++;
+	head->number = head->number * 10 + digit;
+	head->bad_number |= digit > 9 || index >= 18;
+	return 0;
+}
+
+INLINE void http1_content_length(struct http1_head *head, u32 at, u32 end)
+{
+	struct http1_walk walk = { .head = head, .at = at, .end = end };
+
+	head->number = 0;
+	head->digits = 0;
+	head->bad_number = 0;
+	LOOP(20, http1_digit, &walk);
+	/* Two lengths that differ, or no number: nobody can know where the body ends. */
+	if (head->bad_number || !head->digits ||
+	    (head->has_length && head->content_length != head->number)) {
+		head->verdict = HTTP1_BAD;
+		return;
+	}
+	head->has_length = 1;
+	head->content_length = head->number;
+}
+
+INLINE void http1_transfer_encoding(struct http1_head *head, u32 at, u32 end)
+{
+	u64 last;
+
+	head->chunked = 0;
+	head->other_encoding = 1;
+	if (end - at < 7 || end - at > HTTP1_HEAD_MAX)
+		return;
+	last = (http1_word(head, end - 7) | LOWER) & TEXT_MASK("chunked", 0);
+	if (last == TEXT_WORD("chunked", 0)) {
+		head->chunked = 1;
+		head->other_encoding = 0;
+	}
+}
+
+/* Where the value of a field begins, leading blanks skipped (at most eight). */
+INLINE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
+{
+	u64 word = http1_word(head, at);
+	u64 no_space = word ^ (ONES * ' '), no_tab = word ^ (ONES * '\t');
+	/* The high bit of each byte that is neither, exact in every byte. */
+	u64 text = (((no_space & LOWS) + LOWS) | no_space) & (((no_tab & LOWS) + LOWS) | no_tab) &
+		   HIGHS;
+
+	/* As many bytes as lie below the first of them; eight if there is none. */
+	at += (((text - 1) & ~text & ONES) * ONES) >> 56;
+	return at < end ? at : end;
+}
+
+INLINE void http1_framing_field(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
+{
+	/* Blanks after a value would end in a wrong number: trim one, the usual case. */
+	u32 trimmed = http1_byte(head, end - 1) == ' ' ? end - 1 : end;
+
+	if (STARTS(w0, w1, w2, "content-length:"))
+		http1_content_length(head, http1_value(head, line + 15, trimmed), trimmed);
+	else if (STARTS(w0, w1, w2, "transfer-encoding:"))
+		http1_transfer_encoding(head, http1_value(head, line + 18, trimmed), trimmed);
+}
+
+INLINE u32 http1_kept_field(u64 w0, u64 w1, u64 w2, u8 *tag)
+{
+	if (STARTS(w0, w1, w2, "host:")) {
+		*tag = WAGGLE_KEPT_HOST;
+		return 5;
+	}
+	if (STARTS(w0, w1, w2, "user-agent:")) {
+		*tag = WAGGLE_KEPT_USER_AGENT;
+		return 11;
+	}
+	if (STARTS(w0, w1, w2, "x-forwarded-for:")) {
+		*tag = WAGGLE_KEPT_X_FORWARDED_FOR;
+		return 16;
+	}
+	if (STARTS(w0, w1, w2, "x-forwarded-proto:")) {
+		*tag = WAGGLE_KEPT_X_FORWARDED_PROTO;
+		return 18;
+	}
+	if (STARTS(w0, w1, w2, "forwarded:")) {
+		*tag = WAGGLE_KEPT_FORWARDED;
+		return 10;
+	}
+	if (STARTS(w0, w1, w2, "tracestate:")) {
+		*tag = WAGGLE_KEPT_TRACESTATE;
+		return 11;
+	}
+	return 0;
+}
+
+INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
+{
+	u8 tag = 0;
+	u32 name = http1_kept_field(w0, w1, w2, &tag), value;
+
+	if (name) {
+		value = http1_value(head, line + name, end);
+		if (end > value)
+			http1_keep(head, tag, value, end - value);
+	} else if (STARTS(w0, w1, w2, "traceparent:")) {
+		value = http1_value(head, line + 12, end);
+		head->traceparent = value;
+		head->traceparent_len = end - value;
+	}
+}
+
+INLINE void http1_field(struct http1_head *head, u32 line, u32 end)
+{
+	u64 w0 = http1_word(head, line) | LOWER, w1, w2;
+	u8 first = w0 & 0xff;
+
+	/* Most fields begin with another letter; three loads are saved for them. */
+	if (first != 'c' && first != 't' && first != 'h' && first != 'u' && first != 'x' &&
+	    first != 'f')
+		return;
+	w1 = http1_word(head, line + 8) | LOWER;
+	w2 = http1_word(head, line + 16) | LOWER;
+	if (first == 'c' || (first == 't' && BEGINS(w0, "transfer")))
+		http1_framing_field(head, w0, w1, w2, line, end);
+	else if (head->want_request)
+		http1_request_field(head, w0, w1, w2, line, end);
+}
+
+/* One line, without its line feed. An empty one ends the head. */
+INLINE void http1_line(struct http1_head *head, u32 line, u32 end)
+{
+	if (end > line && http1_byte(head, end - 1) == '\r')
+		end--;
+	if (end == line) {
+		/* RFC 9112 2.2: empty lines before a request are ignored. */
+		if (head->lines) {
+			head->verdict = HTTP1_COMPLETE;
+			head->length = head->at;
+		}
+		return;
+	}
+	if (head->lines) {
+		http1_field(head, line, end);
+		return;
+	}
+	head->lines = 1;
+	if (head->want_request)
+		http1_request_line(head, line, end - line);
+	else
+		http1_status_line(head, line, end - line);
+}
+
+static long http1_step(u32 index, void *context)
+{
+	struct http1_head *head = ((struct http1_walk *)context)->head;
+	u32 at = head->at, line = head->line, found;
+
+	if (at >= head->fill)
+		return 1;
+	found = find_byte(http1_word(head, at), '\n');
+	if (found == 8) {
+		head->at = at + 8;
+		return 0;
+	}
+	at += found;
+	if (at >= head->fill) {
+		head->at = at;
+		return 1;
+	}
+	head->at = at + 1;
+	head->line = at + 1;
+	http1_line(head, line, at);
+	return head->verdict != HTTP1_INCOMPLETE;
+}
+
+/* Clears what a walk finds out, and the room of a small record. */
+INLINE void http1_start(struct http1_head *head, u32 fill, u8 want_request)
+{
+	__builtin_memset(head, 0, __builtin_offsetof(struct http1_head, prefix));
+	__builtin_memset(head->out, 0, WAGGLE_HEAD_SIZE);
+	head->fill = fill;
+	head->want_request = want_request;
+}
+
+/* Walks the buffer from its beginning. `verdict` and the facts are in `head`. */
+INLINE void http1_parse(struct http1_head *head)
+{
+	struct http1_walk walk = { .head = head };
+
+	LOOP(HTTP1_HEAD_MAX, http1_step, &walk);
+}
+
+/* Whether bytes that may be cut short could begin a request: an upper-case word. */
+INLINE int http1_may_begin_request(u64 word, u32 length)
+{
+	u32 space = find_byte(word, ' ');
+	u32 checked = length < 8 ? length : 8;
+	u32 good = 1;
+
+	if (space < checked) {
+		if (space < 3)
+			return 0;
+		checked = space;
+	}
+#pragma unroll
+	for (u32 i = 0; i < 8; i++) {
+		u8 byte = (word >> (8 * i)) & 0xff;
+
+		good &= i >= checked || (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '_';
+	}
+	return good;
+}
+
+#endif

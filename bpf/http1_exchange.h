@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A complete HTTP/1 head becomes the beginning or the end of an exchange.
+ */
+#ifndef WAGGLE_HTTP1_EXCHANGE_H
+#define WAGGLE_HTTP1_EXCHANGE_H
+
+#include "handoff.h"
+#include "http1_body.h"
+#include "parents.h"
+
+struct shape_walk {
+	struct http1_head *head;
+	u64 hash;
+	u32 at;
+	u32 end;
+};
+
+static long shape_step(u32 index, void *context)
+{
+	struct shape_walk *walk = context;
+	u64 word;
+	u32 left = walk->end - walk->at;
+
+	if (walk->at >= walk->end)
+		return 1;
+	word = load64(walk->head->out + masked(walk->at, HTTP1_OUT_MASK));
+	if (left < 8)
+		word &= (1ULL << (8 * left)) - 1;
+	walk->hash = (walk->hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	walk->hash ^= walk->hash >> 32;
+	walk->at += 8;
+	return 0;
+}
+
+/* A seeded hash of the kept fields, so that user space can group records fast. It
+ * is a hint: user space compares the bytes before it trusts a group. */
+INLINE u64 shape_of(struct http1_head *head)
+{
+	struct shape_walk walk = {
+		.head = head,
+		.hash = shape_seed,
+		.at = head->target_len,
+		.end = head->out_used,
+	};
+
+	LOOP(512, shape_step, &walk);
+	return walk.hash;
+}
+
+INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
+{
+	struct sock *sk = (void *)feed->sock;
+	u8 family = feed->connection->family;
+	u32 mapped = bpf_htonl(0xffff);
+
+	__builtin_memset(facts->local_addr, 0, 32); /* both addresses */
+	facts->family = family;
+	facts->local_port = facts->peer_port = 0;
+	if (family == AF_UNIX) {
+		facts->flags |= WAGGLE_FLAG_NO_POSITION;
+		return;
+	}
+	facts->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	facts->peer_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (family == AF_INET6) {
+		bpf_core_read(facts->local_addr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_core_read(facts->peer_addr, 16, &sk->__sk_common.skc_v6_daddr);
+		return;
+	}
+	__builtin_memcpy(facts->local_addr + 8, &mapped, 4);
+	__builtin_memcpy(facts->peer_addr + 8, &mapped, 4);
+	bpf_core_read(facts->local_addr + 12, 4, &sk->__sk_common.skc_rcv_saddr);
+	bpf_core_read(facts->peer_addr + 12, 4, &sk->__sk_common.skc_daddr);
+}
+
+/* The entry of the current process, made provisionally when everybody is traced. */
+INLINE struct waggle_process *ensure_process(u32 tgid)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct waggle_process fresh = { .mode = WAGGLE_PROCESS_UNCONFIRMED |
+						WAGGLE_PROCESS_FOLLOW };
+
+	if (process || !trace_all)
+		return process;
+	if (bpf_map_update_elem(&processes, &tgid, &fresh, BPF_NOEXIST))
+		count(WAGGLE_COUNT_LOST_PROCESS_MAP_FULL);
+	return bpf_map_lookup_elem(&processes, &tgid);
+}
+
+INLINE u64 process_start(struct waggle_process *process)
+{
+	struct task_struct *task;
+
+	if (process && process->start_ns)
+		return process->start_ns;
+	task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, group_leader, start_boottime);
+}
+
+INLINE void fill_request(struct feed *feed, struct http1_head *head,
+			 struct waggle_facts *facts, struct waggle_process *process)
+{
+	struct http1_stream *stream = feed->stream;
+
+	__builtin_memset(facts, 0, sizeof(*facts));
+	facts->start_ns = stream->head_ns;
+	facts->shape = shape_of(head);
+	new_span_id(facts->span_id);
+	facts->process_start_ns = process_start(process);
+	facts->tgid = feed->tgid;
+	facts->tid = feed->tid;
+	facts->role = feed->connection->role;
+	facts->method = head->method;
+	facts->version = head->version;
+	facts->protocol = WAGGLE_PROTOCOL_HTTP1;
+	facts->trace_flags = 1;
+	facts->target_len = head->target_len;
+	facts->target_full_len = head->target_full_len;
+	facts->kept_len = head->out_used - head->target_len;
+	if (head->target_len < head->target_full_len) {
+		facts->flags |= WAGGLE_FLAG_TARGET_CUT;
+		count(WAGGLE_COUNT_TARGET_CUT);
+	}
+	if (head->kept_cut) {
+		facts->flags |= WAGGLE_FLAG_KEPT_CUT;
+		count(WAGGLE_COUNT_KEPT_CUT);
+	}
+	if (head->chunked || (head->has_length && head->content_length))
+		facts->flags |= WAGGLE_FLAG_REQUEST_BODY;
+	if (!process || process->mode & WAGGLE_PROCESS_UNCONFIRMED)
+		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
+	if (feed->connection->flags & CONNECTION_RESYNCED)
+		facts->flags |= WAGGLE_FLAG_RESYNCED;
+	fill_addresses(facts, feed);
+}
+
+INLINE void read_traceparent(const struct http1_head *head, struct trace_context *context)
+{
+	context->valid = 0;
+	if (!head->traceparent)
+		return;
+	if (parse_traceparent(head->bytes + masked(head->traceparent, HTTP1_HEAD_MASK),
+			      head->traceparent_len, context))
+		count(WAGGLE_COUNT_TRACEPARENT_READ);
+	else
+		count(WAGGLE_COUNT_TRACEPARENT_INVALID);
+}
+
+INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
+{
+	copy_trace_id(facts->trace_id, context->trace_id);
+	copy_span_id(facts->parent_id, context->span_id);
+	facts->trace_flags = context->flags;
+	facts->link = link;
+	if (!(context->flags & 1))
+		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
+}
+
+/* An incoming request: the hand-off is nearer than the header, since many programs
+ * copy the header they got; but where they name different traces somebody who knows
+ * better has spoken. */
+INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
+			  struct waggle_facts *facts)
+{
+	struct trace_context handed;
+
+	if (take_handoff(feed->connection, feed->sock, feed->stream->head_at, &handed) &&
+	    (!header->valid || same_trace(header->trace_id, handed.trace_id)))
+		adopt(facts, &handed, WAGGLE_LINK_SOCKET);
+	else if (header->valid)
+		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+	else
+		new_trace_id(facts->trace_id);
+	if (facts->link)
+		facts->flags |= WAGGLE_FLAG_REMOTE_PARENT;
+}
+
+/* An outgoing request: our own evidence where it names the header's trace or there
+ * is no header, else the header, which the application made. */
+INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
+			  struct waggle_facts *facts, struct owner *owner)
+{
+	facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
+	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id)))
+		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+	else if (!facts->link)
+		new_trace_id(facts->trace_id);
+}
+
+/* One more request is open on a server connection. */
+INLINE void server_busy(struct feed *feed, struct waggle_process *process)
+{
+	struct connection *connection = feed->connection;
+
+	if (connection->flags & CONNECTION_SERVER_OPEN)
+		return;
+	connection->flags |= CONNECTION_SERVER_OPEN;
+	connection->flags &= ~CONNECTION_BLOCKING;
+	connection->owner_tid = feed->tid;
+	connection->tgid = feed->tgid;
+	if (!process)
+		return;
+	__sync_fetch_and_add(&process->open, 1);
+	if (!feed->scratch->state.blocking || !(process->mode & WAGGLE_PROCESS_RULE_THREAD))
+		return;
+	connection->flags |= CONNECTION_BLOCKING;
+	/* Two open requests of different connections on one thread: it is a loop. */
+	if (thread_enter(feed->tid, feed->sock)) {
+		__sync_fetch_and_add(&process->thread_contradicts, 1);
+		count(WAGGLE_COUNT_RULE_CONTRADICTED);
+	}
+}
+
+static long clear_step(u32 index, void *context)
+{
+	struct shape_walk *walk = context;
+	u64 zero = 0;
+
+	if (walk->at >= HTTP1_OUT_MAX)
+		return 1;
+	__builtin_memcpy(walk->head->out + masked(walk->at, HTTP1_OUT_MASK), &zero, 8);
+	walk->at += 8;
+	return 0;
+}
+
+/* What a large record holds behind its head was not cleared for this one. */
+INLINE void clear_tail(struct http1_head *head)
+{
+	struct shape_walk walk = { .head = head, .at = head->out_used };
+
+	LOOP(512, clear_step, &walk);
+}
+
+INLINE int store_exchange(struct feed *feed, struct http1_head *head)
+{
+	struct exchange_key key = { .sock = feed->sock, .index = feed->connection->requests };
+	struct scratch_exchange *exchange = (void *)head->prefix;
+
+	if (head->out_used <= WAGGLE_HEAD_SIZE)
+		return !bpf_map_update_elem(&exchanges, &key, exchange, BPF_ANY);
+	clear_tail(head);
+	return !bpf_map_update_elem(&large_exchanges, &key, exchange, BPF_ANY);
+}
+
+/* Returns 0, or the counter that says why the exchange cannot be followed. */
+static __attribute__((noinline)) int on_request_head(struct feed *feed, struct http1_head *head)
+{
+	struct scratch_exchange *exchange = (void *)head->prefix;
+	struct connection *connection = feed->connection;
+	struct waggle_facts *facts = &exchange->facts;
+	struct waggle_process *process = ensure_process(feed->tgid);
+	struct trace_context header;
+
+	if (open_requests(connection) >= PIPELINE_MAX)
+		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
+	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
+	fill_request(feed, head, facts, process);
+	read_traceparent(head, &header);
+	if (header.valid)
+		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
+	if (connection->role == WAGGLE_ROLE_SERVER) {
+		join_incoming(feed, &header, facts);
+		server_busy(feed, process);
+	} else {
+		join_outgoing(feed, &header, facts, &exchange->owner);
+		connection->flags &= ~CONNECTION_FRESH;
+		connection->tgid = feed->tgid;
+		leave_handoff(connection, feed->sock, feed->stream->head_at, facts);
+	}
+	if (!store_exchange(feed, head))
+		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;
+	connection->requests++;
+	connection->flags &= ~CONNECTION_RESYNCED;
+	return 0;
+}
+
+/* The request's body is complete. */
+INLINE void on_request_done(struct feed *feed)
+{
+	struct found_exchange found;
+
+	if (feed->stream->body &&
+	    find_exchange(feed->sock, feed->connection->requests - 1, &found))
+		found.facts->request_body = feed->stream->body;
+}
+
+enum response_kind { RESPONSE_UNKNOWN = 0, RESPONSE_INTERIM = 1, RESPONSE_FINAL = 2, RESPONSE_SWITCH = 3 };
+
+/* What kind of response this is, and the method it answers. */
+static __attribute__((noinline)) int on_response_head(struct feed *feed, struct http1_head *head)
+{
+	struct connection *connection = feed->connection;
+	struct found_exchange found;
+
+	if (!open_requests(connection) ||
+	    !find_exchange(feed->sock, connection->responses, &found))
+		return RESPONSE_UNKNOWN;
+	head->method = found.facts->method;
+	if (head->status < 200 && head->status != 101)
+		return RESPONSE_INTERIM;
+	found.facts->status = head->status;
+	found.facts->response_ns = feed->stream->head_ns;
+	if (connection->role == WAGGLE_ROLE_SERVER)
+		check_rules(connection, feed->sock, feed->tgid, feed->tid);
+	if (head->status == 101 ||
+	    (head->method == WAGGLE_METHOD_CONNECT && head->status < 300)) {
+		found.facts->flags |= WAGGLE_FLAG_UPGRADED;
+		return RESPONSE_SWITCH;
+	}
+	if (head->chunked || (head->has_length && head->content_length))
+		found.facts->flags |= WAGGLE_FLAG_RESPONSE_BODY;
+	return RESPONSE_FINAL;
+}
+
+#endif

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every map, its bound, and what is in it. What happens at a bound is said at
+ * the place that inserts: a counter of enum waggle_counter goes up and the thing
+ * is not recorded. Nothing here grows without one.
+ */
+#ifndef WAGGLE_MAPS_H
+#define WAGGLE_MAPS_H
+
+#include "http1_body.h"
+#include "kernel_types.h"
+#include "waggle.h"
+
+/* Set by user space before the object is loaded. */
+const volatile u32 agent_tgid = 0;
+const volatile u32 trace_all = 0;	  /* whoever has no entry is traced, provisionally */
+const volatile u32 watch_processes = 0;	  /* provisional capture of every new program */
+const volatile u64 shape_seed = 1;	  /* so that nobody can aim for collisions */
+const volatile u32 turn_proof = 20;	  /* agreeing responses before rule `turn` is trusted */
+
+enum connection_flag {
+	CONNECTION_DEAD = 1,	    /* judged, and not HTTP */
+	CONNECTION_SERVER_OPEN = 2, /* counted in its thread's and process's open requests */
+	CONNECTION_BLOCKING = 4,    /* the request was read by a call that blocks */
+	CONNECTION_RESYNCED = 8,    /* found in mid-stream, no exchange recorded yet */
+	CONNECTION_FRESH = 16,	    /* no request sent on it yet */
+	CONNECTION_FROM_START = 32, /* seen from its first byte */
+	CONNECTION_DELTA_KNOWN = 64, /* unix_delta holds */
+	CONNECTION_PEER_CLOSED = 128,
+};
+
+/* A request that something may be a child of. */
+struct owner {
+	u64 sock;  /* of the server connection, 0: nobody */
+	u32 index; /* of the exchange on it */
+	u32 tid;
+};
+
+/* One socket of a process we look at. */
+struct connection {
+	struct http1_stream sent;
+	struct http1_stream received;
+	struct owner turn_owner; /* client: who called connect, then who sent the last request */
+	u64 peer_sock;		    /* UNIX sockets: tells a reused address */
+	u32 sent_base;		    /* sequence number of the first byte ever sent */
+	u32 received_base;
+	u32 requests;  /* begun on this connection since we know it */
+	u32 responses; /* finished; the difference is open */
+	u32 owner_tid; /* who read the request that is open (server) */
+	u32 tgid;
+	u8 role; /* enum waggle_role */
+	u8 flags;
+	u8 tries; /* calls in mid-stream that looked like nothing */
+	u8 family;
+	u32 unix_left; /* of a UNIX send that the kernel does in pieces */
+	u64 unix_call; /* its buffer, to know the pieces belong together */
+	u32 unix_delta; /* the receiver's position less ours */
+	u32 unix_resend; /* bytes the kernel refused, which will come again */
+};
+
+struct exchange_key {
+	u64 sock;
+	u32 index;
+	u32 reserved;
+};
+
+/* An exchange that is not finished: the record as it will leave, and who owns it. */
+struct open_exchange {
+	struct owner owner; /* the server exchange a client exchange is a child of */
+	struct waggle_exchange record;
+};
+
+struct open_large_exchange {
+	struct owner owner;
+	struct waggle_large_exchange record;
+};
+
+/* What http1_head.prefix and .out hold in a request: begins like open_exchange. */
+struct scratch_exchange {
+	struct owner owner;
+	struct waggle_facts facts;
+	u8 head[HTTP1_OUT_BUFFER];
+};
+
+/* A head whose end has not come yet. */
+struct partial_head {
+	u32 fill;
+	u32 reserved;
+	u8 bytes[HTTP1_HEAD_MAX];
+};
+
+/* The bytes of one call on their way through the parser; in a map, so that the
+ * verifier does not follow every combination of what is in it. */
+struct feed_state {
+	u64 base; /* address in the process's memory; 0: bytes we cannot read */
+	u64 now;
+	u32 offset;
+	u32 length;   /* of this piece */
+	u32 position; /* of base[0] */
+	u32 fill;     /* bytes of an unfinished head in the scratch buffer */
+	u8 carry;     /* there are such bytes */
+	u8 first_of_call;
+	u8 blocking;
+	u8 reserved[5];
+};
+
+struct scratch {
+	struct feed_state state;
+	struct http1_lines lines;
+	struct http1_head head;
+};
+
+/* Programs that may run nested on one CPU (one preempts the other) never share. */
+enum scratch_user { SCRATCH_SEND = 0, SCRATCH_RECEIVE = 1, SCRATCH_UNIX = 2, SCRATCH_USERS = 3 };
+
+struct handoff_key {
+	u32 sender_base;
+	u32 receiver_base;
+	u32 position;
+	u32 kind; /* 0 TCP; 1 UNIX, where the bases are the receiver's address */
+};
+
+struct handoff {
+	u8 trace_id[16];
+	u8 span_id[8];
+	u32 trace_flags;
+	u32 reserved;
+};
+
+/* What a thread is busy with. */
+struct thread {
+	u64 sock;      /* rule `thread`: the connection whose request it read */
+	u32 open;      /* connections with an open request read by this thread */
+	u32 reserved;
+	struct owner turn; /* rule `turn`: what it read last */
+	u64 turn_switches; /* its voluntary context switches at that time */
+};
+
+struct partial_key {
+	u64 sock;
+	u32 sent; /* direction */
+	u32 reserved;
+};
+
+struct pending_call {
+	u64 sock;
+	u64 args[3];
+	u32 number;
+	u32 position;
+};
+
+#define MAP(map_name, map_type, entries, key_type, value_type, map_flag) \
+	struct {                                                    \
+		__uint(type, map_type);                             \
+		__uint(max_entries, entries);                       \
+		__uint(map_flags, map_flag);                        \
+		__type(key, key_type);                              \
+		__type(value, value_type);                          \
+	} map_name SEC(".maps")
+
+#define ON_DEMAND 1 /* BPF_F_NO_PREALLOC */
+
+MAP(processes, BPF_MAP_TYPE_HASH, 16384, u32, struct waggle_process, ON_DEMAND);
+MAP(connections, BPF_MAP_TYPE_HASH, 65536, u64, struct connection, ON_DEMAND);
+MAP(exchanges, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_exchange, ON_DEMAND);
+MAP(large_exchanges, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_large_exchange,
+    ON_DEMAND);
+MAP(partial_heads, BPF_MAP_TYPE_HASH, 1024, struct partial_key, struct partial_head, ON_DEMAND);
+MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
+MAP(handoffs, BPF_MAP_TYPE_LRU_HASH, 32768, struct handoff_key, struct handoff, 0);
+MAP(pending_calls, BPF_MAP_TYPE_HASH, 65536, u32, struct pending_call, ON_DEMAND);
+MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
+MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, WAGGLE_COUNTERS, u32, u64, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 << 20);
+} exchange_ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2 << 20);
+} large_ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} event_ring SEC(".maps");
+
+INLINE void count(u32 what)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &what);
+
+	if (value)
+		*value += 1;
+}
+
+INLINE struct scratch *scratch_of(u32 user)
+{
+	return bpf_map_lookup_elem(&scratches, &user);
+}
+
+/* Wake the reader only when much is waiting: it looks by itself now and then. */
+INLINE u64 wakeup(void *ring)
+{
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > (256 << 10) ? BPF_RB_FORCE_WAKEUP :
+									  BPF_RB_NO_WAKEUP;
+}
+
+#endif

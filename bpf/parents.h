@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Whose request is this part of, and how do we know? The one place that answers:
+ * an ordered list of rules, strongest first, each with its name in enum
+ * waggle_link, each off where it cannot hold. The last one is "no parent".
+ */
+#ifndef WAGGLE_PARENTS_H
+#define WAGGLE_PARENTS_H
+
+#include "context.h"
+#include "exchange.h"
+
+INLINE int rule_thread(const struct waggle_process *process, u32 tid, struct owner *owner)
+{
+	struct thread *slot;
+	struct connection *connection;
+
+	if (!(process->mode & WAGGLE_PROCESS_RULE_THREAD) || process->thread_contradicts)
+		return 0;
+	slot = bpf_map_lookup_elem(&threads, &tid);
+	if (!slot || slot->open != 1 || !slot->sock)
+		return 0;
+	owner->sock = slot->sock;
+	connection = bpf_map_lookup_elem(&connections, &owner->sock);
+	if (!connection || !(connection->flags & CONNECTION_SERVER_OPEN) ||
+	    connection->owner_tid != tid)
+		return 0;
+	owner->index = connection->responses;
+	owner->tid = tid;
+	return 1;
+}
+
+/* Proven by responses, or without an alternative: one request in the process. */
+INLINE int turn_trusted(const struct waggle_process *process)
+{
+	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN) || process->turn_contradicts)
+		return 0;
+	return process->turn_agrees >= turn_proof || process->open == 1;
+}
+
+INLINE int rule_turn(const struct waggle_process *process, struct connection *connection, u32 tid,
+		     struct owner *owner)
+{
+	if (!turn_trusted(process))
+		return 0;
+	/* The first request on a connection is written when it is writable, in a turn of
+	 * its own: it belongs to whoever called connect. */
+	if ((connection->flags & CONNECTION_FRESH) && connection->turn_owner.sock)
+		*owner = connection->turn_owner;
+	else
+		turn_of_thread(tid, owner);
+	return owner->sock != 0;
+}
+
+/* Fills the parent of an outgoing request from what this process is serving. */
+INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct waggle_facts *facts,
+		      struct owner *owner)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct found_exchange found;
+	u8 link = WAGGLE_LINK_NONE;
+
+	if (!process)
+		return link;
+	if (rule_thread(process, tid, owner))
+		link = WAGGLE_LINK_THREAD;
+	else if (rule_turn(process, connection, tid, owner))
+		link = WAGGLE_LINK_TURN;
+	if (!link || !find_exchange(owner->sock, owner->index, &found)) {
+		__builtin_memset(owner, 0, sizeof(*owner));
+		return WAGGLE_LINK_NONE;
+	}
+	connection->turn_owner = *owner;
+	copy_trace_id(facts->trace_id, found.facts->trace_id);
+	copy_span_id(facts->parent_id, found.facts->span_id);
+	facts->trace_flags = found.facts->trace_flags;
+	facts->flags |= found.facts->flags & WAGGLE_FLAG_UNSAMPLED;
+	return link;
+}
+
+/* The response of a request is being written: does it agree with what the rules
+ * would have said? One contradiction ends a rule for the process. */
+INLINE void check_rules(const struct connection *connection, u64 sock, u32 tgid, u32 tid)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct owner owner;
+
+	if (!process)
+		return;
+	if (connection->flags & CONNECTION_BLOCKING) {
+		if (connection->owner_tid == tid) {
+			__sync_fetch_and_add(&process->thread_agrees, 1);
+		} else {
+			__sync_fetch_and_add(&process->thread_contradicts, 1);
+			count(WAGGLE_COUNT_RULE_CONTRADICTED);
+		}
+	}
+	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN))
+		return;
+	turn_of_thread(tid, &owner);
+	if (!owner.sock)
+		return;
+	if (owner.sock == sock && owner.index == connection->responses) {
+		__sync_fetch_and_add(&process->turn_agrees, 1);
+	} else {
+		__sync_fetch_and_add(&process->turn_contradicts, 1);
+		count(WAGGLE_COUNT_RULE_CONTRADICTED);
+	}
+}
+
+#endif

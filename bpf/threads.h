@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What each thread is busy with: the evidence behind the rules `thread` and `turn`
+ * (docs/parents.md).
+ *
+ * Rule `thread`: a thread that read a request by a call that blocks serves that
+ * connection and no other until it answers. An event loop never blocks in a read,
+ * and Go's sockets never block, so neither ever enters here.
+ *
+ * Rule `turn`: on an event loop a write belongs to what was last read on the
+ * thread since it last slept. Sleeping shows in the thread's own count of
+ * voluntary context switches, so no system call has to be watched for it.
+ */
+#ifndef WAGGLE_THREADS_H
+#define WAGGLE_THREADS_H
+
+#include "feed.h"
+
+INLINE struct thread *thread_slot(u32 tid)
+{
+	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
+	struct thread fresh = {};
+
+	if (slot)
+		return slot;
+	bpf_map_update_elem(&threads, &tid, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&threads, &tid);
+}
+
+/* Returns 1 when the thread was already busy with another connection. */
+INLINE int thread_enter(u32 tid, u64 sock)
+{
+	struct thread *slot = thread_slot(tid);
+
+	if (!slot)
+		return 0;
+	__sync_fetch_and_add(&slot->open, 1);
+	if (slot->open > 1)
+		return 1;
+	slot->sock = sock;
+	return 0;
+}
+
+INLINE void thread_leave(u32 tid, u64 sock)
+{
+	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
+
+	if (!slot || !slot->open)
+		return;
+	__sync_fetch_and_add(&slot->open, -1);
+	if (slot->sock == sock)
+		slot->sock = 0;
+}
+
+INLINE u64 voluntary_switches(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, nvcsw);
+}
+
+/* The thread has read something that belongs to `owner` (or to nobody). */
+INLINE void turn_begin(u32 tid, const struct owner *owner)
+{
+	struct thread *slot = thread_slot(tid);
+
+	if (!slot)
+		return;
+	slot->turn = *owner;
+	slot->turn_switches = voluntary_switches();
+}
+
+/* Whose turn it is on this thread; `owner->sock` is 0 when nobody's. */
+INLINE void turn_of_thread(u32 tid, struct owner *owner)
+{
+	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
+
+	__builtin_memset(owner, 0, sizeof(*owner));
+	if (slot && slot->turn.sock && slot->turn_switches == voluntary_switches())
+		*owner = slot->turn;
+}
+
+#endif

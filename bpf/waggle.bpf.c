@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The whole kernel side: one object with all flavours of capture, of which user
+ * space loads one. docs/architecture.md shows how the files hang together.
+ */
+#include "kernel_types.h"
+#include "maps.h"
+#include "ending.h"
+#include "process.h"
+#include "capture_socket.h"
+#include "capture_probe.h"
+#include "capture_syscall.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Types that only user space uses, so that they are in the object's BTF. */
+#define SHARED_ENUM(name) const enum name shared_##name SEC(".rodata.shared") = 0
+SHARED_ENUM(waggle_protocol);
+SHARED_ENUM(waggle_role);
+SHARED_ENUM(waggle_link);
+SHARED_ENUM(waggle_end);
+SHARED_ENUM(waggle_method);
+SHARED_ENUM(waggle_flag);
+SHARED_ENUM(waggle_kept);
+SHARED_ENUM(waggle_process_event_kind);
+SHARED_ENUM(waggle_process_mode);
+SHARED_ENUM(waggle_counter);
+const struct waggle_process_event shared_event SEC(".rodata.shared") = {};

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Everything that crosses the border between the kernel and user space.
+ *
+ * This header is the one source: `make generate` turns the BTF of the compiled
+ * object into agent/waggle/layout.py, and CI fails when the two differ. Rules:
+ * no packed structs, padding is explicit and zeroed, every enumerator that is
+ * shared lives in one of the enums below.
+ */
+#ifndef WAGGLE_H
+#define WAGGLE_H
+
+/* A ring record has an 8 byte header of the kernel's, so 504 and 4088 make
+ * records of 512 and 4096 bytes: a batch of them is one numpy array. */
+#define WAGGLE_RECORD_SIZE 504
+#define WAGGLE_LARGE_RECORD_SIZE 4088
+#define WAGGLE_FACTS_SIZE 152
+#define WAGGLE_HEAD_SIZE (WAGGLE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
+#define WAGGLE_LARGE_HEAD_SIZE (WAGGLE_LARGE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
+#define WAGGLE_COMM_SIZE 16
+#define WAGGLE_MAX_CPUS 512
+
+enum waggle_protocol {
+	WAGGLE_PROTOCOL_NONE = 0,
+	WAGGLE_PROTOCOL_HTTP1 = 1,
+};
+
+enum waggle_role {
+	WAGGLE_ROLE_NONE = 0,
+	WAGGLE_ROLE_SERVER = 1,
+	WAGGLE_ROLE_CLIENT = 2,
+};
+
+/* How we know an exchange's parent: waggle.link.method. */
+enum waggle_link {
+	WAGGLE_LINK_NONE = 0,	      /* no parent, a new trace */
+	WAGGLE_LINK_TRACEPARENT = 1,  /* the header of the request */
+	WAGGLE_LINK_SOCKET = 2,	      /* hand-off by stream position on this machine */
+	WAGGLE_LINK_THREAD = 3,	      /* the one request open on a thread that blocks */
+	WAGGLE_LINK_TURN = 4,	      /* the turn of an event loop, proven by responses */
+};
+
+/* How an exchange ended. Everything above WAGGLE_END_DONE is an error. */
+enum waggle_end {
+	WAGGLE_END_OPEN = 0,	  /* never leaves the kernel but by a sweep */
+	WAGGLE_END_DONE = 1,	  /* request and response are complete */
+	WAGGLE_END_RESET = 2,	  /* the peer reset the connection */
+	WAGGLE_END_TIMED_OUT = 3, /* the kernel gave up on the peer */
+	WAGGLE_END_PEER_CLOSED = 4,  /* the peer closed before the response was whole */
+	WAGGLE_END_LOCAL_CLOSED = 5, /* this side closed before the response was whole */
+	WAGGLE_END_PROCESS_EXIT = 6, /* the process ended with the exchange open */
+};
+
+enum waggle_method {
+	WAGGLE_METHOD_OTHER = 0, /* the text is kept under WAGGLE_KEPT_METHOD */
+	WAGGLE_METHOD_GET = 1,
+	WAGGLE_METHOD_HEAD = 2,
+	WAGGLE_METHOD_POST = 3,
+	WAGGLE_METHOD_PUT = 4,
+	WAGGLE_METHOD_DELETE = 5,
+	WAGGLE_METHOD_CONNECT = 6,
+	WAGGLE_METHOD_OPTIONS = 7,
+	WAGGLE_METHOD_TRACE = 8,
+	WAGGLE_METHOD_PATCH = 9,
+};
+
+/* Bits of waggle_facts.flags. */
+enum waggle_flag {
+	WAGGLE_FLAG_TARGET_CUT = 1,	   /* the request target is longer than what is kept */
+	WAGGLE_FLAG_KEPT_CUT = 2,	   /* a kept header did not fit */
+	WAGGLE_FLAG_REQUEST_BODY = 4,	   /* the request announced a body */
+	WAGGLE_FLAG_RESPONSE_BODY = 8,	   /* the response announced a body */
+	WAGGLE_FLAG_RESYNCED = 16,	   /* found in the middle of a connection */
+	WAGGLE_FLAG_PROVISIONAL = 32,	   /* the process was not yet confirmed */
+	WAGGLE_FLAG_REMOTE_PARENT = 64,	   /* the parent span is another process's */
+	WAGGLE_FLAG_UPGRADED = 128,	   /* ended by 101 or a CONNECT tunnel */
+	WAGGLE_FLAG_HAD_TRACEPARENT = 256, /* the request itself carried a traceparent */
+	WAGGLE_FLAG_UNSAMPLED = 512,	   /* the incoming context said: not sampled */
+	WAGGLE_FLAG_NO_POSITION = 1024,	   /* a UNIX socket: ports and addresses mean nothing */
+};
+
+/* Kept fields of the request head, in waggle_facts' head after the target, each
+ * as { u8 tag, u8 zero, u16 length, bytes }. Nothing else of a head is stored. */
+enum waggle_kept {
+	WAGGLE_KEPT_END = 0,
+	WAGGLE_KEPT_METHOD = 1,
+	WAGGLE_KEPT_HOST = 2,
+	WAGGLE_KEPT_USER_AGENT = 3,
+	WAGGLE_KEPT_X_FORWARDED_FOR = 4,
+	WAGGLE_KEPT_X_FORWARDED_PROTO = 5,
+	WAGGLE_KEPT_FORWARDED = 6,
+	WAGGLE_KEPT_TRACESTATE = 7,
+	WAGGLE_KEPT_UPGRADE = 8,
+};
+
+/* The part of a record that does not depend on its size. Times are
+ * CLOCK_MONOTONIC nanoseconds, ports are in host order, addresses are IPv6 or
+ * IPv4-mapped, ids are as on the wire. */
+struct waggle_facts {
+	unsigned long long start_ns;	/* first byte of the request */
+	unsigned long long response_ns; /* first byte of the final response, or 0 */
+	unsigned long long end_ns;	/* last byte of the response, or of the attempt */
+	unsigned long long shape;	/* seeded hash of the kept fields, not of the target */
+	unsigned char trace_id[16];
+	unsigned char span_id[8];
+	unsigned char parent_id[8]; /* all zero: no parent */
+	unsigned long long request_body;
+	unsigned long long response_body;
+	unsigned long long process_start_ns; /* with tgid: which process, even after reuse */
+	unsigned int tgid;
+	unsigned int tid; /* of whoever began the exchange on this side */
+	unsigned char local_addr[16];
+	unsigned char peer_addr[16];
+	unsigned short local_port;
+	unsigned short peer_port;
+	unsigned short status; /* of the response, or 0 */
+	unsigned short flags;  /* enum waggle_flag */
+	unsigned char family;  /* AF_INET, AF_INET6 or AF_UNIX */
+	unsigned char role;    /* enum waggle_role */
+	unsigned char link;    /* enum waggle_link */
+	unsigned char end;     /* enum waggle_end */
+	unsigned char method;  /* enum waggle_method */
+	unsigned char version; /* 10 or 11: HTTP/1.0, HTTP/1.1 */
+	unsigned char protocol; /* enum waggle_protocol */
+	unsigned char trace_flags; /* of the W3C context this exchange passes on */
+	unsigned short target_len; /* bytes of head that are the request target */
+	unsigned short kept_len;   /* bytes of head after it that are kept fields */
+	unsigned short target_full_len; /* of the target as it was sent */
+	unsigned short reserved;
+};
+
+struct waggle_exchange {
+	struct waggle_facts facts;
+	unsigned char head[WAGGLE_HEAD_SIZE];
+};
+
+struct waggle_large_exchange {
+	struct waggle_facts facts;
+	unsigned char head[WAGGLE_LARGE_HEAD_SIZE];
+};
+
+enum waggle_process_event_kind {
+	WAGGLE_PROCESS_EXEC = 1,
+	WAGGLE_PROCESS_FORK = 2,
+	WAGGLE_PROCESS_EXIT = 3,
+	WAGGLE_PROCESS_LISTEN = 4, /* port holds the port */
+	WAGGLE_PROCESS_SEEN = 5,   /* first HTTP of a process nobody had decided about */
+};
+
+struct waggle_process_event {
+	unsigned long long time_ns;
+	unsigned long long process_start_ns;
+	unsigned int tgid;
+	unsigned int parent_tgid;
+	unsigned int port;
+	unsigned int kind; /* enum waggle_process_event_kind */
+	unsigned char comm[WAGGLE_COMM_SIZE];
+	unsigned char reserved[8];
+};
+
+/* What user space has decided about a process: value of the map `processes`,
+ * bits of waggle_process.mode. A process that is in no entry is not traced,
+ * unless the agent runs with trace_all. */
+enum waggle_process_mode {
+	WAGGLE_PROCESS_TRACED = 1,	/* record its exchanges */
+	WAGGLE_PROCESS_EXCLUDED = 2,	/* never record, whatever the rest says */
+	WAGGLE_PROCESS_FOLLOW = 4,	/* its children inherit this mode */
+	WAGGLE_PROCESS_UNCONFIRMED = 8, /* recorded provisionally until decided */
+	WAGGLE_PROCESS_RULE_THREAD = 16, /* rule `thread` may be tried */
+	WAGGLE_PROCESS_RULE_TURN = 32,	 /* rule `turn` may be tried */
+};
+
+struct waggle_process {
+	unsigned long long start_ns;
+	unsigned int mode;
+	unsigned int open;		  /* server exchanges without a whole response */
+	unsigned int thread_agrees;	  /* responses that prove rule `thread` */
+	unsigned int thread_contradicts;  /* and those that refute it */
+	unsigned int turn_agrees;
+	unsigned int turn_contradicts;
+};
+
+/* Why something was not recorded, or what happened, in the map `counters`. */
+enum waggle_counter {
+	WAGGLE_COUNT_EXCHANGES = 0,	   /* records written to a ring */
+	WAGGLE_COUNT_LOST_RING_FULL = 1,
+	WAGGLE_COUNT_LOST_LARGE_RING_FULL = 2,
+	WAGGLE_COUNT_LOST_EVENT_RING_FULL = 3,
+	WAGGLE_COUNT_LOST_CONNECTION_MAP_FULL = 4,
+	WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL = 5,
+	WAGGLE_COUNT_LOST_PARTIAL_MAP_FULL = 6,
+	WAGGLE_COUNT_LOST_HEAD_TOO_LARGE = 7,
+	WAGGLE_COUNT_LOST_BYTES_UNREADABLE = 8, /* the page was not there when we looked */
+	WAGGLE_COUNT_LOST_BYTES_UNSEEN = 9,	/* bytes passed by no hook of ours */
+	WAGGLE_COUNT_LOST_BAD_FRAMING = 10,	/* HTTP that ended in nonsense */
+	WAGGLE_COUNT_LOST_FRAMING_BUDGET = 11,	/* too many chunks in one call */
+	WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP = 12,
+	WAGGLE_COUNT_LOST_PROCESS_MAP_FULL = 13,
+	WAGGLE_COUNT_LOST_RESPONSE_UNMATCHED = 14, /* a response to a request we never saw */
+	WAGGLE_COUNT_CONNECTIONS_GIVEN_UP = 15,	   /* not HTTP: judged once, never again */
+	WAGGLE_COUNT_HANDOFF_LEFT = 16,
+	WAGGLE_COUNT_HANDOFF_FOUND = 17,
+	WAGGLE_COUNT_HANDOFF_MISSED = 18,
+	WAGGLE_COUNT_TRACEPARENT_READ = 19,
+	WAGGLE_COUNT_TRACEPARENT_INVALID = 20,
+	WAGGLE_COUNT_TARGET_CUT = 21,
+	WAGGLE_COUNT_KEPT_CUT = 22,
+	WAGGLE_COUNT_RULE_CONTRADICTED = 23,
+	WAGGLE_COUNT_RESYNCED = 24,
+	WAGGLE_COUNTERS = 25,
+};
+
+_Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
+_Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange");
+_Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
+_Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
+
+#endif

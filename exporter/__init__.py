@@ -1,0 +1,1 @@
+"""Where spans go: OTLP over HTTP and gRPC, OTLP JSON lines, the terminal."""

@@ -1,0 +1,300 @@
+"""Spans to a Collector, by OTLP over HTTP or gRPC.
+
+The pipeline's thread encodes and puts ready bytes into an outbox; one thread of ours sends them,
+one request at a time, and tries again for as long as there is hope. A request that may have
+arrived although its answer was lost is sent again: spans arrive at least once.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol as Interface
+
+from waggle.exporter.base import ExporterStats
+from waggle.exporter.otlp_answer import Accepted, Refused, Transport, TryAgain
+from waggle.exporter.otlp_settings import Backoff, OtlpSettings, Protocol
+from waggle.exporter.outbox import Encoded, Outbox, Parcel
+from waggle.spans import SpanBatch
+
+REJECTED = "rejected"
+EXPIRED = "expired"
+INTERNAL_ERROR = "internal_error"
+REMARKS_AT_MOST = 20  # different complaints that are repeated to the user
+MOST_DOUBLINGS = 30  # of the back-off's wait; the longest wait is reached long before
+# What close() grants the sender's thread after it was told to stop.
+THREAD_END_S = 1.0
+
+REMEDIES = {
+    "refused_401": "check OTEL_EXPORTER_OTLP_HEADERS",
+    "refused_403": "check OTEL_EXPORTER_OTLP_HEADERS",
+    "refused_404": "check the endpoint's path; OTLP over HTTP is /v1/traces",
+    "refused_413": "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "refused_415": "check OTEL_EXPORTER_OTLP_PROTOCOL and the endpoint's port",
+    "refused_unauthenticated": "check OTEL_EXPORTER_OTLP_HEADERS",
+    "refused_permission_denied": "check OTEL_EXPORTER_OTLP_HEADERS",
+    "refused_resource_exhausted": "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "refused_unimplemented": "check the endpoint's port; OTLP over gRPC is usually 4317",
+}
+
+
+class Encoder(Interface):
+    """Makes serialized ExportTraceServiceRequests of a batch."""
+
+    def encode(self, batch: SpanBatch) -> Sequence[Encoded]: ...
+
+
+def _silent(_text: str) -> None:
+    """For those who want no events."""
+
+
+class OtlpExporter:
+    """The exporter that OTEL_EXPORTER_OTLP_ENDPOINT or `--otlp` asks for.
+
+    Losses by reason: "queue_full" (more waited than the bounds allow), "expired" (tried for too
+    long), "refused_<code>" (the receiver will never take it: an HTTP status, or a gRPC status in
+    lower case), "rejected" (partial success), "shutdown" (still here when close() ran out of
+    time, or handed over after it), "internal_error" (a fault of ours, reported as an event).
+    """
+
+    name = "otlp"
+
+    def __init__(
+        self,
+        settings: OtlpSettings,
+        encoder: Encoder,
+        on_event: Callable[[str], None] = _silent,
+    ) -> None:
+        """on_event: called from the sender's thread with one line when sending begins to fail,
+        when it works again, and at the first of each kind of refusal.
+
+        Raises UsageError when a TLS file cannot be used. Nothing is sent and no thread runs
+        before the first export(): a thread started earlier would keep privileges that the
+        process has dropped since.
+        """
+        self._encoder = encoder
+        self._outbox = Outbox(settings.queue)
+        self._sender = _Sender(settings, self._outbox, _make_transport(settings), on_event)
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def export(self, batch: SpanBatch) -> None:
+        """Encode the batch and leave its bytes for the sender."""
+        for request in self._encoder.encode(batch):
+            self._outbox.put(request)
+        self._ensure_thread()
+
+    def _ensure_thread(self) -> threading.Thread:
+        with self._start:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._sender.run, name="waggle-otlp", daemon=True
+                )
+                self._thread.start()
+            return self._thread
+
+    def flush(self, timeout_s: float) -> None:
+        """Send what is here without waiting for more; returns when that is done, or in time."""
+        self._outbox.hurry(timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is left for up to timeout_s; what remains is lost as "shutdown".
+
+        Takes at most THREAD_END_S longer than timeout_s.
+        """
+        thread = self._ensure_thread()
+        self._outbox.close()
+        self._sender.last_chance.set()
+        thread.join(timeout_s)
+        # In this order: what the sender gives up because of `stop` must be booked by then.
+        self._outbox.abandon()
+        self._sender.stop.set()
+        self._sender.transport.abort()
+        thread.join(THREAD_END_S)
+
+    def stats(self) -> ExporterStats:
+        return self._outbox.stats()
+
+
+def _make_transport(settings: OtlpSettings) -> Transport:
+    # Each is imported only when it is used: grpcio alone costs tens of milliseconds and MBs.
+    if settings.protocol is Protocol.GRPC:
+        from waggle.exporter.otlp_grpc import GrpcTransport
+
+        return GrpcTransport(settings)
+    from waggle.exporter.otlp_http import HttpTransport
+
+    return HttpTransport(settings)
+
+
+class _Sender:
+    """The thread that empties the outbox."""
+
+    def __init__(
+        self,
+        settings: OtlpSettings,
+        outbox: Outbox,
+        transport: Transport,
+        on_event: Callable[[str], None],
+    ) -> None:
+        self.transport = transport
+        self.last_chance = threading.Event()  # cuts a pause short, once: close() was called
+        self.stop = threading.Event()  # ends the thread
+        self._outbox = outbox
+        self._pauses = _Pauses(settings.backoff)
+        self._keep_trying_s = settings.queue.keep_trying_s
+        self._reporter = _Reporter(settings, outbox, on_event)
+
+    def run(self) -> None:
+        try:
+            while not self.stop.is_set() and (parcel := self._outbox.take()) is not None:
+                self._outbox.finish(parcel, self._deliver_or_lose(parcel))
+        finally:
+            self.transport.close()
+
+    def _deliver_or_lose(self, parcel: Parcel) -> Mapping[str, int]:
+        try:
+            return self._deliver(parcel)
+        except Exception as error:  # a fault of ours must cost one parcel, not all that follow
+            self._reporter.internal_error(error)
+            return {INTERNAL_ERROR: parcel.spans}
+
+    def _deliver(self, parcel: Parcel) -> Mapping[str, int]:
+        """Try until it is decided; returns what was lost by reason."""
+        give_up_at = time.monotonic() + self._keep_trying_s
+        while True:
+            answer = self.transport.send(parcel.payload)
+            if not isinstance(answer, TryAgain):
+                break
+            pause = self._pauses.after_failure(answer.after_s)
+            if time.monotonic() + pause > give_up_at:
+                self._reporter.expired(answer)
+                return {EXPIRED: parcel.spans}
+            self._reporter.failing(answer)
+            if self._wait(pause, ordered=answer.after_s is not None):
+                return {}  # stopped: abandon() has booked the parcel
+        self._pauses.reset()
+        self._reporter.answered()
+        return self._book(parcel, answer)
+
+    def _book(self, parcel: Parcel, answer: Accepted | Refused) -> Mapping[str, int]:
+        if isinstance(answer, Refused):
+            self._reporter.refused(answer)
+            return {f"refused_{answer.code}": parcel.spans}
+        self._reporter.remark(answer)
+        rejected = min(answer.rejected, parcel.spans)
+        return {REJECTED: rejected} if rejected else {}
+
+    def _wait(self, pause_s: float, *, ordered: bool) -> bool:
+        """Pause before the next attempt; True when the thread is to end.
+
+        close() cuts a pause of our own making short, since there may be no other chance; one
+        that the receiver ordered is kept.
+        """
+        if ordered or self.last_chance.is_set():
+            return self.stop.wait(pause_s)
+        self.last_chance.wait(pause_s)
+        return self.stop.is_set()
+
+
+class _Pauses:
+    """How long to wait after each failure in a row."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._failures = 0
+
+    def after_failure(self, asked_s: float | None) -> float:
+        """Seconds; what the receiver asked for goes before our own doubling.
+
+        The jitter keeps agents that lost the same receiver from coming back as one.
+        """
+        doublings = min(self._failures, MOST_DOUBLINGS)
+        self._failures += 1
+        if asked_s is not None:
+            floor = self._backoff.first_s / 2
+            return max(asked_s * random.uniform(1.0, 1.1), floor)  # noqa: S311
+        longest = min(self._backoff.first_s * 2.0**doublings, self._backoff.longest_s)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def reset(self) -> None:
+        self._failures = 0
+
+
+class _Reporter:
+    """Turns what happens into few lines for the user: changes, never single attempts."""
+
+    def __init__(
+        self, settings: OtlpSettings, outbox: Outbox, on_event: Callable[[str], None]
+    ) -> None:
+        self._endpoint = _shown(settings)
+        self._bounds = settings.queue
+        self._outbox = outbox
+        self._say = on_event
+        self._failing_since: float | None = None
+        self._lost_before = 0
+        self._said: set[str] = set()
+
+    def failing(self, answer: TryAgain) -> None:
+        if self._failing_since is not None:
+            return
+        self._failing_since = time.monotonic()
+        self._lost_before = self._outbox.lost_so_far()
+        self._say(
+            f"cannot send spans to {self._endpoint}: {answer.reason}; trying again, "
+            f"up to {self._bounds.max_spans:,} spans are kept meanwhile"
+        )
+
+    def answered(self) -> None:
+        if self._failing_since is None:
+            return
+        away_s = time.monotonic() - self._failing_since
+        lost = self._outbox.lost_so_far() - self._lost_before
+        self._failing_since = None
+        self._say(
+            f"{self._endpoint} takes spans again after {away_s:.1f} s"
+            + (f"; {lost:,} spans were lost meanwhile" if lost else "; none were lost")
+        )
+
+    def expired(self, answer: TryAgain) -> None:
+        self._once(
+            EXPIRED,
+            f"gave up on spans that {self._endpoint} did not take in time: {answer.reason}; "
+            "OTEL_BSP_EXPORT_TIMEOUT says for how long to try",
+        )
+
+    def refused(self, answer: Refused) -> None:
+        reason = f"refused_{answer.code}"
+        remedy = REMEDIES.get(reason, "its log may say why")
+        words = f" ({answer.message})" if answer.message else ""
+        self._once(
+            reason,
+            f"{self._endpoint} refused spans: {answer.code}{words}; they are lost; {remedy}",
+        )
+
+    def remark(self, answer: Accepted) -> None:
+        if answer.rejected:
+            self._once(
+                REJECTED,
+                f"{self._endpoint} rejected {answer.rejected:,} spans of a request: "
+                f"{answer.message or 'it does not say why'}",
+            )
+        elif answer.message:
+            self._once(answer.message, f"{self._endpoint} took spans, but says: {answer.message}")
+
+    def internal_error(self, error: Exception) -> None:
+        kind = type(error).__name__
+        self._once(kind, f"a fault in the exporter lost spans: {kind}: {error}; please report it")
+
+    def _once(self, kind: str, text: str) -> None:
+        if kind not in self._said and len(self._said) < REMARKS_AT_MOST:
+            self._said.add(kind)
+            self._say(text)
+
+
+def _shown(settings: OtlpSettings) -> str:
+    """The endpoint for messages: without path and query, where tokens live at times."""
+    if settings.scheme == "unix":
+        return f"unix:{settings.host}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{settings.scheme}://{host}:{settings.port}"

@@ -1,0 +1,200 @@
+"""One HTTP/1 exchange as the stable HTTP conventions want it (span names, kinds, attributes).
+
+https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from waggle.layout import Flag, Kept, Method, Protocol, Role
+from waggle.probes.http1 import forwarded, targets
+from waggle.spans import (
+    END_ERRORS,
+    KIND_CLIENT,
+    KIND_SERVER,
+    Attributes,
+    Decoded,
+    Exchange,
+    Facts,
+    Targets,
+)
+
+KNOWN_METHODS_VARIABLE = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
+
+_KNOWN_METHODS = frozenset(m.name for m in Method if m != Method.OTHER) | {"QUERY"}
+_METHOD_NAMES: Mapping[int, str] = {m.value: m.name for m in Method if m != Method.OTHER}
+_VERSIONS: Mapping[int, str] = {10: "1.0", 11: "1.1"}
+_MAPPED = bytes(10) + b"\xff\xff"
+_INT64_MAX = (1 << 63) - 1
+
+
+def known_methods(environ: Mapping[str, str]) -> frozenset[str]:
+    """The methods that are not `_OTHER`; the conventions let a variable replace the list."""
+    listed = environ.get(KNOWN_METHODS_VARIABLE, "")
+    names = frozenset(name.strip() for name in listed.split(",")) - {""}
+    return names or _KNOWN_METHODS
+
+
+def address_text(address: bytes) -> str | None:
+    """An address of a record (IPv6, or IPv4 mapped into it); None when there is none."""
+    if not any(address):
+        return None
+    if address.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+class Http1Decoder:
+    """Decodes records of layout.Protocol.HTTP1; `methods` are the known ones."""
+
+    protocol: int = Protocol.HTTP1
+
+    def __init__(self, methods: frozenset[str] = _KNOWN_METHODS) -> None:
+        self._methods = methods
+
+    def decode(self, exchange: Exchange) -> Decoded:
+        attributes: Attributes = {}
+        method = self._method(exchange, attributes)
+        if exchange.facts.role == Role.SERVER:
+            kind = KIND_SERVER
+            _server_attributes(exchange, attributes)
+        else:
+            kind = KIND_CLIENT
+            _client_attributes(exchange, attributes)
+        _common_attributes(exchange, attributes)
+        error, message = _outcome(exchange.facts, attributes)
+        return Decoded(method, kind, attributes, error, message)
+
+    def plain_targets(self, columns: Targets) -> npt.NDArray[np.bool_]:
+        return targets.plain_targets(columns)
+
+    def _method(self, exchange: Exchange, attributes: Attributes) -> str:
+        """Sets the method's attributes and returns what stands for it in a span's name."""
+        text = _METHOD_NAMES.get(exchange.facts.method) or exchange.text(Kept.METHOD)
+        if text in self._methods:
+            attributes["http.request.method"] = text
+            return text
+        attributes["http.request.method"] = "_OTHER"
+        if text:
+            attributes["http.request.method_original"] = text
+        return "HTTP"
+
+
+def _server_attributes(exchange: Exchange, attributes: Attributes) -> None:
+    facts = exchange.facts
+    target = _target(exchange)
+    said = exchange.text(Kept.FORWARDED)
+    scheme = forwarded.scheme(said, exchange.text(Kept.X_FORWARDED_PROTO)) or target.scheme
+    scheme = scheme or "http"
+    attributes["url.scheme"] = scheme
+    attributes["url.path"] = target.path
+    if target.query:
+        attributes["url.query"] = target.query
+    _server_address(_authority(exchange, target), scheme, facts.local_addr, facts, attributes)
+    client = forwarded.client_address(said, exchange.text(Kept.X_FORWARDED_FOR))
+    client = client or _address(facts, facts.peer_addr)
+    if client is not None:
+        attributes["client.address"] = client
+    user_agent = exchange.text(Kept.USER_AGENT)
+    if user_agent:
+        attributes["user_agent.original"] = user_agent
+
+
+def _client_attributes(exchange: Exchange, attributes: Attributes) -> None:
+    facts = exchange.facts
+    target = _target(exchange)
+    scheme = target.scheme or "http"
+    authority = _authority(exchange, target)
+    rest = "" if target.path == "*" else target.rest
+    _server_address(authority, scheme, facts.peer_addr, facts, attributes)
+    shown = targets.redact_userinfo(authority) if authority.host else _peer_authority(attributes)
+    attributes["url.full"] = f"{scheme}://{shown}{rest}"
+
+
+def _target(exchange: Exchange) -> targets.Target:
+    text = exchange.target.decode("utf-8", "replace")
+    return targets.parse_target(text, exchange.facts.method == Method.CONNECT)
+
+
+def _authority(exchange: Exchange, target: targets.Target) -> targets.Authority:
+    """Where the request is for: the target says it, or else the Host header does."""
+    return targets.parse_authority(target.authority or exchange.text(Kept.HOST))
+
+
+def _server_address(
+    authority: targets.Authority, scheme: str, address: bytes, facts: Facts, attributes: Attributes
+) -> None:
+    """server.address and server.port; `address` is the server's end of the connection."""
+    if authority.host:
+        attributes["server.address"] = authority.host
+        port = authority.port or targets.DEFAULT_PORTS.get(scheme)
+        if port is not None:
+            attributes["server.port"] = port
+        return
+    text = _address(facts, address)
+    if text is not None:
+        attributes["server.address"] = text
+        attributes["server.port"] = (
+            facts.local_port if facts.role == Role.SERVER else facts.peer_port
+        )
+    elif facts.role != Role.SERVER:  # required of clients; a UNIX socket's server is this host
+        attributes["server.address"] = "localhost"
+        attributes["server.port"] = targets.DEFAULT_PORTS["http"]
+
+
+def _peer_authority(attributes: Attributes) -> str:
+    """The authority of a URL whose request named none: what the connection goes to."""
+    host, port = str(attributes["server.address"]), attributes["server.port"]
+    if ":" in host:
+        host = f"[{host}]"
+    return host if port == targets.DEFAULT_PORTS["http"] else f"{host}:{port}"
+
+
+def _common_attributes(exchange: Exchange, attributes: Attributes) -> None:
+    facts = exchange.facts
+    if facts.status:
+        attributes["http.response.status_code"] = facts.status
+    if _is_unix(facts):
+        attributes["network.transport"] = "unix"
+    peer = _address(facts, facts.peer_addr)
+    if peer is not None:
+        attributes["network.peer.address"] = peer
+        attributes["network.peer.port"] = facts.peer_port
+    version = _VERSIONS.get(facts.version)
+    if version is not None:
+        attributes["network.protocol.version"] = version
+    if facts.flags & Flag.REQUEST_BODY:
+        attributes["http.request.body.size"] = min(facts.request_body, _INT64_MAX)
+    if facts.flags & Flag.RESPONSE_BODY:
+        attributes["http.response.body.size"] = min(facts.response_body, _INT64_MAX)
+    if facts.flags & Flag.TARGET_CUT:
+        attributes["waggle.target.truncated"] = True
+
+
+def _outcome(facts: Facts, attributes: Attributes) -> tuple[bool, str]:
+    """Sets error.type; returns whether the span is an error, and its description.
+
+    A status that is an error names itself, so it wins and needs no description.
+    """
+    if facts.status >= (500 if facts.role == Role.SERVER else 400):
+        attributes["error.type"] = str(facts.status)
+        return True, ""
+    failure = END_ERRORS.get(facts.end)
+    if failure is None:
+        return False, ""
+    attributes["error.type"] = failure[0]
+    return True, failure[1]
+
+
+def _is_unix(facts: Facts) -> bool:
+    return facts.family == socket.AF_UNIX or bool(facts.flags & Flag.NO_POSITION)
+
+
+def _address(facts: Facts, address: bytes) -> str | None:
+    return None if _is_unix(facts) else address_text(address)
+
+
+DECODER = Http1Decoder(known_methods(os.environ))

@@ -1,0 +1,1 @@
+"""Real programs to look at: servers and clients in many languages, and what starts them."""

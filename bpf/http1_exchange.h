@@ -5,6 +5,7 @@
 #ifndef WAGGLE_HTTP1_EXCHANGE_H
 #define WAGGLE_HTTP1_EXCHANGE_H
 
+#include "events.h"
 #include "handoff.h"
 #include "http1_body.h"
 #include "parents.h"
@@ -78,13 +79,16 @@ INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
 INLINE struct waggle_process *ensure_process(u32 tgid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct waggle_process fresh = { .mode = WAGGLE_PROCESS_UNCONFIRMED |
-						WAGGLE_PROCESS_FOLLOW };
+	struct task_struct *task = (void *)bpf_get_current_task(), *leader;
+	u64 start;
 
 	if (process || !trace_all)
 		return process;
-	if (bpf_map_update_elem(&processes, &tgid, &fresh, BPF_NOEXIST))
-		count(WAGGLE_COUNT_LOST_PROCESS_MAP_FULL);
+	leader = BPF_CORE_READ(task, group_leader);
+	start = BPF_CORE_READ(leader, start_boottime);
+	put_process(tgid, start, WAGGLE_PROCESS_UNCONFIRMED | WAGGLE_PROCESS_FOLLOW);
+	tell(WAGGLE_PROCESS_SEEN, tgid, BPF_CORE_READ(leader, real_parent, tgid), start, 0,
+	     leader->comm);
 	return bpf_map_lookup_elem(&processes, &tgid);
 }
 

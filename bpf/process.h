@@ -21,31 +21,6 @@ INLINE int is_traced(u32 tgid)
 	       !(process->mode & WAGGLE_PROCESS_EXCLUDED);
 }
 
-INLINE void tell(u32 kind, u32 tgid, u32 parent, u64 start, u32 port, const char *comm)
-{
-	struct waggle_process_event event = {
-		.time_ns = bpf_ktime_get_ns(),
-		.process_start_ns = start,
-		.tgid = tgid,
-		.parent_tgid = parent,
-		.port = port,
-		.kind = kind,
-	};
-
-	bpf_probe_read_kernel(event.comm, sizeof(event.comm), comm);
-	/* Rare, and somebody waits for it: wake at once. */
-	if (bpf_ringbuf_output(&event_ring, &event, sizeof(event), BPF_RB_FORCE_WAKEUP))
-		count(WAGGLE_COUNT_LOST_EVENT_RING_FULL);
-}
-
-INLINE void put_process(u32 tgid, u64 start, u32 mode)
-{
-	struct waggle_process process = { .start_ns = start, .mode = mode };
-
-	if (bpf_map_update_elem(&processes, &tgid, &process, BPF_ANY))
-		count(WAGGLE_COUNT_LOST_PROCESS_MAP_FULL);
-}
-
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {

@@ -1,8 +1,8 @@
 """Finished traces, live in the terminal.
 
-    export()  selection: columns, on the pipeline's thread
-       │ queue, bounded
-    thread    decode -> TraceAssembler -> LiveView: which traces, when -> waterfall -> output
+    export()  a bounded queue, nothing else: it runs on the pipeline's thread
+    thread    Selection, by columns -> decode -> TraceAssembler
+                -> LiveView: which traces, and when -> waterfall -> Output
 
 A terminal may be slow, or stopped with Ctrl-S: only the thread of this module ever
 waits for it.
@@ -13,7 +13,6 @@ import io
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
@@ -26,11 +25,12 @@ from waggle.traces import Trace, TraceAssembler
 
 _SECOND = 1_000_000_000
 _TICK_S = 0.1
+_TICK_OF_FLOOD_S = 0.25  # nobody reads along then
 _WIDTH_OF_NO_TERMINAL = 100
 _MOST_ROWS = 200  # of one trace
 _ROWS_PER_TRACE = 25  # on average, within a second
 _SPANS_PER_SECOND = 2_000  # decoded at most
-_MOST_QUEUED = 4_000  # spans
+_MOST_QUEUED = 8 << 20  # bytes of records
 
 
 class OutputClosedError(Exception):
@@ -259,16 +259,15 @@ class ConsoleExporter:
         self._output = Output(stream, environment)
         self._view = LiveView(self._output, traces_per_second=traces_per_second, now_ns=now)
         self._assembler = TraceAssembler()
-        # Twice what can be drawn, so that there is a choice.
+        # What failed or is slow comes on top: a quarter to a half of what can be drawn.
         self._selection = Selection(
-            traces=2 * traces_per_second, spans=_SPANS_PER_SECOND, now_ns=now
+            traces=max(traces_per_second * 3 // 4, 1), spans=_SPANS_PER_SECOND, now_ns=now
         )
         self._clock_offset_ns = 0
         self._changed = threading.Condition()
         # Guarded by _changed:
-        self._queue: deque[SpanBatch] = deque()
-        self._queued_spans = 0
-        self._skipped = Skipped()
+        self._queue: list[SpanBatch] = []
+        self._queued_bytes = 0
         self._handed_over = 0
         self._behind = 0
         self._asked = 0  # flushes asked for
@@ -290,12 +289,12 @@ class ConsoleExporter:
             self._handed_over += len(batch)
             if self._ended or self._closing:
                 return
-            chosen = self._selection.choose(batch, self._skipped, self._now_ns())
-            if self._queued_spans + len(chosen) > _MOST_QUEUED:
-                self._behind += len(chosen)
-            elif len(chosen):
-                self._queue.append(chosen)
-                self._queued_spans += len(chosen)
+            if self._queued_bytes + batch.records.nbytes > _MOST_QUEUED:
+                self._behind += len(batch)
+                return
+            self._queue.append(batch)
+            self._queued_bytes += batch.records.nbytes
+            if len(self._queue) == 1:
                 self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
@@ -331,7 +330,7 @@ class ConsoleExporter:
     def _losses(self) -> dict[str, int]:
         losses = self._assembler.lost.copy()
         losses["trace_too_large"] = losses.get("trace_too_large", 0) + self._view.cut_spans
-        losses["above_draw_rate"] = self._view.left_out_spans + self._skipped.spans
+        losses["above_draw_rate"] = self._view.left_out_spans
         losses["screen_behind"] = self._behind
         return losses
 
@@ -354,17 +353,15 @@ class ConsoleExporter:
             if self._ended is None:
                 self._ended = reason
                 self._queue.clear()
-                self._queued_spans = 0
+                self._queued_bytes = 0
             self._changed.notify_all()
 
     def _step(self) -> bool:
         """Wait for something to do and do it; False when it was the last time."""
-        batches, skipped, asked, closing = self._next()
-        self._view.skip(skipped)
-        for batch in batches:
-            self._clock_offset_ns = batch.clock_offset_ns
-            self._assembler.add(decode_batch(batch), batch.table, self._now_ns())
+        batches, asked, closing = self._next()
         now = self._now_ns()
+        if batches:
+            self._take(batches, now)
         for trace in self._assembler.drain() if closing else self._assembler.due(now):
             self._offer(trace)
         self._view.tick(now)
@@ -373,27 +370,35 @@ class ConsoleExporter:
         with self._changed:
             self._flushed = asked
             self._changed.notify_all()
+            # Little and often is dear: let some more come together.
+            if batches and not closing:
+                pause_s = _TICK_S if self._selection.everything else _TICK_OF_FLOOD_S
+                self._changed.wait_for(self._pressed, pause_s)
         return not closing
 
-    def _next(self) -> tuple[list[SpanBatch], Skipped, int, bool]:
-        with self._changed:
-            if not self._queue and not self._closing and self._flushed == self._asked:
-                self._changed.wait(None if self._idle() else _TICK_S)
-            batches = list(self._queue)
-            self._queue.clear()
-            self._queued_spans = 0
-            skipped, self._skipped = self._skipped, Skipped()
-            return batches, skipped, self._asked, self._closing
+    def _pressed(self) -> bool:
+        return self._closing or self._flushed != self._asked
 
-    def _idle(self) -> bool:
-        return not self._assembler.spans and self._view.idle and not self._skipped.spans
+    def _next(self) -> tuple[list[SpanBatch], int, bool]:
+        with self._changed:
+            if not self._queue and not self._pressed():
+                idle = not self._assembler.spans and self._view.idle
+                self._changed.wait(None if idle else _TICK_S)
+            batches, self._queue = self._queue, []
+            self._queued_bytes = 0
+            return batches, self._asked, self._closing
+
+    def _take(self, batches: list[SpanBatch], now_ns: int) -> None:
+        skipped = Skipped()
+        for batch in self._selection.choose(batches, skipped, now_ns):
+            self._assembler.add(decode_batch(batch), batch.table, now_ns)
+        self._view.skip(skipped)
+        self._clock_offset_ns = batches[-1].clock_offset_ns
 
     def _offer(self, trace: Trace) -> None:
         start_ns = trace.start_unix_ns - self._clock_offset_ns
-        with self._changed:
-            whole = self._selection.whole(trace.trace_id, start_ns)
-            special = self._selection.special(trace.trace_id)
-        if whole or special:
+        whole = self._selection.whole(trace.trace_id, start_ns)
+        if whole or self._selection.special(trace.trace_id):
             self._view.offer(trace, part=not whole)
         else:
             self._view.leave_out(trace)

@@ -57,8 +57,10 @@ _MAX_KEPT = 1024  # longer kept fields make templates that are not worth their m
 _MAX_RESOURCES = 1 << 24  # the group key has 24 bits for the resource
 _MAX_KNOWN_RESOURCES = 1024
 _SCRATCH_KEPT = 1 << 20
+_PORT_VARINTS = padded_varints(np.arange(1 << 16, dtype=np.uint32), PORT_WIDTH).astype(np.uint32)
 _HEADERS = 16  # of one resource's spans: two tags, two lengths
 _HEAD: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
+_HIGH_BITS = np.uint64(0x8080808080808080)
 _PARENT: int = layout.EXCHANGE.fields["parent_id"][1]  # type: ignore[index]
 _NOTHING = Template(b"", np.full(len(Column) * PLACES, -1, np.int32).tobytes())
 _ID_FIELDS = {
@@ -179,12 +181,13 @@ class _Rows:
         self.records = np.ascontiguousarray(batch.records)
         self.size = self.records.dtype.itemsize
         self.buffer: Bytes = self.records.view(np.uint8).reshape(-1)
+        self.rows: Bytes = self.buffer.reshape(-1, self.size)
         self.heads = np.arange(len(self.records)) * self.size + _HEAD
         self.target_lengths = self.records["target_len"].astype(np.intp)
         self.kept_lengths = self.records["kept_len"].astype(np.intp)
         self.regular = self._within_bounds()
-        self.queries = self._first_question_marks()
-        self.regular &= self._plain()
+        self.queries, candidates = self._read_targets()
+        self.regular = self._plain(candidates)
         self.identities = self._identities()
         self.keys = _mix(self.identities)
 
@@ -209,14 +212,13 @@ class _Rows:
 
     def _raw(self, name: str) -> npt.NDArray[np.void]:
         """One field of all records as raw bytes, a void per row."""
-        kind, offset = self.records.dtype.fields[name][:2]  # type: ignore[index]
-        shape, strides = (len(self.records),), (self.size,)
-        return np.ndarray(shape, f"V{kind.itemsize}", self.buffer, offset, strides)
+        offset, length = _place(name)
+        return _strided(self.rows, length, offset)
 
     def _encoded(self, column: Column) -> npt.NDArray[np.void]:
         records = self.records
         if column == Column.EPHEMERAL_PORT:
-            return low_bytes(padded_varints(ephemeral_ports(records), PORT_WIDTH), PORT_WIDTH)
+            return low_bytes(_PORT_VARINTS[ephemeral_ports(records)], PORT_WIDTH)
         if column == Column.REQUEST_BODY:
             return low_bytes(padded_varints(records["request_body"], BODY_WIDTH), BODY_WIDTH)
         if column == Column.RESPONSE_BODY:
@@ -235,46 +237,38 @@ class _Rows:
         regular &= (self.batch.resources >= 0) & (self.batch.resources < _MAX_RESOURCES)
         return regular
 
-    def _first_question_marks(self) -> Positions:
+    def _read_targets(self) -> tuple[Positions, npt.NDArray[np.bool_]]:
+        """Where each target's first '?' is (else its length), and whether it is ASCII."""
         lengths = np.where(self.regular, self.target_lengths, 0)
         longest = int(lengths.max(initial=0))
-        if not longest:
-            return lengths
-        marks = self.records["head"][:, :longest] == ord("?")
+        width = min(-8 * (-longest // 8), self.size - _HEAD)  # whole words
+        if not width:
+            return lengths, self.regular
+        heads = np.ascontiguousarray(self.records["head"][:, :width])
+        marks = heads == ord("?")
         first = marks.argmax(axis=1)
-        found = marks[np.arange(len(first)), first] & (first < lengths)
-        return np.where(found, first, lengths)
+        found = marks.reshape(-1)[np.arange(0, marks.size, width) + first] & (first < lengths)
+        return np.where(found, first, lengths), self.regular & _ascii(heads, lengths)
 
-    def _plain(self) -> npt.NDArray[np.bool_]:
-        """Rows whose target is ASCII and, by its protocol's word, may be copied."""
+    def _plain(self, candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Candidates whose target, by their protocol's word, may be copied."""
         plain = np.zeros(len(self.records), np.bool_)
-        candidates = self.regular & self._ascii()
         protocols = self.records["protocol"]
         targets = Targets(self.buffer, self.heads, self.target_lengths, self.queries)
-        for protocol in np.unique(protocols).tolist():
+        for protocol in np.bincount(protocols).nonzero()[0].tolist():
             decoder = decoder_of(protocol)
-            rows = np.flatnonzero(candidates & (protocols == protocol))
+            rows = (candidates & (protocols == protocol)).nonzero()[0]
             if decoder is not None and len(rows):
                 plain[rows] = decoder.plain_targets(targets.take(rows))
         return plain
-
-    def _ascii(self) -> npt.NDArray[np.bool_]:
-        lengths = np.where(self.regular, self.target_lengths, 0)
-        longest = int(lengths.max(initial=0))
-        ascii_only = np.ones(len(lengths), np.bool_)
-        heads = self.records["head"][:, :longest]
-        # Kept fields lie behind short targets, so first the rows with any such byte.
-        for row in np.flatnonzero((heads >= 0x80).any(axis=1)):
-            ascii_only[row] = not (heads[row, : lengths[row]] >= 0x80).any()
-        return ascii_only
 
     def _identities(self) -> npt.NDArray[np.uint64]:
         """A few words a row: every column that is in templates.KEYED, and what is derived."""
         records = self.records
         matrix = np.zeros((len(records), _IDENTITY_SIZE + 8), np.uint8)
-        raw, at = self.buffer.reshape(len(records), self.size), 0
+        at = 0
         for offset, length in _IDENTITY_RUNS:
-            matrix[:, at : at + length] = raw[:, offset : offset + length]
+            _strided(matrix, length, at)[:] = _strided(self.rows, length, offset)
             at += length
         words: npt.NDArray[np.uint64] = matrix.view(np.uint64)
         words[:, -1] = service_ports(records)
@@ -283,9 +277,19 @@ class _Rows:
         return words
 
     def _has_parent(self) -> npt.NDArray[np.bool_]:
-        parents = self._raw("parent_id")
-        ids = np.ndarray((len(parents),), np.uint64, self.buffer, _PARENT, parents.strides)
+        ids = np.ndarray((len(self.rows),), np.uint64, self.buffer, _PARENT, (self.size,))
         return ids != 0
+
+
+def _ascii(heads: Bytes, lengths: Positions) -> npt.NDArray[np.bool_]:
+    """Whether the first `lengths` bytes of each row of a contiguous matrix are ASCII."""
+    ascii_only = np.ones(len(heads), np.bool_)
+    words = heads.view(np.uint64)
+    # Kept fields lie behind short targets, so first the rows with any such byte.
+    if (words & _HIGH_BITS).any():
+        for row in (words & _HIGH_BITS).any(axis=1).nonzero()[0].tolist():
+            ascii_only[row] = not (heads[row, : lengths[row]] & 0x80).any()
+    return ascii_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,12 +323,21 @@ def _group(rows: _Rows) -> _Groups:
 
 def _equal(rows: _Rows, these: Positions, those: Positions) -> npt.NDArray[np.bool_]:
     """Whether the identities and the kept bytes of two rows are the same, pair by pair."""
-    equal = equal_rows(rows.identities[these], rows.identities[those])
+    identities = rows.identities
+    voids = _strided(identities, identities.shape[1] * 8, 0)
+    equal = equal_rows(as_numbers(voids[these]), as_numbers(voids[those]))
     pairs = equal.nonzero()[0]  # so their lengths are the same too
     these, those = these[pairs], those[pairs]
     starts = rows.heads + rows.target_lengths
     equal[pairs] = equal_slices(rows.buffer, starts[these], starts[those], rows.kept_lengths[these])
     return equal
+
+
+def _strided(
+    matrix: npt.NDArray[np.unsignedinteger], length: int, offset: int
+) -> npt.NDArray[np.void]:
+    """`length` bytes at `offset` of each row of a contiguous matrix, one void a row."""
+    return np.ndarray((len(matrix),), f"V{length}", matrix, offset, (matrix.strides[0],))
 
 
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -465,20 +478,20 @@ def _fill_columns(
     group: Positions,
 ) -> None:
     slices: list[tuple[Positions, Positions, Positions]] = []
-    for column in Column:
-        for of_groups in places[column * PLACES : (column + 1) * PLACES]:
-            if of_groups.max() < 0:
-                continue
-            here, at = these, begins + of_groups[group]
-            if of_groups.min() < 0:
-                present = (of_groups >= 0)[group]
-                here, at = here[present], at[present]
-            if column in (Column.PATH, Column.QUERY):
-                slices.append((*rows.target_slices(column, here), at))
-            else:
-                values = rows.fixed_column(column)
-                values = values if len(here) == len(values) else values[here]
-                windows(target, values.dtype.itemsize)[at] = values
+    somewhere = (places >= 0).any(axis=1).nonzero()[0].tolist()
+    everywhere = (places >= 0).all(axis=1).tolist()
+    for number in somewhere:
+        column = Column(number // PLACES)
+        here, at = these, begins + places[number][group]
+        if not everywhere[number]:
+            present = (places[number] >= 0)[group]
+            here, at = here[present], at[present]
+        if column in (Column.PATH, Column.QUERY):
+            slices.append((*rows.target_slices(column, here), at))
+        else:
+            values = rows.fixed_column(column)
+            values = values if len(here) == len(values) else values[here]
+            windows(target, values.dtype.itemsize)[at] = values
     if slices:
         starts, lengths, at = map(np.concatenate, zip(*slices, strict=True))
         copy_slices(rows.buffer, starts, target, at, lengths)

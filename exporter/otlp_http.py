@@ -107,6 +107,9 @@ class HttpTransport:
         )
         response = self._connection.getresponse()
         body = response.read(ANSWER_LIMIT + 1)
+        if self._overdue:
+            # The socket was shut down under the reader, to whom this can look like an end.
+            raise TimeoutError
         if len(body) > ANSWER_LIMIT or _ends_connection(response):
             self._connection.close()
         return _read_answer(response, body)

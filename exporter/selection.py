@@ -10,9 +10,10 @@ went by earlier are lost to the screen, and it has to say so: see `Selection.who
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,9 +91,14 @@ class Selection:
         """Whether nothing is left out at the moment."""
         return self._limit == _EVERYTHING
 
-    def choose(self, batch: SpanBatch, skipped: Skipped, now_ns: int) -> SpanBatch:
-        """The rows to show; the others are added to `skipped`."""
-        rows = _Rows(batch.records)
+    def choose(
+        self, batches: Sequence[SpanBatch], skipped: Skipped, now_ns: int
+    ) -> list[SpanBatch]:
+        """The rows to show; the others are added to `skipped`.
+
+        Many batches at once cost little more than one.
+        """
+        rows = _Rows([batch.records for batch in batches])
         second = self._begin_second(now_ns)
         second.spans += len(rows.hashes)
         second.traces += rows.traces
@@ -103,15 +109,13 @@ class Selection:
         taken = int(np.count_nonzero(chosen))
         second.taken += taken
         if taken == len(chosen):
-            return batch
+            return list(batches)
         skipped.add(
             len(chosen) - taken,
             rows.traces - _distinct(rows.hashes[chosen & rows.entries]),
             _distinct(rows.hashes[rows.failures[~chosen[rows.failures]]]),
         )
-        return SpanBatch(
-            batch.records[chosen], batch.resources[chosen], batch.table, batch.clock_offset_ns
-        )
+        return _rows_of(batches, chosen)
 
     def whole(self, trace_id: bytes, start_ns: int) -> bool:
         """Whether every span of a trace that began at `start_ns` has been taken."""
@@ -202,34 +206,49 @@ class Selection:
 
 
 class _Rows:
-    """The columns of a batch that the choice is made on.
+    """The columns of some batches that the choice is made on.
 
     entries: rows by which a trace begins on this machine; traces: how many those begin.
     failures: indices of the rows whose span has an error status.
     """
 
-    def __init__(self, records: Records) -> None:
-        self.hashes = hashes_of(records)
-        self.entries: Mask = records["link"] <= layout.Link.TRACEPARENT
-        self.traces = _distinct(self.hashes[self.entries])
+    def __init__(self, records: Sequence[Records]) -> None:
+        self.hashes = np.concatenate([hashes_of(part) for part in records])
         self._records = records
+        self.entries: Mask = self._column("link") <= layout.Link.TRACEPARENT
+        self.traces = _distinct(self.hashes[self.entries])
 
     @cached_property
     def failures(self) -> npt.NDArray[np.intp]:
         """By the rules of the HTTP conventions: a client fails with 4xx, a server does not."""
-        records = self._records
-        suspects = np.flatnonzero((records["status"] >= 400) | (records["end"] > layout.End.DONE))
-        status, role = records["status"][suspects], records["role"][suspects]
-        fails = (status >= 500) | (role == layout.Role.CLIENT)
-        fails |= records["end"][suspects] > layout.End.DONE
-        failures: npt.NDArray[np.intp] = suspects[fails]
-        return failures
+        status, end = self._column("status"), self._column("end")
+        fails = (status >= 500) | (end > layout.End.DONE)
+        fails |= (status >= 400) & (self._column("role") == layout.Role.CLIENT)
+        return np.flatnonzero(fails)
 
     @cached_property
     def lasted(self) -> npt.NDArray[np.uint64]:
-        start, end = self._records["start_ns"], self._records["end_ns"]
+        start, end = self._column("start_ns"), self._column("end_ns")
         lasted: npt.NDArray[np.uint64] = np.where(end > start, end - start, np.uint64(0))
         return lasted
+
+    def _column(self, name: str) -> npt.NDArray[np.integer[Any]]:
+        return np.concatenate([part[name] for part in self._records])
+
+
+def _rows_of(batches: Sequence[SpanBatch], chosen: Mask) -> list[SpanBatch]:
+    parts = []
+    end = 0
+    for batch in batches:
+        start, end = end, end + len(batch)
+        mask = chosen[start:end]
+        if not mask.any():
+            continue
+        # As plain bytes: numpy copies structured rows field by field.
+        plain = batch.records.view(f"V{batch.records.dtype.itemsize}")
+        records = plain[mask].view(batch.records.dtype)
+        parts.append(SpanBatch(records, batch.resources[mask], batch.table, batch.clock_offset_ns))
+    return parts
 
 
 def _distinct(hashes: Hashes) -> int:

@@ -100,12 +100,11 @@ def padded_varints(numbers: npt.NDArray[np.unsignedinteger], width: int) -> npt.
     Protobuf's decoders take a varint that is longer than it needs to be.
     """
     wide = numbers.astype(np.uint64)
-    out = np.zeros(len(wide), np.uint64)
-    for at in range(width):
-        group = (wide >> np.uint64(7 * at)) & np.uint64(0x7F)
-        if at < width - 1:
-            group |= np.uint64(0x80)
-        out |= group << np.uint64(8 * at)
+    out = wide & np.uint64(0x7F)
+    for at in range(1, width):
+        out |= (wide << np.uint64(at)) & np.uint64(0x7F << (8 * at))
+    continued = sum(0x80 << (8 * at) for at in range(width - 1))
+    out |= np.uint64(continued)
     return out
 
 

@@ -10,6 +10,7 @@ program sent reaches the terminal before `printable` has seen it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import attrgetter
 
 from rich.cells import cell_len, get_character_cell_size
 from waggle.spans import Attributes, Span
@@ -291,23 +292,23 @@ def _choices(lines: list[_Line], width: int) -> Iterator[tuple[_Columns, int]]:
     """Columns in order of preference, each with the cells a name must have left with them."""
 
     def widest(text: Callable[[_Line], str]) -> int:
-        return max((cells(text(line)) for line in lines), default=0)
+        return max(map(cells, map(text, lines)), default=0)
 
     full = _Columns(
         name=0,
-        status=widest(lambda line: line.status),
-        duration=max(widest(lambda line: line.duration), 7),
+        status=widest(attrgetter("status")),
+        duration=max(widest(attrgetter("duration")), 7),
         bar=min(max(width // 6, 8), 20),
         process=widest(_with_program),
         program=True,
-        evidence=widest(lambda line: line.evidence),
-        error=widest(lambda line: line.error),
+        evidence=widest(attrgetter("evidence")),
+        error=widest(attrgetter("error")),
     )
     if width >= _BAR_FROM:
         yield full, _NAME_GOOD
         small = replace(full, bar=min(full.bar, 10))
         yield small, _NAME_GOOD
-        plain = replace(small, process=widest(lambda line: line.process), program=False)
+        plain = replace(small, process=widest(attrgetter("process")), program=False)
         yield plain, _NAME_GOOD
         full = replace(plain, process=min(plain.process, max(width // 5, 12)))
         yield full, _NAME_GOOD
@@ -350,8 +351,9 @@ class _Pen:
     def put(self, text: str, style: str = "") -> None:
         if not text:
             return
-        self._parts.append(" " * self._blanks)
-        self._blanks = 0
+        if self._blanks:
+            self._parts.append(" " * self._blanks)
+            self._blanks = 0
         self._parts.append(_paint(text, style, self._look))
 
     def column(self, text: str, width: int, *, gap: int = 2, style: str = "") -> None:
@@ -359,9 +361,12 @@ class _Pen:
         if not width:
             return
         self.skip(gap)
-        text = shorten(text, width, self._look.glyphs.ellipsis)
+        used = cells(text)
+        if used > width:
+            text = shorten(text, width, self._look.glyphs.ellipsis)
+            used = cells(text)
         self.put(text, style)
-        self.skip(width - cells(text))
+        self.skip(width - used)
 
     def line(self) -> str:
         return "".join(self._parts)

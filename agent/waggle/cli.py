@@ -67,17 +67,22 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
             args=list(arguments), prog_name="waggle", standalone_mode=False, obj=environ
         )
     except click.ClickException as error:
-        raise UsageError(_described(error)) from None
+        raise UsageError(_described(error, next(iter(arguments), ""))) from None
     return result if isinstance(result, Action) else None
 
 
-def _described(error: click.ClickException) -> str:
+def _described(error: click.ClickException, command: str) -> str:
     """Click's message as one sentence of ours: small initial, no final stop, the way out."""
+    program = "waggle" if command not in commands.commands else f"waggle {command}"
+    if isinstance(error, click.NoSuchOption):
+        known = _options(commands.commands.get(command, commands))
+        return f"{program} has no option '{error.option_name}': {nearest(error.option_name, known)}"
     message = error.format_message().rstrip(".")
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "waggle"
-    remedy = "" if "Did you mean" in message else f"; see {path} --help"
-    return message[:1].lower() + message[1:].replace(" Did you mean", " did you mean") + remedy
+    return f"{message[:1].lower()}{message[1:]}; see {program} --help"
+
+
+def _options(command: click.Command) -> list[str]:
+    return [name for parameter in command.params for name in parameter.opts if name[:2] == "--"]
 
 
 class _Commands(click.Group):
@@ -116,9 +121,7 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @_many("--exclude", metavar="GLOB", text="Never trace this executable or script. Repeatable.")
 @click.option("--follow/--no-follow", help="Trace children as well.  [default: follow]")
 @_one("--otlp", metavar="URL", text="Send spans to this OTLP endpoint.")
-@_one("--otlp-traces", metavar="URL", text="The same, with the path for traces spelled out.")
 @_one("--otlp-protocol", metavar="NAME", text="http/protobuf or grpc.  [default: http/protobuf]")
-@_one("--otlp-headers", metavar="K=V,...", text="Headers to send along.")
 @_one("--otlp-timeout", metavar="MS", text="Longest time one export may take.  [default: 10000]")
 @_one("--otlp-compression", metavar="NAME", text="none or gzip.  [default: none]")
 @click.option("--json", "json_lines", is_flag=True, help="Print OTLP JSON lines on stdout.")

@@ -32,7 +32,8 @@ def gather_bytes(buffer: Bytes, starts: Positions, lengths: Positions) -> Bytes:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     positions = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return np.take(buffer, positions)
+    gathered: Bytes = buffer[positions]
+    return gathered
 
 
 def copy_slices(
@@ -51,8 +52,8 @@ def equal_slices(
     equal = np.ones(len(lengths), np.bool_)
     for width, rows, offsets in _chunks(lengths, widest=64):
         window = windows(buffer, width)
-        left = _as_numbers(window[these[rows] + offsets])
-        right = _as_numbers(window[those[rows] + offsets])
+        left = as_numbers(window[these[rows] + offsets])
+        right = as_numbers(window[those[rows] + offsets])
         equal[rows] &= equal_rows(left, right)
     return equal
 
@@ -65,10 +66,10 @@ def equal_rows(left: Numbers, right: Numbers) -> npt.NDArray[np.bool_]:
     return np.asarray(same.all(axis=1), np.bool_)
 
 
-def _as_numbers(chunks: npt.NDArray[np.void]) -> Numbers:
+def as_numbers(chunks: npt.NDArray[np.void]) -> Numbers:
     """A matrix of numbers over contiguous voids; comparing voids is slow."""
     kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}.get(chunks.itemsize, np.uint64)
-    return chunks.view(kind).reshape(len(chunks), -1)
+    return chunks.view(kind).reshape(len(chunks), chunks.itemsize // kind().itemsize)
 
 
 def _chunks(lengths: Positions, widest: int) -> Iterator[tuple[int, Positions, Positions | int]]:

@@ -1,9 +1,10 @@
 """Settings: flags over environment over a YAML file, checked once, refused with the way out.
 
 Names: a setting is written `--ring-size` as a flag, WAGGLE_RING_SIZE in the
-environment and `ring-size` in YAML. Where OpenTelemetry has a variable of its
-own (OTEL_EXPORTER_OTLP_*), that one is read as well, below the WAGGLE_ one. A
-source that gives a list replaces the list of the sources below it.
+environment and `ring-size` in YAML. A source that gives a list replaces the list
+of the sources below it. OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_*) belong
+to the environment, below a WAGGLE_ one and above the file; the exporter reads them,
+from what `Settings.otlp_environ` makes of them.
 """
 
 import difflib
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -40,14 +41,11 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, int) else value
 
 
-def _pairs(value: object) -> object:
-    """key=value,key=value as OTEL_EXPORTER_OTLP_HEADERS has it, percent-decoded."""
-    if not isinstance(value, str):
-        return value
-    items = [part.partition("=") for part in value.split(",") if part.strip()]
-    if any(not separator or not key.strip() for key, separator, _ in items):
-        raise ValueError("not key=value pairs")
-    return {key.strip(): unquote(text.strip()) for key, _, text in items}
+def _headers(value: object) -> object:
+    """A mapping in YAML, or the form OTEL_EXPORTER_OTLP_HEADERS has; the latter comes out."""
+    if isinstance(value, dict):
+        return ",".join(f"{quote(str(key))}={quote(str(text))}" for key, text in value.items())
+    return value
 
 
 def _size(value: object) -> object:
@@ -93,17 +91,14 @@ class Settings(BaseModel):
     command: tuple[str, ...] = Field((), description="a command after --")
     follow: bool = Field(True, description="true or false")
     otlp: _Url | None = Field(None, description="a URL such as http://localhost:4318")
-    otlp_traces: _Url | None = Field(
-        None, description="a URL such as http://localhost:4318/v1/traces"
+    otlp_protocol: Protocol | None = Field(None, description="http/protobuf or grpc")
+    otlp_headers: Annotated[str, BeforeValidator(_headers)] | None = Field(
+        None, description="pairs such as authorization=secret,tenant=a"
     )
-    otlp_protocol: Protocol = Field("http/protobuf", description="http/protobuf or grpc")
-    otlp_headers: Annotated[dict[str, str], BeforeValidator(_pairs)] = Field(
-        default_factory=dict, description="pairs such as authorization=secret,tenant=a"
+    otlp_timeout: Annotated[int, _Number] | None = Field(
+        None, ge=0, description="milliseconds, 0 for no limit"
     )
-    otlp_timeout: Annotated[int, _Number] = Field(
-        10_000, gt=0, description="milliseconds, more than 0"
-    )
-    otlp_compression: Compression = Field("none", description="none or gzip")
+    otlp_compression: Compression | None = Field(None, description="none or gzip")
     json_lines: bool = Field(False, description="true or false")
     quiet: bool = Field(False, description="true or false")
     verbose: bool = Field(False, description="true or false")
@@ -125,13 +120,22 @@ class Settings(BaseModel):
         """Whether nothing was picked: then everything on the machine is traced."""
         return not (self.pid or self.port or self.exe or self.name or self.command)
 
-    @property
-    def traces_url(self) -> str | None:
-        """Where spans go by OTLP, or None: by HTTP the whole URL, by gRPC scheme and authority."""
-        if self.otlp_traces or not self.otlp:
-            return self.otlp_traces
-        return self.otlp if self.otlp_protocol == "grpc" else self.otlp.rstrip("/") + "/v1/traces"
+    def otlp_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment for the OTLP exporter: `environ`, with our settings written over it."""
+        ours = {variable: getattr(self, field) for field, variable in _OTLP_VARIABLES.items()}
+        return {
+            **environ,
+            **{name: str(value) for name, value in ours.items() if value is not None},
+        }
 
+
+# The one of OpenTelemetry's variables that wins over its others, by setting.
+_OTLP_VARIABLES = {
+    "otlp_protocol": "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "otlp_headers": "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "otlp_timeout": "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "otlp_compression": "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+}
 
 # Settings whose public name is not the field's with dashes.
 _PUBLIC = {"json_lines": "json"}
@@ -139,19 +143,6 @@ _FIELDS = {_PUBLIC.get(field, field.replace("_", "-")): field for field in Setti
 _NOT_IN_FILES = frozenset({"command", "config"})
 _NOT_IN_ENVIRONMENT = frozenset({"command"})
 
-# OpenTelemetry's variables: those for one signal come before those for all.
-_STANDARD_VARIABLES = (
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp"),
-    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces"),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol"),
-    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "otlp_protocol"),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
-    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "otlp_headers"),
-    ("OTEL_EXPORTER_OTLP_TIMEOUT", "otlp_timeout"),
-    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "otlp_timeout"),
-    ("OTEL_EXPORTER_OTLP_COMPRESSION", "otlp_compression"),
-    ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "otlp_compression"),
-)
 # Ours, but not settings: switches of tests and benchmarks, inherited by what they start.
 _NOT_SETTINGS = ("WAGGLE_TEST_", "WAGGLE_BENCH_")
 
@@ -173,15 +164,16 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str]) -> Se
     by_environment = dict(_from_environment(environ))
     config = by_flag.get("config") or by_environment.get("config")
     by_file = _from_file(Path(str(config.value))) if config is not None else {}
-    return _checked(_over(by_flag, _over(by_environment, by_file)))
+    lower = {f: value for f, value in by_file.items() if not _said_to_exporter(f, environ)}
+    return _checked({**lower, **by_environment, **by_flag})
 
 
-def _over(upper: Mapping[str, _Given], lower: Mapping[str, _Given]) -> dict[str, _Given]:
-    """Two sources as one. An endpoint in the upper one hides every endpoint of the lower."""
-    merged = {**lower, **upper}
-    if "otlp" in upper and "otlp_traces" not in upper:
-        merged.pop("otlp_traces", None)
-    return merged
+def _said_to_exporter(field: str, environ: Mapping[str, str]) -> bool:
+    """Whether one of OpenTelemetry's variables sets this: then the file's value has no say."""
+    if not field.startswith("otlp"):
+        return False
+    suffix = "ENDPOINT" if field == "otlp" else field.removeprefix("otlp_").upper()
+    return any(environ.get(f"OTEL_EXPORTER_OTLP_{kind}{suffix}") for kind in ("", "TRACES_"))
 
 
 def flag_of(field: str) -> str:
@@ -234,9 +226,6 @@ def _explain(error: ValidationError, given: Mapping[str, _Given]) -> str:
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
     # An empty variable counts as not set, as OpenTelemetry's specification has it.
-    for variable, field in _STANDARD_VARIABLES:
-        if value := environ.get(variable):
-            yield field, _Given(value, variable)
     if environ.get("NO_COLOR"):
         yield "no_color", _Given(True, "NO_COLOR")
     known = {

@@ -7,7 +7,7 @@ map `processes` by the caller; nothing in this file knows BPF.
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
@@ -27,6 +27,7 @@ Events = npt.NDArray[np.void]  # of layout.PROCESS_EVENT
 # Tracing the way we log in would show every key pressed, and nobody asked for it.
 NEVER_TRACED = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear"})
 
+_UNPICKED = "no selector picks it"
 _RULES = ProcessMode.RULE_THREAD | ProcessMode.RULE_TURN
 
 
@@ -129,7 +130,8 @@ def matches_program(pattern: str, facts: ProcessFacts) -> bool:
 class _Decided:
     start_ns: int
     mode: int
-    followed: bool  # traced for itself or its parent; survives an exec
+    reason: str
+    followed: bool  # picked, or the child of one that was: stays so over an exec
 
 
 @dataclass(slots=True)
@@ -237,7 +239,7 @@ class Discovery:
         descendants."""
         if self.selector.all:
             return dict.fromkeys(running, "everything is traced")
-        reasons = {pid: "picked by its id" for pid in self.selector.pids}
+        reasons = dict.fromkeys(self.selector.pids, "picked by its id")
         listeners = self.source.listeners(self.selector.ports)
         for tgid, facts in running.items():
             if tgid in reasons:
@@ -304,29 +306,41 @@ class Discovery:
 
     def _on_exec(self, tgid: int, start_ns: int, parent_tgid: int) -> Decision | None:
         known = self._known(tgid, start_ns)
-        parent = self._decided.get(parent_tgid)
-        followed = (known is not None and known.followed) or (
-            known is None and parent is not None and bool(parent.mode & ProcessMode.FOLLOW)
-        )
-        if known is None and not followed and not self._watches_programs():
-            return None  # its first HTTP, or its listening, will tell
+        if self.selector.all:
+            return self._undecide(tgid, start_ns) if known else None
+        kept = self._kept_over_exec(known, parent_tgid)
+        if known is None and kept is None and not self._watches_programs():
+            return None
         facts = self._facts(tgid, start_ns)
         if facts is None:
             return None  # gone already: what the kernel inherited at the fork stands
-        reason = f"child of {parent_tgid}" if followed else self._picks(facts)
-        if self.selector.all:
-            reason = "everything is traced"
-        decision = self._judge(facts, reason)
-        if decision is None and known is not None:
-            del self._decided[tgid]
-            return Decision(tgid, start_ns, 0, "runs another program now", facts)
-        return decision
+        decision = self._judge(facts, kept or self._picks(facts))
+        return self._undecide(tgid, start_ns) if decision is None and known else decision
+
+    def _undecide(self, tgid: int, start_ns: int) -> Decision:
+        """Another program than the one decided about. Where everything is traced, /proc is not
+        read for every program a shell starts: the first HTTP or the first listening will tell."""
+        del self._decided[tgid]
+        return Decision(tgid, start_ns, 0, "runs another program now")
+
+    def _kept_over_exec(self, known: _Decided | None, parent_tgid: int) -> str | None:
+        """Why the process stays traced whatever it executes, or None. One whose fork we missed is
+        its parent's child all the same."""
+        if known is not None:
+            return known.reason if known.followed else None
+        parent = self._decided.get(parent_tgid)
+        if parent is not None and parent.mode & ProcessMode.FOLLOW:
+            return f"child of {parent_tgid}"
+        return None
 
     def _watches_programs(self) -> bool:
-        return bool(self.selector.exes or self.selector.names or self.selector.excludes)
+        return bool(self.selector.exes or self.selector.names)
 
     def _on_listen(self, tgid: int, start_ns: int, port: int) -> Decision | None:
-        if port not in self.selector.ports or self._known(tgid, start_ns):
+        known = self._known(tgid, start_ns)
+        if known is not None and known.reason != _UNPICKED:
+            return None
+        if not self.selector.all and port not in self.selector.ports:
             return None
         facts = self._facts(tgid, start_ns) or ProcessFacts(tgid, start_ns)
         return self._judge(facts, f"listens on port {port}")
@@ -337,17 +351,17 @@ class Discovery:
             return None
         facts = self._facts(tgid, start_ns) or ProcessFacts(tgid, start_ns, comm=comm)
         reason = "everything is traced" if self.selector.all else self._picks(facts)
-        return self._judge(facts, reason) or self._exclude(facts, "nobody picked it")
+        return self._judge(facts, reason) or self._exclude(facts, _UNPICKED)
 
     # --- decisions ---
 
     def _judge(self, facts: ProcessFacts, reason: str | None) -> Decision | None:
         """To trace, for this reason, or not to; None where there is nothing to say."""
-        refusal = self.selector.excludes_process(facts)
-        if refusal is not None:
-            wanted = reason is not None or facts.tgid in self._decided
-            return self._exclude(facts, refusal) if wanted else None
-        return self._trace(facts, reason) if reason is not None else None
+        if reason is None:
+            return None
+        if refusal := self.selector.excludes_process(facts):
+            return self._exclude(facts, refusal)
+        return self._trace(facts, reason)
 
     def _trace(self, facts: ProcessFacts, reason: str) -> Decision:
         mode = ProcessMode.TRACED | self._rules(facts)
@@ -377,7 +391,7 @@ class Discovery:
         if tgid not in self._decided and len(self._decided) >= self.max_processes:
             self.stats.refused += 1
             return Decision(tgid, start_ns, 0, "too many processes are traced", facts)
-        self._decided[tgid] = _Decided(start_ns, mode, followed)
+        self._decided[tgid] = _Decided(start_ns, mode, reason, followed)
         return Decision(tgid, start_ns, int(mode), reason, facts)
 
     def _known(self, tgid: int, start_ns: int) -> _Decided | None:
@@ -389,7 +403,7 @@ class Discovery:
         facts = self.source.facts(tgid)
         if facts is None or facts.ended or not same_start(facts.start_ns, start_ns):
             return None
-        return facts
+        return replace(facts, start_ns=start_ns)  # the event knows it to the nanosecond
 
 
 def _comm(event: np.void) -> str:

@@ -153,8 +153,14 @@ _CAUSES = (
     ),
     _cause(
         r"failed to find kernel BTF type ID of '(?P<name>[^']+)'"
-        r"|'(?P<name2>[^']+)' is not found in vmlinux BTF",
+        r"|'(?P<name2>[^']+)' is not found in vmlinux BTF"
+        r"|failed to attach to raw tracepoint '(?P<name3>[^']+)': No such file",
         "this kernel has no hook {name}; choose another --capture",
+    ),
+    _cause(
+        r"map '(?P<name>[^']+)': failed to create: Invalid argument",
+        "this kernel has no maps of that type, or {name} has a size it cannot have "
+        "(rings: a power of two, and whole pages)",
     ),
     _cause(
         r"BPF program is too large|The sequence of \d+ jumps is too complex",
@@ -223,6 +229,8 @@ def explain_failure(what: str, code: int, log: str, *, missing: tuple[str, ...] 
     """
     line, omitted = useful_line(log)
     remedy, exit_code = _remedy(code, log, missing)
+    if code == errno.EPERM and missing:
+        line, remedy, omitted = remedy, "", len(log.splitlines())  # libbpf can only guess here
     parts = [f"cannot {what}: {line or _error_name(code)}"]
     if omitted:
         parts.append(f" ({omitted} line{'s' if omitted > 1 else ''} omitted)")
@@ -241,6 +249,8 @@ def _remedy(code: int, log: str, missing: tuple[str, ...]) -> tuple[str, int]:
             found = [value for value in match.groupdict().values() if value]
             fields = dict.fromkeys(("helper", "name"), found[0] if found else "")
             return cause.remedy.format(**fields), cause.exit_code
+    if code in (ENOTSUPP, errno.EOPNOTSUPP):
+        return "choose another --capture", UnsupportedError.exit_code
     if code == errno.EPERM:
         return (
             "all capabilities are there, so the kernel itself refuses: lockdown, a security "

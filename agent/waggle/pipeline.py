@@ -52,7 +52,8 @@ class Source(Protocol):
 class Processes(Protocol):
     """What the process table offers to the pipeline."""
 
-    table: ResourceTable
+    @property
+    def table(self) -> ResourceTable: ...
 
     def accept(self, records: Records) -> npt.NDArray[np.bool_]:
         """For provisional records: which belong to processes that are to be traced."""

@@ -178,18 +178,16 @@ _SOCKET_HOOKS = {
     "sock_recv_length": ("flavour socket: what is received", "6.3"),
     "sk_data_ready": ("flavour socket: UNIX sockets", "6.3"),
 }
+_FENTRY_LOSS = "flavour probe"
 
 
 def _hooks() -> dict[str, Check]:
     """The checks of every hook a flavour stands on, by the hook's name."""
     found: dict[str, Check] = {}
     for name, feature in _asked_with_types().items():
-        loss, since = _SOCKET_HOOKS.get(name, ("", ""))
+        loss, since = _SOCKET_HOOKS.get(name, (_FENTRY_LOSS, ""))
         remedy = f"Linux {since} or newer; flavour syscall works without" if since else ""
         found[name] = Check.of(feature, prevents=loss, remedy=remedy)
-    kprobe = features.kprobe()
-    lacks_both = not kprobe and found["fentry"].answer is not Answer.YES
-    found["kprobe"] = Check.of(kprobe, prevents="flavour probe" if lacks_both else "")
     for name in ("sys_enter", "sys_exit"):
         found[name] = Check.of(features.raw_tracepoint(name), prevents="flavour syscall")
     return found
@@ -208,7 +206,7 @@ def _asked_with_types() -> dict[str, Feature]:
 
 _FLAVOURS: dict[str, Callable[[dict[str, Answer]], bool]] = {
     "socket": lambda a: all(a[n] is Answer.YES for n in ("tcp_sendmsg_locked", "sock_recv_length")),
-    "probe": lambda a: Answer.YES in (a["fentry"], a["kprobe"]),
+    "probe": lambda a: a["fentry"] is Answer.YES,
     "syscall": lambda a: all(a[n] is Answer.YES for n in ("sys_enter", "sys_exit")),
 }
 

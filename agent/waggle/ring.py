@@ -183,11 +183,7 @@ class Ring(RingMemory):
         return self._fd
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until the ring is not empty. False: time is up.
-
-        A producer that submits without a wake-up ends no wait that has begun.
-        The record at hand may still be busy: do not call in a tight loop.
-        """
+        """See RingPoller.wait(); only this ring counts."""
         return self._poller.wait(timeout_s)
 
     def close(self) -> None:
@@ -214,15 +210,18 @@ class Ring(RingMemory):
 
 
 class Pollable(Protocol):
-    """Something with a descriptor that epoll takes."""
+    """A ring that can be waited for."""
 
     def fileno(self) -> int: ...
+
+    def pending(self) -> int: ...
 
 
 class RingPoller:
     """Waits on several rings at once; wake() ends a wait from a signal handler or thread."""
 
     def __init__(self, rings: Sequence[Pollable]) -> None:
+        self._rings = rings
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wake_only = select.epoll()
         self._wake_only.register(self._wake, select.EPOLLIN)
@@ -231,16 +230,25 @@ class RingPoller:
             self._all.register(source, select.EPOLLIN)
 
     def wait(self, timeout_s: float) -> bool:
-        """True when a ring is not empty or wake() was called; False after timeout_s."""
-        return bool(self._ready(self._all, timeout_s))
+        """True when a ring is not empty or wake() was called; False after timeout_s.
+
+        A record submitted without a wake-up is seen when the wait begins, by its
+        position: epoll would not look for it. It ends no wait that has begun. It
+        may still be busy, so a caller that read nothing must pause by itself.
+        """
+        if any(ring.pending() for ring in self._rings):
+            timeout_s = 0
+        ready = self._ready(self._all, timeout_s)
+        return bool(ready) or any(ring.pending() for ring in self._rings)
 
     def wait_for_wake(self, timeout_s: float) -> bool:
         """True when wake() was called, whatever the rings hold; False after timeout_s."""
         return bool(self._ready(self._wake_only, timeout_s))
 
     def wake(self) -> None:
-        """End the wait that is going on, or the next one."""
-        os.eventfd_write(self._wake, 1)
+        """End the wait that is going on, or the next one. After close(): nothing to end."""
+        if not self._all.closed:
+            os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         """Give the descriptors up. Further calls do nothing."""

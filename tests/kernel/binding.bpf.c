@@ -62,7 +62,7 @@ int on_getppid(struct bpf_raw_tracepoint_args *ctx)
 	if (!seen)
 		return 0;
 	seen->calls += 1;
-	seen->sum = one + two + four + eight;
+	seen->sum = eight + one + two + four;
 	for (int i = 0; i < 16; i++)
 		seen->sum += seed[i];
 	__u64 *calls = bpf_map_lookup_elem(&narrow, &key);

@@ -44,3 +44,11 @@ def compiled(name: str) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target
+
+
+def in_mount_namespace(command: str) -> str:
+    """What a shell command prints in a mount namespace of its own; empty when it fails."""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, check=False
+    )
+    return done.stdout if done.returncode == 0 else ""

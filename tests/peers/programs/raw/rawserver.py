@@ -10,6 +10,8 @@ answer for as long as the client stays).
 """
 
 import argparse
+import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -228,9 +230,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class Settings:
+    """How a connection is served; `connection` is its number, as the truth has it."""
+
     style: Style
     batch: bool
     truth: Truth
+    connection: int = 0
 
 
 def serve_connection(sock: socket.socket, settings: Settings) -> None:
@@ -262,6 +267,8 @@ def _serve_batch(wire: Wire, settings: Settings) -> bool:
         settings.truth.tell(
             method=request.head.first,
             target=request.head.second,
+            traceparent=request.head.fields.get("traceparent"),
+            connection=settings.connection,
             read_ns=started_ns,
             thread=threading.get_native_id(),
         )
@@ -325,11 +332,12 @@ def main() -> None:
     settings = Settings(Style.from_arguments(given), given.batch, Truth(given.truth))
     listener = _listen(given.address)
     print(f"listening on {given.address}, pid {os.getpid()}", flush=True)
-    while True:
+    for connection in itertools.count(1):
         sock, _ = listener.accept()
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=serve_connection, args=(sock, settings), daemon=True).start()
+        arguments = (sock, dataclasses.replace(settings, connection=connection))
+        threading.Thread(target=serve_connection, args=arguments, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,190 @@
+"""One run of the agent: from settings to the exit code.
+
+    require privileges -> fork the command -> load and attach -> decide about processes
+    -> drop privileges -> ready -> move spans until told to stop -> detach -> drain -> summary
+
+Two threads: this one moves spans; the watcher takes process events as they come,
+since a program that lives for ten milliseconds must be asked its name in time.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+
+from waggle import privileges
+from waggle.capture import Capture, CaptureOptions
+from waggle.config import Settings
+from waggle.discovery import Discovery, Selector
+from waggle.exporter.base import Exporter
+from waggle.exporter.setup import make_exporters
+from waggle.launch import Launched, forwarding
+from waggle.pipeline import Pipeline, WallClock
+from waggle.processes import ProcessTable
+from waggle.procfs import ProcFs
+from waggle.spans import ResourceTable
+from waggle.summary import Summary, summarize
+from waggle.watcher import Watcher
+
+CLOSE_TIMEOUT_S = 10.0
+_LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
+
+
+def run(settings: Settings) -> int:
+    """Trace until Ctrl-C, SIGTERM, or the end of the command that was started.
+
+    Returns the exit code. Raises WaggleError when tracing cannot begin.
+    """
+    with ExitStack() as stack:
+        return _Run(settings, stack).run()
+
+
+class _Run:
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        privileges.require()
+        self._settings = settings
+        self._stack = stack
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        self._launched = self._launch()
+        self._capture = self._open_capture()
+        source = ProcFs()
+        self._discovery = Discovery(
+            Selector.from_settings(settings), source, max_processes=settings.max_processes
+        )
+        table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
+        self._watcher = Watcher(self._capture, self._discovery, table)
+
+    def _launch(self) -> Launched | None:
+        if not self._settings.command:
+            return None
+        ready = self._settings.ready_fd
+        launched = Launched(self._settings.command, close=[] if ready is None else [ready])
+        self._stack.callback(launched.close)
+        return launched
+
+    def _open_capture(self) -> Capture:
+        selector = Selector.from_settings(self._settings)
+        options = CaptureOptions(
+            capture=self._settings.capture,
+            trace_all=selector.all,
+            watch_processes=bool(selector.ports or selector.exes or selector.names),
+            ring_bytes=self._settings.ring_size,
+        )
+        capture = Capture.open(options)
+        self._stack.callback(capture.close)
+        return capture
+
+    def run(self) -> int:
+        if self._launched is not None:
+            self._watcher.adopt(self._launched.pid)
+        self._watcher.begin()
+        privileges.drop(still_works=lambda: void(self._capture.counters()))
+        exporters = make_exporters(self._settings, os.environ, say)
+        pipeline = Pipeline(
+            [self._capture.exchanges, self._capture.large_exchanges],
+            self._watcher,
+            exporters,
+            WallClock(),
+        )
+        with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
+            self._announce()
+            self._move_until_stopped(pipeline, exporters)
+            self._capture.detach()
+            pipeline.drain()
+            pipeline.close(CLOSE_TIMEOUT_S)
+        summary = self._summary(pipeline, exporters)
+        if not self._settings.quiet:
+            say(str(summary), prefix="")
+        return self._exit_code()
+
+    @contextmanager
+    def _stopping(self, pipeline: Pipeline) -> Iterator[None]:
+        """While it holds, Ctrl-C and SIGTERM end the run in order; a second one at once."""
+
+        def stop(_signum: int, _frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self._stop.set()
+            pipeline.wake()
+
+        signals = [signal.SIGINT, signal.SIGTERM]
+        before = {signum: signal.signal(signum, stop) for signum in signals}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    @contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        """SIGTERM is for the command we started, whose end is then ours."""
+        if self._launched is None:
+            yield
+            return
+        with forwarding(self._launched):
+            yield
+
+    def _announce(self) -> None:
+        if self._launched is not None:
+            self._launched.release()
+        waiting = self._discovery.waiting_for()
+        what = waiting or self._watcher.tracing()
+        say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
+        if self._settings.ready_fd is not None:
+            tell_ready(self._settings.ready_fd)
+
+    def _move_until_stopped(self, pipeline: Pipeline, exporters: list[Exporter]) -> None:
+        while not self._stop.is_set():
+            pipeline.step()
+            if self._command_ended():
+                pipeline.step(_LAST_WORDS_S)
+                return
+            if any(getattr(exporter, "closed", False) for exporter in exporters):
+                return  # whoever read our output has gone
+            if self._watcher.nothing_left():
+                say("every process that was traced has ended")
+                return
+
+    def _command_ended(self) -> bool:
+        return self._launched is not None and self._launched.poll() is not None
+
+    def _summary(self, pipeline: Pipeline, exporters: list[Exporter]) -> Summary:
+        return summarize(
+            pipeline=pipeline.stats,
+            exporters=exporters,
+            counters=self._capture.counters(),
+            missed_runs=self._capture.missed_runs(),
+            processes=self._watcher.processes_seen(),
+            seconds=time.monotonic() - self._started,
+        )
+
+    def _exit_code(self) -> int:
+        if self._launched is None:
+            return 0
+        # Ctrl-C reached the command as well; it may take its time to end.
+        code = self._launched.poll()
+        return self._launched.wait() if code is None else code
+
+
+def void(_value: object) -> None:
+    """Drops a value where only the side effect matters."""
+
+
+def say(text: str, prefix: str = "waggle: ") -> None:
+    """One message for the user, on stderr; stdout belongs to the traces."""
+    with suppress(OSError):
+        print(prefix + text, file=sys.stderr, flush=True)
+
+
+def tell_ready(descriptor: int) -> None:
+    """Writes one byte and closes the descriptor, so that a script need not sleep."""
+    with suppress(BrokenPipeError):
+        os.write(descriptor, b"\n")
+    os.close(descriptor)
+
+

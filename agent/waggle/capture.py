@@ -1,0 +1,189 @@
+"""The kernel side, loaded: which flavour of capture, its maps, its rings, its counters.
+
+A flavour is a set of programs that see the same things from different places
+(docs/architecture.md). The first that loads and attaches on this kernel is used.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import layout
+from waggle.discovery import Decision
+from waggle.errors import UnsupportedError, WaggleError
+from waggle.layout import Counter
+from waggle.libbpf import Link, LoadError, Object
+from waggle.procfs import same_start
+from waggle.ring import Ring
+
+OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
+MAX_EVENTS = 4096
+
+_COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """One way to see the bytes of sockets."""
+
+    name: str
+    programs: tuple[str, ...]
+    needs: str
+
+
+FLAVOURS = (
+    Flavour(
+        "socket",
+        ("socket_send", "socket_receive", "socket_unix_send"),
+        "the tracepoints tcp_sendmsg_locked, sock_recv_length and sk_data_ready (Linux 6.16)",
+    ),
+    Flavour(
+        "probe",
+        (
+            "probe_send",
+            "probe_receive_inet",
+            "probe_receive_inet6",
+            "probe_receive_unix",
+            "probe_send_unix",
+            "probe_sent_unix",
+        ),
+        "fentry and fexit programs (CONFIG_FUNCTION_TRACER with direct calls, no lockdown)",
+    ),
+    Flavour("syscall", ("syscall_enter", "syscall_exit"), "raw tracepoints"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOptions:
+    """What is fixed when the programs are loaded.
+
+    capture: auto or a flavour's name. trace_all: record whoever is in no entry.
+    watch_processes: record every new program until it is decided about.
+    ring_bytes: of the ring of ordinary records, a power of two.
+    """
+
+    capture: str = "auto"
+    trace_all: bool = False
+    watch_processes: bool = False
+    ring_bytes: int = 16 << 20
+
+
+class Capture:
+    """Programs that are attached, until close(). Nothing outlives the process."""
+
+    def __init__(self, bpf: Object, flavour: Flavour, links: Sequence[Link]) -> None:
+        self.flavour = flavour.name
+        self.bpf = bpf
+        self._links = list(links)
+        self._counters = bpf.map("counters")
+        self._processes = bpf.map("processes")
+        self.exchanges = self._ring("exchange_ring", layout.EXCHANGE)
+        self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE)
+        self.events = self._ring("event_ring", layout.PROCESS_EVENT)
+
+    @classmethod
+    def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> "Capture":
+        """Load the first flavour that this kernel takes, or the one asked for.
+
+        Raises UnsupportedError when none works, saying why for each.
+        """
+        refused: list[str] = []
+        for flavour in _wanted(options.capture):
+            try:
+                return cls._load(flavour, options, path)
+            except LoadError as error:
+                if error.exit_code != UnsupportedError.exit_code:
+                    raise
+                refused.append(f"{flavour.name} needs {flavour.needs}: {error}")
+        raise UnsupportedError("no way to capture works on this kernel\n  " + "\n  ".join(refused))
+
+    @classmethod
+    def _load(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> "Capture":
+        bpf = Object.open(path)
+        try:
+            bpf.load_only(*_COMMON, *flavour.programs)
+            _configure(bpf, options)
+            bpf.load()
+            links = [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
+            return cls(bpf, flavour, links)
+        except BaseException:
+            bpf.close()
+            raise
+
+    def _ring(self, name: str, dtype: "np.dtype[np.void]") -> Ring:
+        ring = self.bpf.map(name)
+        return Ring(ring.fd, ring.max_entries, dtype)
+
+    def decide(self, decision: Decision) -> None:
+        """Apply a decision about one process; its scores are kept when it is known already."""
+        key = decision.tgid.to_bytes(4, "little")
+        if not decision.mode:
+            self._processes.delete(key)
+            return
+        row = np.zeros(1, layout.PROCESS)
+        known = self._processes.lookup(key)
+        if known is not None:
+            row = np.frombuffer(known, layout.PROCESS).copy()
+            if not same_start(int(row["start_ns"][0]), decision.start_ns):
+                row[:] = np.zeros(1, layout.PROCESS)
+        row["mode"] = decision.mode
+        self._processes.update(key, row.tobytes())
+
+    def processes(self) -> dict[int, np.void]:
+        """The kernel's entry of every process it knows: tgid -> layout.PROCESS."""
+        keys, values = self._processes.items()
+        tgids = keys.view(np.uint32).reshape(-1)
+        rows = np.ascontiguousarray(values).view(layout.PROCESS).reshape(-1)
+        return dict(zip(tgids.tolist(), rows, strict=True))
+
+    def counters(self) -> dict[Counter, int]:
+        """Everything the kernel side counted since it was loaded."""
+        totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
+        return {counter: int(totals[counter]) for counter in Counter}
+
+    def missed_runs(self) -> int:
+        """Times a program did not run because it was running on that CPU already."""
+        return sum(self.bpf.program(name).info().recursion_misses for name in self._programs())
+
+    def _programs(self) -> tuple[str, ...]:
+        own = next(f for f in FLAVOURS if f.name == self.flavour)
+        return (*_COMMON, *own.programs)
+
+    def detach(self) -> None:
+        """Stop capturing; rings and counters can still be read."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
+
+    def close(self) -> None:
+        self.detach()
+        for ring in (self.exchanges, self.large_exchanges, self.events):
+            ring.close()
+        self.bpf.close()
+
+
+def _wanted(capture: str) -> tuple[Flavour, ...]:
+    if capture == "auto":
+        return FLAVOURS
+    found = tuple(f for f in FLAVOURS if f.name == capture)
+    if not found:
+        names = ", ".join(f.name for f in FLAVOURS)
+        raise WaggleError(f"no capture flavour '{capture}': auto, {names}")
+    return found
+
+
+def _configure(bpf: Object, options: CaptureOptions) -> None:
+    settings: Mapping[str, int] = {
+        "agent_tgid": os.getpid(),
+        "trace_all": int(options.trace_all),
+        "watch_processes": int(options.watch_processes),
+        "shape_seed": secrets.randbits(64) | 1,
+    }
+    for name, value in settings.items():
+        bpf.rodata[name] = value
+    bpf.map("exchange_ring").max_entries = options.ring_bytes

@@ -1,0 +1,224 @@
+"""The one summary at the end of a run: what was seen, what was lost, what it cost.
+
+Plain text for stderr. Whoever ends the run fills in a Summary; `render` says it.
+"""
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle.exporter.base import ExporterStats
+from waggle.layout import Counter
+from waggle.spans import Records
+
+_LINE = 100
+_INDENT = " " * 11
+
+# What a counter of the kernel's side, or a reason of an exporter's, means to a reader.
+_MEANINGS: Mapping[str, str] = {
+    "ring_full": "the agent did not keep up with the kernel's records",
+    "large_ring_full": "the same, for exchanges with long heads",
+    "event_ring_full": "events of processes; some may have been noticed late",
+    "connection_map_full": "more connections at once than there is room for",
+    "exchange_map_full": "more open exchanges than there is room for",
+    "partial_map_full": "more half-read heads than there is room for",
+    "head_too_large": "a request's head was longer than what is looked at",
+    "bytes_unreadable": "the program's memory could not be read at that moment",
+    "bytes_unseen": "bytes that passed no hook",
+    "bad_framing": "HTTP that ended in nonsense",
+    "framing_budget": "too many chunks in one call",
+    "pipeline_too_deep": "too many requests at once on one connection",
+    "process_map_full": "more processes than there is room for",
+    "response_unmatched": "the answer to a request from before the agent",
+    "above_draw_rate": "not drawn: more traces than a screen can show",
+    "trace_too_large": "not drawn: the trace has too many spans",
+    "too_many_traces": "not drawn: too many unfinished traces at once",
+    "duplicate_span": "not drawn: a span id that came twice",
+    "screen_behind": "the terminal took too long",
+    "output_closed": "the reader of the output has gone",
+    "output_failed": "the output could not be written",
+    "output_blocked": "the terminal was stopped",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCost:
+    """What this process has used: CPU seconds, seconds since the start, bytes of memory.
+
+    The BPF programs run on the time of the programs they watch; that is not in here.
+    """
+
+    cpu_s: float
+    wall_s: float
+    peak_memory: int
+
+    @classmethod
+    def since(cls, started_s: float) -> "AgentCost":
+        """Until now; `started_s` is time.monotonic() of the start."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        wall_s = max(time.monotonic() - started_s, 0.0)
+        return cls(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024)
+
+
+class TraceCount:
+    """How many different traces there were, in bounded memory.
+
+    Exact up to `exact` traces; above that a HyperLogLog sketch of 16 KiB, whose
+    standard error is 0.8 % (Flajolet et al., 2007).
+    """
+
+    _BITS = 14
+    _SIZE = 1 << _BITS
+
+    def __init__(self, exact: int = 10_000) -> None:
+        self._most = exact
+        self._seen: set[int] | None = set()
+        self._ranks = np.zeros(self._SIZE, dtype=np.uint8)
+
+    @property
+    def exact(self) -> bool:
+        return self._seen is not None
+
+    @property
+    def value(self) -> int:
+        return len(self._seen) if self._seen is not None else self._estimate()
+
+    def add(self, records: Records) -> None:
+        """Count the traces of a batch of EXCHANGE or LARGE_EXCHANGE records."""
+        hashes = _hashes(records)
+        places = (hashes >> np.uint64(64 - self._BITS)).astype(np.intp)
+        rest = (hashes << np.uint64(self._BITS)) | np.uint64(1 << (self._BITS - 1))
+        # frexp gives the place of the highest bit: 64 when the first one is set.
+        _, highest = np.frexp((rest >> np.uint64(11)).astype(np.float64))
+        np.maximum.at(self._ranks, places, (54 - highest).astype(np.uint8))
+        if self._seen is not None:
+            self._seen.update(hashes.tolist())
+            if len(self._seen) > self._most:
+                self._seen = None
+
+    def _estimate(self) -> int:
+        alpha = 0.7213 / (1 + 1.079 / self._SIZE)
+        estimate = alpha * self._SIZE**2 / float(np.exp2(-self._ranks.astype(np.float64)).sum())
+        empty = int(np.count_nonzero(self._ranks == 0))
+        if estimate <= 2.5 * self._SIZE and empty:
+            estimate = self._SIZE * float(np.log(self._SIZE / empty))
+        return round(estimate)
+
+
+def _hashes(records: Records) -> npt.NDArray[np.uint64]:
+    """Both halves of the trace ids, mixed so that every bit depends on every byte."""
+    halves = np.ascontiguousarray(records["trace_id"]).view(np.uint64)
+    mixed = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]
+    # The finalizer of SplitMix64 (Steele et al., 2014).
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    hashes: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return hashes
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run came to.
+
+    processes: names like `shop 4121`, in the order they were first seen.
+    kernel: the counters of the kernel's side.
+    exporters: name and final stats of each.
+    lost: losses of the pipeline itself, reason -> spans.
+    """
+
+    spans: int
+    traces: int
+    cost: AgentCost
+    traces_exact: bool = True
+    processes: Sequence[str] = ()
+    kernel: Mapping[Counter, int] = field(default_factory=dict)
+    exporters: Sequence[tuple[str, ExporterStats]] = ()
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+
+def kernel_losses(counters: Mapping[Counter, int]) -> dict[str, int]:
+    """The counters that stand for something lost, by reason."""
+    return {
+        counter.name.removeprefix("LOST_").lower(): count
+        for counter, count in counters.items()
+        if counter.name.startswith("LOST_") and count
+    }
+
+
+def render(summary: Summary) -> str:
+    """The summary as lines, the last one ended by a newline."""
+    lines = [_headline(summary)]
+    if summary.processes:
+        lines += _wrapped("processes", summary.processes)
+    for name, stats in summary.exporters:
+        lines.append(_field("exported", f"{stats.exported:,} by {name}{_queued(stats)}"))
+    lines += _losses(summary)
+    lines.append(_field("cost", _cost(summary.cost, summary.spans)))
+    return "\n".join(lines) + "\n"
+
+
+def _headline(summary: Summary) -> str:
+    about = "" if summary.traces_exact else "about "
+    return (
+        f"waggle: {_count(summary.spans, 'span')} in {about}{_count(summary.traces, 'trace')}"
+        f" from {_count(len(summary.processes), 'process', 'es')}"
+        f" in {summary.cost.wall_s:,.1f} s"
+    )
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _field(name: str, text: str) -> str:
+    return f"  {name:<9}{text}"
+
+
+def _queued(stats: ExporterStats) -> str:
+    return f", {stats.queued:,} not sent" if stats.queued else ""
+
+
+def _wrapped(name: str, words: Sequence[str], most_lines: int = 3) -> list[str]:
+    """The words, as many as fit into a few lines, then how many there are besides."""
+    lines: list[str] = [""]
+    for number, word in enumerate(words):
+        more = f"{word}," if number < len(words) - 1 else word
+        if lines[-1] and len(lines[-1]) + len(more) + 1 > _LINE - len(_INDENT) - len(
+            "and 9,999 more"
+        ):
+            if len(lines) == most_lines:
+                lines[-1] += f" and {len(words) - number:,} more"
+                break
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {more}".lstrip()
+    return [_field(name, lines[0]), *(_INDENT + line for line in lines[1:])]
+
+
+def _losses(summary: Summary) -> list[str]:
+    losses = [(count, reason, "") for reason, count in kernel_losses(summary.kernel).items()]
+    losses += [(count, reason, "") for reason, count in summary.lost.items() if count]
+    for name, stats in summary.exporters:
+        losses += [(count, reason, name) for reason, count in stats.lost.items() if count]
+    if not losses:
+        return [_field("lost", "nothing")]
+    losses.sort(key=lambda loss: (-loss[0], loss[1:]))
+    width = len(f"{losses[0][0]:,}")
+    texts = [f"{count:>{width},} {_reason(reason, name)}" for count, reason, name in losses]
+    return [_field("lost", texts[0]), *(_INDENT + text for text in texts[1:])]
+
+
+def _reason(reason: str, exporter: str) -> str:
+    named = f"{exporter} {reason}" if exporter else reason
+    meaning = _MEANINGS.get(reason)
+    return f"{named}: {meaning}" if meaning else named
+
+
+def _cost(cost: AgentCost, spans: int) -> str:
+    share = f" ({100 * cost.cpu_s / cost.wall_s:.2g} % of one core" if cost.wall_s > 0 else " ("
+    each = f", {1e6 * cost.cpu_s / spans:,.1f} us a span)" if spans else ")"
+    memory = f"{cost.peak_memory / 1e6:,.0f} MB of memory at most"
+    return f"{cost.cpu_s:,.2f} s of CPU{share}{each}, {memory}"

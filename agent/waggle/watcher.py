@@ -1,0 +1,126 @@
+"""Process events as they come: discovery decides, the kernel is told, names are kept.
+
+The pipeline asks the watcher whose spans these are and whether they are wanted;
+the watcher's own thread answers the kernel's events meanwhile. One lock guards
+what both use.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle.capture import Capture
+from waggle.discovery import Decision, Discovery
+from waggle.layout import ProcessEventKind
+from waggle.processes import ProcessTable
+from waggle.ring import RingPoller
+from waggle.spans import Records, ResourceTable
+
+_EVENT_WAIT_S = 0.5
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Keeps the kernel's map of processes true. Thread safe where it must be."""
+
+    capture: Capture
+    discovery: Discovery
+    processes: ProcessTable
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _traced: set[int] = field(default_factory=set)
+    _seen: int = 0
+    _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
+    _stopped: bool = False
+
+    @property
+    def table(self) -> ResourceTable:
+        return self.processes.table
+
+    def adopt(self, tgid: int) -> None:
+        """Trace a process whatever the selectors say."""
+        with self._lock:
+            self._apply(self.discovery.adopt(tgid))
+
+    def begin(self) -> None:
+        """Decide about what runs already. Raises TargetError for a --pid that is not there."""
+        with self._lock:
+            for decision in self.discovery.initial():
+                self._apply(decision)
+            selector = self.discovery.selector
+            if selector.pids and not (selector.ports or selector.exes or selector.names):
+                self._named = frozenset(self._traced)
+
+    def tracing(self) -> str:
+        """What is traced, for the user."""
+        if self.discovery.selector.all:
+            return "tracing everything on this machine"
+        count = len(self._traced)
+        return f"tracing {count} process{'' if count == 1 else 'es'}"
+
+    def nothing_left(self) -> bool:
+        """Whether every process that was picked by its id, and all its children, have ended."""
+        return bool(self._named) and not self._traced
+
+    def processes_seen(self) -> int:
+        return self._seen
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While it holds, events are taken as they come."""
+        poller = RingPoller([self.capture.events])
+        thread = threading.Thread(
+            target=self._watch, args=(poller,), name="waggle-watcher", daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopped = True
+            poller.wake()
+            thread.join()
+            poller.close()
+
+    def accept(self, records: Records) -> npt.NDArray[np.bool_]:
+        """Which provisional records belong to processes that are traced, by all events so far."""
+        self.take_events()
+        with self._lock:
+            traced = np.fromiter(self._traced, np.uint32, len(self._traced))
+        wanted: npt.NDArray[np.bool_] = np.isin(records["tgid"], traced)
+        return wanted
+
+    def resources_of(self, records: Records) -> npt.NDArray[np.intp]:
+        """The resource of each record."""
+        with self._lock:
+            return self.processes.lookup(records["tgid"], records["process_start_ns"])
+
+    def take_events(self) -> None:
+        """Handle every event that is there."""
+        with self._lock:
+            events = self.capture.events.read()
+            if len(events) == 0:
+                return
+            self.processes.on_events(events)
+            for decision in self.discovery.on_events(events):
+                self._apply(decision)
+            ended = events[events["kind"] == ProcessEventKind.EXIT]
+            self._traced.difference_update(ended["tgid"].tolist())
+
+    def _watch(self, poller: RingPoller) -> None:
+        while not self._stopped:
+            poller.wait(_EVENT_WAIT_S)
+            self.take_events()
+
+    def _apply(self, decision: Decision) -> None:
+        self.capture.decide(decision)
+        if decision.traced:
+            if decision.tgid not in self._traced:
+                self._seen += 1
+            self._traced.add(decision.tgid)
+            if decision.facts is not None:
+                self.processes.remember(decision.facts)
+        else:
+            self._traced.discard(decision.tgid)

@@ -1,0 +1,31 @@
+"""The demo's pay service: FastAPI, served by uvicorn (`uvicorn pay:app`)."""
+
+import asyncio
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
+
+app = FastAPI()
+_BANK_S = 0.02  # how long the bank takes at its best
+
+
+class Order(BaseModel):
+    """What is to be paid. The card `refused` makes the bank fail."""
+
+    article: int
+    card: str
+    bank_delay_ms: int = 0
+
+
+@app.get("/ready")
+async def ready() -> PlainTextResponse:
+    return PlainTextResponse("ready\n")
+
+
+@app.post("/pay")
+async def pay(order: Order) -> JSONResponse:
+    await asyncio.sleep(_BANK_S + order.bank_delay_ms / 1000)
+    if order.card == "refused":
+        return JSONResponse({"error": "the bank does not answer"}, status_code=502)
+    return JSONResponse({"article": order.article, "paid": True})

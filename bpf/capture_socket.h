@@ -10,28 +10,38 @@
 
 #include "endpoint.h"
 
+/* The kernel has no room for more: it waits and comes again, or the caller does. */
+INLINE int no_room(struct sock *sk, const struct connection *connection, u64 length)
+{
+	return counts_only(&connection->sent, length) && sk->sk_wmem_queued >= sk->sk_sndbuf;
+}
+
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, int size_goal)
 {
 	struct endpoint endpoint;
+	struct positions positions;
 	struct memory memory;
 	struct connection *connection;
+	struct tcp_sock *tcp;
 
-	if (!is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (!traced_mode())
 		return 0;
-	if (!tcp_endpoint(sk, &endpoint))
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp)
 		return 0;
-	endpoint.position = send_position(sk);
+	positions_direct(tcp, &positions);
+	tcp_endpoint(&endpoint, address_of(sk), sk->__sk_common.skc_family, &positions);
+	endpoint.position = positions.write_seq;
 	connection = connection_of(&endpoint, 0, 1);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
-	message_iterator(message, &memory);
+	iterator_direct(message, &memory);
 	/* One turn of the kernel's loop copies no more than this, and comes again. */
 	if (size_goal > 0 && memory.length > (u32)size_goal)
 		memory.length = size_goal;
-	if (counts_only(&connection->sent, memory.length) &&
-	    sk->sk_wmem_queued >= sk->sk_sndbuf)
-		return 0; /* no room: the kernel waits and comes again, or the caller does */
+	if (no_room(sk, connection, memory.length))
+		return 0;
 	on_call(connection, &endpoint, &memory, 1);
 	return 0;
 }
@@ -39,12 +49,30 @@ int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, in
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(socket_receive, struct sock *sk, int result, int flags)
 {
+	struct receipt receipt = { .sk = sk, .result = result, .flags = flags };
 	struct call_arguments arguments;
+	struct endpoint endpoint;
+	struct positions positions;
+	struct tcp_sock *tcp;
 
-	if (!is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (!worth_a_look(result, flags))
 		return 0;
+	receipt.mode = traced_mode();
+	if (!receipt.mode)
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (tcp) {
+		positions_direct(tcp, &positions);
+		tcp_endpoint(&endpoint, address_of(sk), sk->__sk_common.skc_family, &positions);
+		endpoint.position = positions.copied_seq - result;
+	} else if (sk->__sk_common.skc_family == AF_UNIX && sk->sk_type == SOCK_STREAM) {
+		unix_endpoint(sk, &endpoint);
+		receipt.peer = (u64)BPF_CORE_READ((struct unix_sock *)sk, peer);
+	} else {
+		return 0;
+	}
 	current_arguments(&arguments);
-	on_receive(sk, result, flags, &arguments);
+	on_receive(&endpoint, &receipt, &arguments);
 	return 0;
 }
 
@@ -58,7 +86,7 @@ int BPF_PROG(socket_unix_send, struct sock *receiver)
 	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
 	    receiver->__sk_common.skc_state == TCP_LISTEN)
 		return 0;
-	if (!is_traced(bpf_get_current_pid_tgid() >> 32))
+	if (!traced_mode())
 		return 0;
 	current_arguments(&arguments);
 	on_unix_queued(receiver, &arguments);

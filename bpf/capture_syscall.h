@@ -42,19 +42,22 @@ INLINE struct sock *socket_of_descriptor(u32 descriptor)
 INLINE void syscall_send(struct sock *sk, const struct call_arguments *arguments)
 {
 	struct endpoint endpoint;
+	struct positions positions;
 	struct connection *connection;
 	struct memory memory;
+	u16 family;
 
 	memory_of_call(&memory, arguments);
 	memory.length = requested_length(arguments, &memory);
 	if (!memory.length)
 		return;
-	if (!tcp_endpoint(sk, &endpoint)) {
+	if (!tcp_positions_of(sk, &family, &positions)) {
 		if (is_unix_stream(sk))
 			on_unix_send(sk, &memory);
 		return;
 	}
-	endpoint.position = send_position(sk);
+	tcp_endpoint(&endpoint, (u64)sk, family, &positions);
+	endpoint.position = positions.write_seq;
 	connection = connection_of(&endpoint, 0, 1);
 	if (connection && !(connection->flags & CONNECTION_DEAD))
 		on_call(connection, &endpoint, &memory, 1);
@@ -64,12 +67,10 @@ INLINE void remember_call(struct sock *sk, u32 tid, const struct call_arguments 
 {
 	struct pending_call call = {
 		.sock = (u64)sk,
-		.args = { arguments->second, arguments->third, 0 },
+		.args = { arguments->second, arguments->third },
 		.number = arguments->number,
 	};
 
-	if (BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP)
-		call.position = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq);
 	bpf_map_update_elem(&pending_calls, &tid, &call, BPF_ANY);
 }
 
@@ -82,7 +83,7 @@ int syscall_enter(struct bpf_raw_tracepoint_args *context)
 	struct call_arguments arguments = { .number = number };
 	struct sock *sk;
 
-	if (!is_traced(id >> 32))
+	if (!traced_mode())
 		return 0;
 	if (!is_send(number) && !is_receive(number) && number != SYS_SENDFILE)
 		return 0;
@@ -102,29 +103,26 @@ int syscall_enter(struct bpf_raw_tracepoint_args *context)
 INLINE void syscall_sent_file(struct sock *sk, u32 length)
 {
 	struct endpoint endpoint;
+	struct positions positions;
 	struct connection *connection;
 	struct memory memory = { .length = length };
+	u16 family;
 
-	if (!tcp_endpoint(sk, &endpoint))
+	if (!tcp_positions_of(sk, &family, &positions))
 		return;
-	endpoint.position = send_position(sk) - length;
+	tcp_endpoint(&endpoint, (u64)sk, family, &positions);
+	endpoint.position = positions.write_seq - length;
 	connection = connection_of(&endpoint, 0, 1);
 	if (connection && !(connection->flags & CONNECTION_DEAD))
 		on_call(connection, &endpoint, &memory, 1);
 }
 
-INLINE void syscall_received(struct sock *sk, long result, const struct pending_call *call,
-			     const struct call_arguments *arguments, u32 flags)
+INLINE void syscall_received(struct receipt *receipt, const struct call_arguments *arguments)
 {
-	if (call->number == SYS_RECVMMSG && result > 0) {
-		u32 length = 0;
-
-		bpf_probe_read_user(&length, 4,
+	if (arguments->number == SYS_RECVMMSG && receipt->result > 0)
+		bpf_probe_read_user(&receipt->result, 4,
 				    (void *)(arguments->second + USER_MMSGHDR_LENGTH));
-		on_receive(sk, length, flags, arguments);
-		return;
-	}
-	on_receive(sk, result, flags, arguments);
+	on_receive_by_address(receipt, arguments);
 }
 
 INLINE u32 receive_flags(u32 number, struct pt_regs *regs)
@@ -143,25 +141,28 @@ int syscall_exit(struct bpf_raw_tracepoint_args *context)
 	struct pt_regs *regs = (void *)context->args[0];
 	struct call_arguments arguments = {};
 	struct pending_call *found, call;
-	struct sock *sk;
+	struct receipt receipt = { .mode = traced_mode() };
 
-	if (!is_traced(id >> 32))
+	if (!receipt.mode)
 		return 0;
 	found = bpf_map_lookup_elem(&pending_calls, &tid);
 	if (!found)
 		return 0;
 	call = *found;
 	bpf_map_delete_elem(&pending_calls, &tid);
-	sk = (void *)call.sock;
+	receipt.sk = (void *)call.sock;
+	receipt.result = result;
 	arguments.number = call.number;
 	arguments.second = call.args[0];
 	arguments.third = call.args[1];
-	if (is_receive(call.number))
-		syscall_received(sk, result, &call, &arguments, receive_flags(call.number, regs));
-	else if (call.number == SYS_SENDFILE && result > 0)
-		syscall_sent_file(sk, result);
-	else if (is_send(call.number))
-		on_unix_sent(sk, result);
+	if (is_receive(call.number)) {
+		receipt.flags = receive_flags(call.number, regs);
+		syscall_received(&receipt, &arguments);
+	} else if (call.number == SYS_SENDFILE && result > 0) {
+		syscall_sent_file(receipt.sk, result);
+	} else if (is_send(call.number)) {
+		on_unix_sent(receipt.sk, result);
+	}
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 
 #include "call.h"
 
+#define EAGAIN 11
 #define ECONNRESET 104
 #define EPIPE 32
 #define ETIMEDOUT 110
@@ -102,8 +103,7 @@ INLINE void on_connect(struct sock *sk)
 	if (!uses_turns(id >> 32))
 		return;
 	endpoint.family = sk->__sk_common.skc_family;
-	new_connection(&endpoint, 0, 1);
-	connection = bpf_map_lookup_elem(&connections, &sock);
+	connection = new_connection(&endpoint, 0, 1);
 	if (!connection)
 		return;
 	connection->flags = CONNECTION_FRESH | CONNECTION_FROM_START;

@@ -7,27 +7,44 @@
 #ifndef WAGGLE_ENDPOINT_H
 #define WAGGLE_ENDPOINT_H
 
+#include "ending.h"
 #include "process.h"
 #include "syscalls.h"
 
-/* The first sequence number of each direction: where it is now, less what passed.
- * The receiving side may move while we look, so look until it stood still. */
-INLINE void read_bases(struct tcp_sock *tcp, struct endpoint *endpoint)
-{
-	u32 next = BPF_CORE_READ(tcp, rcv_nxt), again;
+/* Where a TCP socket is in its two streams. */
+struct positions {
+	u32 sent_base; /* first sequence number of each direction */
+	u32 received_base;
+	u32 write_seq;
+	u32 copied_seq;
+};
 
-	endpoint->sent_base =
-		BPF_CORE_READ(tcp, snd_nxt) -
-		(u32)(BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans));
-#pragma unroll
-	for (int i = 0; i < 3; i++) {
-		endpoint->received_base = next - (u32)BPF_CORE_READ(tcp, bytes_received);
-		again = BPF_CORE_READ(tcp, rcv_nxt);
-		if (again == next)
-			break;
-		next = again;
+#define READ_DIRECT(pointer, field) ((pointer)->field)
+#define READ_BY_ADDRESS(pointer, field) BPF_CORE_READ(pointer, field)
+
+/* A base is where a direction is now, less what passed. The receiving side may move
+ * while we look, so look until it stood still. */
+#define DEFINE_POSITIONS(name, READ)                                                       \
+	INLINE void name(struct tcp_sock *tcp, struct positions *positions)                \
+	{                                                                                  \
+		u32 next = READ(tcp, rcv_nxt), again;                                      \
+                                                                                           \
+		positions->write_seq = READ(tcp, write_seq);                               \
+		positions->copied_seq = READ(tcp, copied_seq);                             \
+		positions->sent_base = READ(tcp, snd_nxt) - (u32)READ(tcp, bytes_sent) +   \
+				       (u32)READ(tcp, bytes_retrans);                      \
+		for (int i = 0; i < 3; i++) {                                              \
+			positions->received_base = next - (u32)READ(tcp, bytes_received);  \
+			again = READ(tcp, rcv_nxt);                                        \
+			if (again == next)                                                 \
+				break;                                                     \
+			next = again;                                                      \
+		}                                                                          \
 	}
-}
+
+/* For flavours whose socket the verifier knows, and for those that found it. */
+DEFINE_POSITIONS(positions_direct, READ_DIRECT)
+DEFINE_POSITIONS(positions_by_address, READ_BY_ADDRESS)
 
 /* The address of a socket as a number: a key, with which the verifier lets us count. */
 INLINE u64 address_of(struct sock *sk)
@@ -38,32 +55,26 @@ INLINE u64 address_of(struct sock *sk)
 	return address;
 }
 
-/* Returns 0 where the socket is no TCP socket over IP. */
-INLINE int tcp_endpoint(struct sock *sk, struct endpoint *endpoint)
+INLINE void tcp_endpoint(struct endpoint *endpoint, u64 sock, u16 family,
+			 const struct positions *positions)
 {
-	u64 sock = address_of(sk);
-	struct connection *known;
-
 	__builtin_memset(endpoint, 0, sizeof(*endpoint));
-	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return 0;
 	endpoint->sock = sock;
-	endpoint->family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	if (endpoint->family != AF_INET && endpoint->family != AF_INET6)
-		return 0;
-	known = bpf_map_lookup_elem(&connections, &sock);
-	if (known && (known->sent.started || known->received.started)) {
-		endpoint->sent_base = known->sent_base;
-		endpoint->received_base = known->received_base;
-	} else {
-		read_bases((void *)sk, endpoint);
-	}
-	return 1;
+	endpoint->family = family;
+	endpoint->sent_base = positions->sent_base;
+	endpoint->received_base = positions->received_base;
 }
 
-INLINE u32 send_position(struct sock *sk)
+/* Returns 0 where the socket is no TCP socket over IP. */
+INLINE int tcp_positions_of(struct sock *sk, u16 *family, struct positions *positions)
 {
-	return BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+		return 0;
+	*family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (*family != AF_INET && *family != AF_INET6)
+		return 0;
+	positions_by_address((void *)sk, positions);
+	return 1;
 }
 
 INLINE int is_unix_stream(struct sock *sk)
@@ -81,6 +92,13 @@ INLINE int counts_only(const struct http1_stream *stream, u64 length)
 	       stream->remain >= length;
 }
 
+INLINE void unix_endpoint(struct sock *sk, struct endpoint *endpoint)
+{
+	__builtin_memset(endpoint, 0, sizeof(*endpoint));
+	endpoint->sock = address_of(sk);
+	endpoint->family = AF_UNIX;
+}
+
 /* Whether the descriptor makes calls wait. */
 INLINE int is_blocking(struct sock *sk, int flags)
 {
@@ -93,100 +111,121 @@ INLINE void current_arguments(struct call_arguments *arguments)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 
-	arguments->number = BPF_CORE_READ(regs, orig_ax);
-	arguments->second = BPF_CORE_READ(regs, si);
-	arguments->third = BPF_CORE_READ(regs, dx);
+	arguments->number = regs->orig_ax;
+	arguments->second = regs->si;
+	arguments->third = regs->dx;
 	arguments->reserved = 0;
 }
 
-INLINE void on_receive_bytes(struct sock *sk, struct connection *connection,
-			     struct endpoint *endpoint, u32 length, int flags,
-			     const struct call_arguments *arguments)
-{
-	struct memory memory;
+/* What a receiving call came to. */
+struct receipt {
+	struct sock *sk;
+	u64 peer; /* UNIX sockets */
+	s32 result; /* bytes, 0 or minus an errno */
+	u32 flags;
+	u32 mode; /* of the process */
+	u32 reserved;
+};
 
+INLINE int worth_a_look(s32 result, u32 flags)
+{
+	return result != -EAGAIN && !(flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE));
+}
+
+INLINE void received_nothing(struct endpoint *endpoint, const struct receipt *receipt)
+{
+	struct connection *connection = bpf_map_lookup_elem(&connections, &endpoint->sock);
+	struct sock *sk = receipt->sk;
+
+	if (!connection)
+		return;
+	endpoint->shutdown = BPF_CORE_READ(sk, sk_shutdown);
+	if (receipt->mode & WAGGLE_PROCESS_RULE_TURN)
+		remember_turn(connection, endpoint->sock);
+	on_receive_end(connection, endpoint, receipt->result);
+}
+
+/* A receive has ended; `endpoint` knows its position, if it is TCP. */
+INLINE void on_receive(struct endpoint *endpoint, const struct receipt *receipt,
+		       const struct call_arguments *arguments)
+{
+	struct connection *connection;
+	struct memory memory;
+	struct sock *sk = receipt->sk;
+
+	if (receipt->result <= 0) {
+		received_nothing(endpoint, receipt);
+		return;
+	}
+	connection = connection_of(endpoint, receipt->peer, 0);
+	if (!connection || connection->flags & CONNECTION_DEAD)
+		return;
+	if (endpoint->family == AF_UNIX)
+		endpoint->position = connection->received.next;
+	else if (endpoint->position != connection->received.next)
+		endpoint->shutdown = BPF_CORE_READ(sk, sk_shutdown);
 	memory_of_call(&memory, arguments);
-	if (flags & MSG_TRUNC) { /* TCP: thrown away, not copied */
+	if (receipt->flags & MSG_TRUNC) { /* TCP: thrown away, not copied */
 		memory.base = 0;
 		memory.segments = 0;
 	}
-	memory.length = length;
-	endpoint->blocking = is_blocking(sk, flags);
+	memory.length = receipt->result;
+	if (receipt->mode & WAGGLE_PROCESS_RULE_THREAD)
+		endpoint->blocking = is_blocking(sk, receipt->flags);
 	on_call(connection, endpoint, &memory, 0);
+	if (receipt->mode & WAGGLE_PROCESS_RULE_TURN)
+		remember_turn(connection, endpoint->sock);
 }
 
-INLINE void unix_endpoint(struct sock *sk, struct endpoint *endpoint)
-{
-	__builtin_memset(endpoint, 0, sizeof(*endpoint));
-	endpoint->sock = address_of(sk);
-	endpoint->family = AF_UNIX;
-}
-
-/* A receive has ended in `result` bytes, 0 or minus an errno. */
-INLINE void on_receive(struct sock *sk, int result, int flags,
-		       const struct call_arguments *arguments)
+/* The same for flavours that have nothing but the socket's address. */
+INLINE void on_receive_by_address(struct receipt *receipt, const struct call_arguments *arguments)
 {
 	struct endpoint endpoint;
-	struct connection *connection;
-	u64 peer = 0;
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct positions positions;
+	struct sock *sk = receipt->sk;
+	u16 family;
 
-	if (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))
+	if (!worth_a_look(receipt->result, receipt->flags))
 		return;
-	if (!tcp_endpoint(sk, &endpoint)) {
-		if (!is_unix_stream(sk))
-			return;
+	if (tcp_positions_of(sk, &family, &positions)) {
+		tcp_endpoint(&endpoint, address_of(sk), family, &positions);
+		endpoint.position = positions.copied_seq - receipt->result;
+	} else if (is_unix_stream(sk)) {
 		unix_endpoint(sk, &endpoint);
-		peer = (u64)BPF_CORE_READ((struct unix_sock *)sk, peer);
-	}
-	endpoint.shutdown = BPF_CORE_READ(sk, sk_shutdown);
-	if (result <= 0) {
-		connection = bpf_map_lookup_elem(&connections, &endpoint.sock);
-		if (connection) {
-			if (uses_turns(tgid))
-				remember_turn(connection, endpoint.sock);
-			on_receive_end(connection, &endpoint, result);
-		}
+		receipt->peer = (u64)BPF_CORE_READ((struct unix_sock *)sk, peer);
+	} else {
 		return;
 	}
-	if (endpoint.family != AF_UNIX)
-		endpoint.position = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq) - result;
-	connection = connection_of(&endpoint, peer, 0);
-	if (!connection || connection->flags & CONNECTION_DEAD)
-		return;
-	if (endpoint.family == AF_UNIX)
-		endpoint.position = connection->received.next;
-	on_receive_bytes(sk, connection, &endpoint, result, flags, arguments);
-	if (uses_turns(tgid))
-		remember_turn(connection, endpoint.sock);
+	on_receive(&endpoint, receipt, arguments);
 }
 
-/* The message's iterator: what is left to send, at this turn of the kernel's loop. */
-INLINE void message_iterator(struct msghdr *message, struct memory *memory)
-{
-	struct iov_iter___before_6_4 *old = (void *)&message->msg_iter;
-	u8 type = BPF_CORE_READ(message, msg_iter.iter_type);
-	u64 iovec_type = bpf_core_enum_value_exists(enum iter_type, ITER_IOVEC) ?
-				 bpf_core_enum_value(enum iter_type, ITER_IOVEC) :
-				 1;
-
-	__builtin_memset(memory, 0, sizeof(*memory));
-	memory->length = BPF_CORE_READ(message, msg_iter.count);
-	memory->skip = BPF_CORE_READ(message, msg_iter.iov_offset);
-	if (type == iovec_type) {
-		memory->segments = BPF_CORE_READ(message, msg_iter.nr_segs);
-		memory->in_kernel = 1;
-		memory->vector = bpf_core_field_exists(message->msg_iter.__iov) ?
-					 BPF_CORE_READ(message, msg_iter.__iov) :
-					 BPF_CORE_READ(old, iov);
-		return;
+/* The message's iterator: what is left to send, at this turn of the kernel's loop.
+ * Pages of the kernel's, as sendfile and splice give, stay unreadable. */
+#define DEFINE_ITERATOR(name, READ)                                                        \
+	INLINE void name(struct msghdr *message, struct memory *memory)                    \
+	{                                                                                  \
+		struct iov_iter___before_6_4 *old = (void *)&message->msg_iter;            \
+		u8 type = READ(message, msg_iter.iter_type);                               \
+                                                                                           \
+		__builtin_memset(memory, 0, sizeof(*memory));                              \
+		memory->length = READ(message, msg_iter.count);                            \
+		if (type == bpf_core_enum_value(enum iter_type, ITER_IOVEC)) {             \
+			memory->skip = READ(message, msg_iter.iov_offset);                 \
+			memory->segments = READ(message, msg_iter.nr_segs);                \
+			memory->in_kernel = 1;                                             \
+			if (bpf_core_field_exists(message->msg_iter.__iov))                \
+				memory->vector = READ(message, msg_iter.__iov);            \
+			else                                                               \
+				memory->vector = BPF_CORE_READ(old, iov);                  \
+		} else if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) &&        \
+			   type == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {       \
+			memory->skip = READ(message, msg_iter.iov_offset);                 \
+			memory->base = READ(message, msg_iter.ubuf);                       \
+		}                                                                          \
 	}
-	if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) &&
-	    type == bpf_core_enum_value(enum iter_type, ITER_UBUF))
-		memory->base = BPF_CORE_READ(message, msg_iter.ubuf);
-	else
-		memory->skip = 0; /* pages of the kernel's, as sendfile and splice give */
-}
+
+DEFINE_ITERATOR(iterator_direct, READ_DIRECT)
+DEFINE_ITERATOR(iterator_by_address, READ_BY_ADDRESS)
 
 /* How much the kernel puts into one buffer of a UNIX stream: half the send buffer
  * less 64, and 32 KiB beyond what fits a page (net/unix/af_unix.c). */

@@ -19,12 +19,15 @@ struct found_exchange {
 	u32 reserved;
 };
 
-INLINE int find_exchange(u64 sock, u32 index, struct found_exchange *found)
+INLINE int find_exchange(struct connection *connection, u64 sock, u32 index,
+			 struct found_exchange *found)
 {
 	struct exchange_key key = { .sock = sock, .index = index };
-	struct open_exchange *open = bpf_map_lookup_elem(&exchanges, &key);
+	struct open_exchange *open = &connection->current;
 	struct open_large_exchange *large;
 
+	if (!connection->current_used || connection->current_index != index)
+		open = bpf_map_lookup_elem(&exchanges, &key);
 	if (open) {
 		found->owner = &open->owner;
 		found->facts = &open->record.facts;
@@ -40,11 +43,13 @@ INLINE int find_exchange(u64 sock, u32 index, struct found_exchange *found)
 	return 1;
 }
 
-INLINE void forget_exchange(u64 sock, u32 index)
+INLINE void forget_exchange(struct connection *connection, u64 sock, u32 index)
 {
 	struct exchange_key key = { .sock = sock, .index = index };
 
-	if (bpf_map_delete_elem(&exchanges, &key))
+	if (connection->current_used && connection->current_index == index)
+		connection->current_used = 0;
+	else if (bpf_map_delete_elem(&exchanges, &key))
 		bpf_map_delete_elem(&large_exchanges, &key);
 }
 
@@ -85,7 +90,7 @@ static __attribute__((noinline)) int finish_exchange(struct connection *connecti
 	u32 index = connection->responses;
 
 	connection->responses = index + 1;
-	if (find_exchange(sock, index, &found)) {
+	if (find_exchange(connection, sock, index, &found)) {
 		struct waggle_facts *facts = found.facts;
 
 		facts->end_ns = now;
@@ -96,7 +101,7 @@ static __attribute__((noinline)) int finish_exchange(struct connection *connecti
 		if (connection->requests == index + 1)
 			facts->request_body = request_stream(connection)->body;
 		emit(&found);
-		forget_exchange(sock, index);
+		forget_exchange(connection, sock, index);
 	}
 	if (!open_requests(connection))
 		server_idle(connection, sock);
@@ -141,7 +146,7 @@ static long drop_step(u32 i, void *context)
 
 	if (!open_requests(connection))
 		return 1;
-	forget_exchange(ending->sock, connection->responses);
+	forget_exchange(connection, ending->sock, connection->responses);
 	connection->responses++;
 	return 0;
 }

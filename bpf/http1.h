@@ -415,7 +415,8 @@ static long http1_step(u32 index, void *context)
 INLINE void http1_start(struct http1_head *head, u32 fill, u8 want_request)
 {
 	__builtin_memset(head, 0, __builtin_offsetof(struct http1_head, prefix));
-	__builtin_memset(head->out, 0, WAGGLE_HEAD_SIZE);
+	if (want_request)
+		__builtin_memset(head->out, 0, WAGGLE_HEAD_SIZE);
 	head->fill = fill;
 	head->want_request = want_request;
 }

@@ -241,6 +241,12 @@ INLINE int store_exchange(struct feed *feed, struct http1_head *head)
 	struct exchange_key key = { .sock = feed->sock, .index = feed->connection->requests };
 	struct scratch_exchange *exchange = (void *)head->prefix;
 
+	if (head->out_used <= WAGGLE_HEAD_SIZE && !feed->connection->current_used) {
+		feed->connection->current_used = 1;
+		feed->connection->current_index = key.index;
+		return !bpf_probe_read_kernel(&feed->connection->current,
+					      sizeof(feed->connection->current), exchange);
+	}
 	if (head->out_used <= WAGGLE_HEAD_SIZE)
 		return !bpf_map_update_elem(&exchanges, &key, exchange, BPF_ANY);
 	clear_tail(head);
@@ -285,7 +291,8 @@ INLINE void on_request_done(struct feed *feed)
 	struct found_exchange found;
 
 	if (feed->stream->body &&
-	    find_exchange(feed->sock, feed->connection->requests - 1, &found))
+	    find_exchange(feed->connection, feed->sock, feed->connection->requests - 1,
+			  &found))
 		found.facts->request_body = feed->stream->body;
 }
 
@@ -298,7 +305,7 @@ static __attribute__((noinline)) int on_response_head(struct feed *feed, struct 
 	struct found_exchange found;
 
 	if (!open_requests(connection) ||
-	    !find_exchange(feed->sock, connection->responses, &found))
+	    !find_exchange(connection, feed->sock, connection->responses, &found))
 		return RESPONSE_UNKNOWN;
 	head->method = found.facts->method;
 	if (head->status < 200 && head->status != 101)

@@ -36,6 +36,23 @@ struct owner {
 	u32 tid;
 };
 
+struct exchange_key {
+	u64 sock;
+	u32 index;
+	u32 reserved;
+};
+
+/* An exchange that is not finished: the record as it will leave, and who owns it. */
+struct open_exchange {
+	struct owner owner; /* the server exchange a client exchange is a child of */
+	struct waggle_exchange record;
+};
+
+struct open_large_exchange {
+	struct owner owner;
+	struct waggle_large_exchange record;
+};
+
 /* One socket of a process we look at. */
 struct connection {
 	struct http1_stream sent;
@@ -56,23 +73,9 @@ struct connection {
 	u64 unix_call; /* its buffer, to know the pieces belong together */
 	u32 unix_delta; /* the receiver's position less ours */
 	u32 unix_resend; /* bytes the kernel refused, which will come again */
-};
-
-struct exchange_key {
-	u64 sock;
-	u32 index;
-	u32 reserved;
-};
-
-/* An exchange that is not finished: the record as it will leave, and who owns it. */
-struct open_exchange {
-	struct owner owner; /* the server exchange a client exchange is a child of */
-	struct waggle_exchange record;
-};
-
-struct open_large_exchange {
-	struct owner owner;
-	struct waggle_large_exchange record;
+	u32 current_index; /* of the exchange below */
+	u32 current_used;  /* 0: none there */
+	struct open_exchange current; /* most connections have one open at a time */
 };
 
 /* What http1_head.prefix and .out hold in a request: begins like open_exchange. */
@@ -144,9 +147,9 @@ struct partial_key {
 
 struct pending_call {
 	u64 sock;
-	u64 args[3];
+	u64 args[2];
 	u32 number;
-	u32 position;
+	u32 reserved;
 };
 
 #define MAP(map_name, map_type, entries, key_type, value_type, map_flag) \
@@ -162,6 +165,7 @@ struct pending_call {
 
 MAP(processes, BPF_MAP_TYPE_HASH, 16384, u32, struct waggle_process, ON_DEMAND);
 MAP(connections, BPF_MAP_TYPE_HASH, 65536, u64, struct connection, ON_DEMAND);
+/* What a connection has open beside its `current` exchange. */
 MAP(exchanges, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_exchange, ON_DEMAND);
 MAP(large_exchanges, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_large_exchange,
     ON_DEMAND);
@@ -170,6 +174,8 @@ MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
 MAP(handoffs, BPF_MAP_TYPE_LRU_HASH, 32768, struct handoff_key, struct handoff, 0);
 MAP(pending_calls, BPF_MAP_TYPE_HASH, 65536, u32, struct pending_call, ON_DEMAND);
 MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
+/* Never written: what a new connection begins as, too large for the stack. */
+MAP(blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct connection, 0);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, WAGGLE_COUNTERS, u32, u64, 0);
 
 struct {

@@ -57,6 +57,7 @@ INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct w
 		      struct owner *owner)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct connection *server;
 	struct found_exchange found;
 	u8 link = WAGGLE_LINK_NONE;
 
@@ -66,7 +67,8 @@ INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct w
 		link = WAGGLE_LINK_THREAD;
 	else if (rule_turn(process, connection, tid, owner))
 		link = WAGGLE_LINK_TURN;
-	if (!link || !find_exchange(owner->sock, owner->index, &found)) {
+	server = link ? bpf_map_lookup_elem(&connections, &owner->sock) : 0;
+	if (!server || !find_exchange(server, owner->sock, owner->index, &found)) {
 		__builtin_memset(owner, 0, sizeof(*owner));
 		return WAGGLE_LINK_NONE;
 	}

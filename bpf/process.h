@@ -7,18 +7,23 @@
 
 #include "call.h"
 
-/* Whether the current process is recorded. Everybody else pays for one look-up. */
-INLINE int is_traced(u32 tgid)
+/* The mode of the current process, 0 when it is not recorded. Everybody who is not
+ * pays for this one look-up. */
+INLINE u32 traced_mode(void)
 {
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct waggle_process *process;
 
 	if (tgid == agent_tgid)
 		return 0;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (!process)
-		return trace_all;
-	return (process->mode & (WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_UNCONFIRMED)) &&
-	       !(process->mode & WAGGLE_PROCESS_EXCLUDED);
+		return trace_all ? WAGGLE_PROCESS_UNCONFIRMED : 0;
+	if (process->mode & WAGGLE_PROCESS_EXCLUDED)
+		return 0;
+	return process->mode & (WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_UNCONFIRMED) ?
+		       process->mode :
+		       0;
 }
 
 SEC("tp_btf/sched_process_fork")

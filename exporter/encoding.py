@@ -19,6 +19,7 @@ from waggle import layout
 from waggle.columns import (
     Bytes,
     Positions,
+    as_numbers,
     copy_slices,
     equal_rows,
     equal_slices,
@@ -195,7 +196,7 @@ class _Rows:
         """All that decides which template is the row's, byte for byte."""
         start = int(self.heads[row] + self.target_lengths[row])
         kept = self.buffer[start : start + int(self.kept_lengths[row])]
-        return self.identities[row].tobytes() + kept.tobytes()
+        return bytes(self.identities[row].tobytes() + kept.tobytes())
 
     def fixed_column(self, column: Column) -> npt.NDArray[np.void]:
         """A column of fixed width as it appears in a span, for all rows."""
@@ -278,7 +279,7 @@ class _Rows:
 
     def _has_parent(self) -> npt.NDArray[np.bool_]:
         ids = np.ndarray((len(self.rows),), np.uint64, self.buffer, _PARENT, (self.size,))
-        return ids != 0
+        return np.asarray(ids != 0, np.bool_)
 
 
 def _ascii(heads: Bytes, lengths: Positions) -> npt.NDArray[np.bool_]:
@@ -287,7 +288,7 @@ def _ascii(heads: Bytes, lengths: Positions) -> npt.NDArray[np.bool_]:
     words = heads.view(np.uint64)
     # Kept fields lie behind short targets, so first the rows with any such byte.
     if (words & _HIGH_BITS).any():
-        for row in (words & _HIGH_BITS).any(axis=1).nonzero()[0].tolist():
+        for row in np.flatnonzero((words & _HIGH_BITS).any(axis=1)).tolist():
             ascii_only[row] = not (heads[row, : lengths[row]] & 0x80).any()
     return ascii_only
 
@@ -478,8 +479,8 @@ def _fill_columns(
     group: Positions,
 ) -> None:
     slices: list[tuple[Positions, Positions, Positions]] = []
-    somewhere = (places >= 0).any(axis=1).nonzero()[0].tolist()
-    everywhere = (places >= 0).all(axis=1).tolist()
+    somewhere = np.flatnonzero(places.max(axis=1) >= 0).tolist()
+    everywhere = (places.min(axis=1) >= 0).tolist()
     for number in somewhere:
         column = Column(number // PLACES)
         here, at = these, begins + places[number][group]

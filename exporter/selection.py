@@ -25,6 +25,7 @@ Mask = npt.NDArray[np.bool_]
 
 _SECOND = 1_000_000_000
 _EVERYTHING = 1 << 64
+_NEVER = (1 << 64) - 1  # as a time: longer than anything lasts
 _MIXER = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses nothing
 _OFFSETS: dict[str, int] = {
     name: int(entry[1]) for name, entry in (layout.EXCHANGE.fields or {}).items()
@@ -65,7 +66,8 @@ class _Second:
     traces: int = 0
     spans: int = 0
     taken: int = 0  # spans
-    special: int = 0  # traces taken beyond the limit
+    failed: int = 0  # traces taken beyond the limit for that
+    slow: int = 0
 
 
 class Selection:
@@ -83,7 +85,7 @@ class Selection:
         self._second = _Second(now_ns)
         self._specials = max(traces // 4, 1)
         self._wanted: dict[int, int] = {}  # hash -> the second it was seen in
-        self._slow_ns = 0
+        self._slow_ns = _NEVER
         self._slowest = np.zeros(self._specials, dtype=np.uint64)
 
     @property
@@ -141,7 +143,7 @@ class Selection:
             self._set_limit(limit, now_ns)
         self._second = _Second(now_ns)
         self._wanted = {h: since for h, since in self._wanted.items() if since == second.since_ns}
-        self._slow_ns = int(self._slowest.min())
+        self._slow_ns = int(self._slowest.min()) or _NEVER
         self._slowest[:] = 0
         return self._second
 
@@ -181,23 +183,26 @@ class Selection:
 
     def _special(self, rows: "_Rows", taken: int) -> Mask:
         """Rows of traces that failed or are slow, as far as this second has room for them."""
-        slow = rows.entries & (rows.lasted >= np.uint64(max(self._slow_ns, 1)))
+        slow = rows.entries & (rows.lasted > np.uint64(self._slow_ns))
         self._keep_slowest(rows.lasted[rows.entries])
-        self._want(rows.hashes[rows.failures])
-        self._want(rows.hashes[slow])
+        second = self._second
+        second.failed += self._want(rows.hashes[rows.failures], self._specials - second.failed)
+        second.slow += self._want(rows.hashes[slow], self._specials - second.slow)
         wanted = _members(rows.hashes, self._wanted)
-        if taken + np.count_nonzero(wanted) > self._spans - self._second.taken:
+        if taken + np.count_nonzero(wanted) > self._spans - second.taken:
             wanted[:] = False
         return wanted
 
-    def _want(self, hashes: Hashes) -> None:
-        room = max(self._specials * 2 - self._second.special, 0)
-        for hashed in set(hashes[: 4 * room].tolist()):
-            if self._second.special >= self._specials * 2:
-                return
+    def _want(self, hashes: Hashes, room: int) -> int:
+        """Take these traces for this second and the next; gives how many are new."""
+        new = 0
+        for hashed in hashes[: 4 * room].tolist():
             if hashed not in self._wanted:
-                self._second.special += 1
+                if new == room:
+                    break
+                new += 1
             self._wanted[hashed] = self._second.since_ns
+        return new
 
     def _keep_slowest(self, lasted: npt.NDArray[np.uint64]) -> None:
         """Remember how long the few slowest of this second took: the next one's measure."""

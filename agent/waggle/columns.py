@@ -68,8 +68,9 @@ def equal_rows(left: Numbers, right: Numbers) -> npt.NDArray[np.bool_]:
 
 def as_numbers(chunks: npt.NDArray[np.void]) -> Numbers:
     """A matrix of numbers over contiguous voids; comparing voids is slow."""
-    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}.get(chunks.itemsize, np.uint64)
-    return chunks.view(kind).reshape(len(chunks), chunks.itemsize // kind().itemsize)
+    width = chunks.itemsize
+    part = 8 if width % 8 == 0 else width
+    return chunks.view(f"u{part}").reshape(len(chunks), width // part)
 
 
 def _chunks(lengths: Positions, widest: int) -> Iterator[tuple[int, Positions, Positions | int]]:

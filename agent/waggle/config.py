@@ -62,10 +62,11 @@ def _size(value: object) -> object:
 
 
 def _url(value: object) -> object:
+    """Only the form; what each protocol makes of it is the exporter's to judge."""
     if isinstance(value, str):
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("not an http URL")
+        if parts.scheme not in ("http", "https", "unix") or not (parts.hostname or parts.path):
+            raise ValueError("not a URL")
         _ = parts.port  # raises ValueError for what is no port
     return value
 

@@ -242,8 +242,8 @@ class Discovery:
         reasons = dict.fromkeys(self.selector.pids, "picked by its id")
         listeners = self.source.listeners(self.selector.ports)
         for tgid, facts in running.items():
-            if tgid in reasons:
-                continue
+            if tgid in reasons or self.selector.excludes_process(facts):
+                continue  # nor do the children of an excluded process follow from its name
             if ports := listeners.get(tgid):
                 reasons[tgid] = f"listens on port {min(ports)}"
             elif picked := self._picks(facts):

@@ -159,8 +159,7 @@ _CAUSES = (
     ),
     _cause(
         r"map '(?P<name>[^']+)': failed to create: Invalid argument",
-        "this kernel has no maps of that type, or {name} has a size it cannot have "
-        "(rings: a power of two, and whole pages)",
+        "this kernel has no maps of that type, or {name} has a size it cannot have",
     ),
     _cause(
         r"BPF program is too large|The sequence of \d+ jumps is too complex",
@@ -177,7 +176,8 @@ _AFTER_THE_LINE = re.compile(
 _SOURCE_LINE = re.compile(r"^; (?P<text>.*?)(?: @ [^ ]+:\d+)?$")
 # What libbpf says of every failure, or while it goes on regardless: tells nothing.
 _SUMMARY = re.compile(
-    r"^libbpf: (failed to load object|prog '[^']*': failed to load:|Failed to bump RLIMIT_MEMLOCK)"
+    r"^libbpf: (failed to load object|prog '[^']*': failed to load:|Failed to bump RLIMIT_MEMLOCK"
+    r"|Error in bpf_create_map_xattr)"
 )
 
 

@@ -179,7 +179,7 @@ def _go_build(file: _File) -> Runtime | None:
         if section is not None:
             return Runtime(GO, _go_version(file.at(section[0], 96)))
         return Runtime(GO) if elf.has_go_note() else None
-    except (OSError, struct.error, ValueError):  # not a file, cut short, or nonsense
+    except (OSError, OverflowError, struct.error, ValueError):  # not a file, cut short, or nonsense
         return None
 
 

@@ -16,7 +16,7 @@ from waggle.layout import Counter
 from waggle.spans import Records
 
 _LINE = 100
-_INDENT = " " * 11
+_INDENT = " " * 13
 
 # What a counter of the kernel's side, or a reason of an exporter's, means to a reader.
 _MEANINGS: Mapping[str, str] = {
@@ -92,7 +92,7 @@ class TraceCount:
         hashes = _hashes(records)
         places = (hashes >> np.uint64(64 - self._BITS)).astype(np.intp)
         rest = (hashes << np.uint64(self._BITS)) | np.uint64(1 << (self._BITS - 1))
-        # frexp gives the place of the highest bit: 64 when the first one is set.
+        # frexp gives the place of the highest of 53 bits, counted from the lowest, from 1.
         _, highest = np.frexp((rest >> np.uint64(11)).astype(np.float64))
         np.maximum.at(self._ranks, places, (54 - highest).astype(np.uint8))
         if self._seen is not None:
@@ -175,7 +175,7 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 
 
 def _field(name: str, text: str) -> str:
-    return f"  {name:<9}{text}"
+    return f"  {name:<9}  {text}"
 
 
 def _queued(stats: ExporterStats) -> str:
@@ -218,7 +218,11 @@ def _reason(reason: str, exporter: str) -> str:
 
 
 def _cost(cost: AgentCost, spans: int) -> str:
-    share = f" ({100 * cost.cpu_s / cost.wall_s:.2g} % of one core" if cost.wall_s > 0 else " ("
-    each = f", {1e6 * cost.cpu_s / spans:,.1f} us a span)" if spans else ")"
+    shares = []
+    if cost.wall_s > 0:
+        shares.append(f"{100 * cost.cpu_s / cost.wall_s:.2g} % of one core")
+    if spans:
+        shares.append(f"{1e6 * cost.cpu_s / spans:,.1f} us a span")
+    share = f" ({', '.join(shares)})" if shares else ""
     memory = f"{cost.peak_memory / 1e6:,.0f} MB of memory at most"
-    return f"{cost.cpu_s:,.2f} s of CPU{share}{each}, {memory}"
+    return f"{cost.cpu_s:,.2f} s of CPU{share}, {memory}"

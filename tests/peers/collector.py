@@ -91,6 +91,8 @@ class Collector:
             )
         )
         self._program: Program | None = None
+        self._received: list[TracesData] = []
+        self._read_bytes = 0
 
     def start(self) -> None:
         """Start it and wait until both ports answer. Raises ProgramError."""
@@ -115,10 +117,20 @@ class Collector:
         An unfinished last line is left for the next look; after kill() one may stand in the
         middle, without its end of line, and is skipped like the data it stands for.
         """
+        self._read_on()
+        return list(self._received)
+
+    def _read_on(self) -> None:
+        """Parse what was written since the last look."""
         if not self._output.exists():
-            return []
-        lines = _LINE_START.split(self._output.read_bytes())
-        return [data for line in lines if (data := _parse(line)) is not None]
+            return
+        with self._output.open("rb") as output:
+            output.seek(self._read_bytes)
+            lines = _LINE_START.split(output.read())
+        if not lines[-1].endswith(b"\n"):
+            lines.pop()
+        self._read_bytes += sum(map(len, lines))
+        self._received += [data for line in lines if (data := _parse(line)) is not None]
 
     def resource_spans(self) -> list[ResourceSpans]:
         return [group for data in self.received() for group in data.resource_spans]
@@ -153,7 +165,7 @@ class Collector:
 def _parse(line: bytes) -> TracesData | None:
     try:
         return parse_traces_line(line)
-    except json_format.ParseError:
+    except (json_format.ParseError, UnicodeDecodeError):
         return None
 
 

@@ -151,7 +151,9 @@ def answers(connection: http.client.HTTPConnection, path: str = "/ready") -> boo
     """Whether GET `path` is answered with 200 on this connection, which is closed."""
     try:
         connection.request("GET", path, headers={"Connection": "close"})
-        return connection.getresponse().status == 200
+        with connection.getresponse() as answer:
+            answer.read()
+            return answer.status == 200
     except (OSError, http.client.HTTPException):
         return False
     finally:

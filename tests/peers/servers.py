@@ -56,7 +56,7 @@ class Options:
     workers: int = 1
     threads: int = 8
     upstream: str | None = None
-    """nginx-proxy: the base URL of the server behind it."""
+    """The base URL of the server behind nginx-proxy; the other kinds have no use for it."""
     upstream_keepalive: bool = True
     args: Sequence[str] = ()
     """Further arguments of the program (the raw server's switches)."""
@@ -177,19 +177,19 @@ def _raw(place: Place, options: Options) -> list[str | Path]:
     return [sys.executable, program, place.address, *options.args]
 
 
-def _nginx(place: Place, options: Options) -> list[str | Path]:
-    config = place.folder / "nginx.conf"
-    config.write_text(_nginx_config(place, options))
-    return [tool("nginx"), "-e", "stderr", "-p", place.folder, "-c", config]
+def _nginx(place: Place, _: Options) -> list[str | Path]:
+    return _nginx_with(place, *_nginx_own(place))
+
+
+def _nginx_before_upstream(place: Place, options: Options) -> list[str | Path]:
+    return _nginx_with(place, *_nginx_proxy(options))
 
 
 _NGINX_STATUSES = (200, 201, 400, 401, 403, 404, 418, 429, 500, 502, 503)
 
 
-def _nginx_config(place: Place, options: Options) -> str:
-    upstream, locations = _nginx_own(place)
-    if options.upstream:
-        upstream, locations = _nginx_proxy(options.upstream, options.upstream_keepalive)
+def _nginx_with(place: Place, upstream: str, locations: list[str]) -> list[str | Path]:
+    """Writes nginx's configuration and gives its command."""
     values = {
         "user": pwd.getpwuid(os.getuid()).pw_name,
         "folder": str(place.folder),
@@ -200,7 +200,9 @@ def _nginx_config(place: Place, options: Options) -> str:
     text = (PROGRAMS / "nginx" / "nginx.conf.template").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
-    return text
+    config = place.folder / "nginx.conf"
+    config.write_text(text)
+    return [tool("nginx"), "-e", "stderr", "-p", place.folder, "-c", config]
 
 
 def _nginx_own(place: Place) -> tuple[str, list[str]]:
@@ -226,10 +228,12 @@ def _nginx_own(place: Place) -> tuple[str, list[str]]:
     ]
 
 
-def _nginx_proxy(base_url: str, keepalive: bool) -> tuple[str, list[str]]:
-    server = base_url.removeprefix("http://")
-    idle = "keepalive 32;" if keepalive else ""
-    reuse = 'proxy_http_version 1.1; proxy_set_header Connection "";' if keepalive else ""
+def _nginx_proxy(options: Options) -> tuple[str, list[str]]:
+    """An upstream, and one location that hands it everything."""
+    server = (options.upstream or "").removeprefix("http://")
+    kept = options.upstream_keepalive
+    idle = "keepalive 32;" if kept else ""
+    reuse = 'proxy_http_version 1.1; proxy_set_header Connection "";' if kept else ""
     return (
         f"upstream behind {{ server {server}; {idle} }}",
         [f"location / {{ proxy_pass http://behind; {reuse} }}"],
@@ -250,7 +254,7 @@ SERVERS: dict[str, ServerKind] = {
     "java-httpserver": ServerKind(_java, families=_TCP),
     # nginx by itself: /big/<n> and /call/<n> answer with what they fetch, not with n first.
     "nginx": ServerKind(_nginx, routes=_ROUTES_AND_CLOSE - {"slow"}),
-    "nginx-proxy": ServerKind(_nginx, routes=_ROUTES, needs_upstream=True),
+    "nginx-proxy": ServerKind(_nginx_before_upstream, routes=_ROUTES, needs_upstream=True),
     "raw": ServerKind(_raw, routes=_ROUTES_AND_CLOSE),
 }
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from waggle.spans import SpanBatch
 from .collector import Collector, started_collector
 
 BATCH = 500
+BATCHES = 4
 Id = tuple[bytes, bytes]
 
 
@@ -72,13 +74,13 @@ def test_every_span_arrives_once(collector: Collector, protocol: str, compressio
     """All spans are in the Collector's file exactly once, with their ids and their service."""
     exporter = exporter_to(collector, protocol, compression)
     expected: set[Id] = set()
-    for _ in range(10):
+    for _ in range(BATCHES):
         batch, ids = batch_of_new_spans()
         expected |= ids
         exporter.export(batch)
     exporter.close(10)
     stats = exporter.stats()
-    assert (stats.exported, stats.queued, stats.lost) == (10 * BATCH, 0, {})
+    assert (stats.exported, stats.queued, stats.lost) == (BATCHES * BATCH, 0, {})
     spans = collector.wait_for(lambda spans: expected <= ids_of(spans).keys())
     found = ids_of(spans)
     assert {found[one] for one in expected} == {1}
@@ -103,14 +105,14 @@ def test_a_killed_collector_costs_nothing(tmp_path: Path, protocol: str) -> None
     events: list[str] = []
     with started_collector(tmp_path, durable=True) as collector:
         exporter = exporter_to(collector, protocol, events=events)
-        load = _Load(exporter)
-        collector.wait_for_spans(2 * BATCH)
-        collector.kill()
-        load.wait_for_more(5 * BATCH)
-        wait_for_event(events, "cannot send")
-        collector.start()
-        load.wait_for_more(2 * BATCH)
-        expected = load.stop()
+        with loaded(exporter) as load:
+            collector.wait_for_spans(2 * BATCH)
+            collector.kill()
+            load.wait_for_more(5 * BATCH)
+            wait_for_event(events, "cannot send")
+            collector.start()
+            load.wait_for_more(2 * BATCH)
+        expected = load.sent
         exporter.close(30)
         stats = exporter.stats()
         found = ids_of(collector.wait_for(lambda spans: expected <= ids_of(spans).keys()))
@@ -120,35 +122,40 @@ def test_a_killed_collector_costs_nothing(tmp_path: Path, protocol: str) -> None
     assert [text for text in events if "again after" in text] == events[1:]
 
 
-class _Load:
-    """A thread that exports a batch every few milliseconds and remembers the ids."""
+class Load:
+    """Exports a batch every few milliseconds and remembers the ids."""
 
     def __init__(self, exporter: OtlpExporter) -> None:
+        self.sent: set[Id] = set()
         self._exporter = exporter
-        self._sent: set[Id] = set()
         self._changed = threading.Condition()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
 
-    def _run(self) -> None:
-        while not self._ending.wait(0.02):
+    def run(self, ending: threading.Event) -> None:
+        while not ending.wait(0.02):
             batch, ids = batch_of_new_spans(100)
             self._exporter.export(batch)
             with self._changed:
-                self._sent |= ids
+                self.sent |= ids
                 self._changed.notify_all()
 
     def wait_for_more(self, spans: int, timeout_s: float = 30) -> None:
         """Returns when so many more spans were handed to the exporter."""
         with self._changed:
-            goal = len(self._sent) + spans
-            assert self._changed.wait_for(lambda: len(self._sent) >= goal, timeout_s)
+            goal = len(self.sent) + spans
+            assert self._changed.wait_for(lambda: len(self.sent) >= goal, timeout_s)
 
-    def stop(self) -> set[Id]:
-        self._ending.set()
-        self._thread.join()
-        return self._sent
+
+@contextmanager
+def loaded(exporter: OtlpExporter) -> Iterator[Load]:
+    """Load from a thread of its own, for as long as the block lasts."""
+    load, ending = Load(exporter), threading.Event()
+    thread = threading.Thread(target=load.run, args=(ending,))
+    thread.start()
+    try:
+        yield load
+    finally:
+        ending.set()
+        thread.join()
 
 
 def wait_for_event(events: list[str], words: str, timeout_s: float = 20) -> None:

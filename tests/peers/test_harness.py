@@ -31,6 +31,12 @@ FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6", "unix")
 SENDERS = ("write", "send", "sendto", "sendfile", "splice", "writev", "sendmsg", "sendmmsg")
 RECEIVERS = ("read", "recv", "recvfrom", "recvmsg", "recvmmsg", "readv", "peek", "splice")
 CALLERS = [kind for kind in SERVERS if not kind.startswith("nginx")]
+UNTIL_CLOSE = [kind for kind, server in SERVERS.items() if "until-close" in server.routes]
+PLACES = [
+    (kind, family)
+    for kind, server in SERVERS.items()
+    for family in sorted(server.families - {"ipv4"})
+]
 CLOSERS = [kind for kind, client in CLIENTS.items() if client.can_close]
 GATED = [kind for kind, client in CLIENTS.items() if client.can_pass_gate]
 TRACED = [kind for kind, client in CLIENTS.items() if client.can_send_traceparent]
@@ -109,25 +115,23 @@ def test_a_chunked_answer_is_chunked(server: Server) -> None:
     connection.close()
 
 
-def test_an_answer_until_close_ends_with_its_connection(server: Server) -> None:
-    """/until-close/<n>, where there is one, announces neither length nor chunks."""
-    if "until-close" not in SERVERS[server.kind].routes:
-        pytest.skip(f"{server.kind} always announces how long a body is")
-    connection = server.connection()
-    connection.request("GET", "/until-close/9")
-    answer = connection.getresponse()
-    assert answer.getheader("Transfer-Encoding") is None
-    assert answer.getheader("Content-Length") is None
-    assert answer.read() == b"n=9\n"
+@pytest.mark.parametrize("kind", UNTIL_CLOSE)
+def test_an_answer_until_close_ends_with_its_connection(kind: str) -> None:
+    """/until-close/<n> announces neither length nor chunks."""
+    with start_server(kind) as server:
+        connection = server.connection()
+        connection.request("GET", "/until-close/9")
+        answer = connection.getresponse()
+        assert answer.getheader("Transfer-Encoding") is None
+        assert answer.getheader("Content-Length") is None
+        assert answer.read() == b"n=9\n"
+        connection.close()
 
 
-@pytest.mark.parametrize("family", ["ipv6", "unix"])
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(("kind", "family"), PLACES)
 def test_a_server_listens_where_it_is_told(kind: str, family: Family, upstream: Server) -> None:
     """Each kind answers curl on ::1 and on a UNIX socket, where SERVERS says it can."""
     skip_without(family)
-    if family not in SERVERS[kind].families:
-        pytest.skip(f"{kind} cannot listen on {family}")
     with start_server(kind, family=family, upstream=upstream.base_url) as server:
         run_client("curl", server.base_url, count=5, unix_path=server.unix_path)
 
@@ -162,7 +166,8 @@ def test_connections_outlive_the_gate(client: str, tmp_path: Path) -> None:
         running.finish()
         told = read_truth(truth)[1:]
     assert sorted(one["target"] for one in told) == [f"/n/{n}" for n in range(1, 10)]
-    assert len({one["connection"] for one in told}) == 1
+    connections = [one["connection"] for one in told]
+    assert set(connections[4:]) <= set(connections[:4])
 
 
 @pytest.mark.parametrize("client", TRACED)
@@ -242,7 +247,7 @@ def test_the_raw_programs_send_in_every_way(how: str, family: Family) -> None:
 def test_the_raw_programs_receive_in_every_way(how: str, family: Family) -> None:
     """Requests and answers are read whole, in calls that bring only some bytes."""
     skip_without(family)
-    args = ["--receive", how, "--recv-size", "1,5,300"]
+    args = ["--receive", how, "--recv-size", "1,5,900"]
     with start_server("raw", family=family, args=args) as server:
         args += ["--scenario", "all", "--pipeline", "3"]
         run_client("raw", server.base_url, 45, 2, unix_path=server.unix_path, args=args)

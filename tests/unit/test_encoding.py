@@ -11,43 +11,19 @@ from opentelemetry.semconv.schemas import Schemas
 from waggle.columns import copy_slices, equal_slices, gather_bytes
 from waggle.exporter import encoding
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
-from waggle.exporter.messages import SCHEMA_URL, resource_message, scope_message, span_message
+from waggle.exporter.messages import SCHEMA_URL
 from waggle.exporter.templates import BODY_LIMIT, build_template, padded_varints
 from waggle.layout import End, Flag, Kept, Link, Method, Role
 from waggle.probes.http1 import decode
-from waggle.spans import Decoded, Exchange, Records, SpanBatch, decode_span
+from waggle.spans import Decoded, Exchange, Records, SpanBatch
 
+from unit.otlp_messages import Spans, expected, received
 from unit.records import NO_PARENT, batch, record, resource_table
 
-Decoded_ = dict[bytes, list[bytes]]  # serialized resource -> its spans, serialized, sorted
 
-
-def decoded(requests: Sequence[EncodedRequest]) -> Decoded_:
-    """What a receiver reads, in an order that does not matter."""
-    found: Decoded_ = {}
-    for request in requests:
-        for per_resource in trace_pb2.TracesData.FromString(request.payload).resource_spans:
-            spans = found.setdefault(canonical(per_resource.resource), [])
-            for per_scope in per_resource.scope_spans:
-                assert per_scope.scope == scope_message()
-                assert per_scope.schema_url == per_resource.schema_url == SCHEMA_URL
-                spans += map(canonical, per_scope.spans)
-    return {resource: sorted(spans) for resource, spans in found.items()}
-
-
-def expected(spans: SpanBatch) -> Decoded_:
-    """What the slow path says a receiver must read."""
-    found: Decoded_ = {}
-    for row in range(len(spans)):
-        resource = resource_message(spans.table.rows[int(spans.resources[row])])
-        message = span_message(decode_span(spans, row))
-        found.setdefault(canonical(resource), []).append(canonical(message))
-    return {resource: sorted(rows) for resource, rows in found.items()}
-
-
-def canonical(message: object) -> bytes:
-    """A message parsed and written again, so that padded varints do not count."""
-    return message.SerializeToString(deterministic=True)  # type: ignore[attr-defined,no-any-return]
+def decoded(requests: Sequence[EncodedRequest]) -> Spans:
+    """What a receiver reads."""
+    return received([trace_pb2.TracesData.FromString(request.payload) for request in requests])
 
 
 def repeated(records: Records, times: int) -> Records:

@@ -82,12 +82,12 @@ CASES: dict[str, tuple[int, tuple[str, ...], str, int]] = {
         "a container's seccomp profile or, before 5.11, `ulimit -l`; choose another --capture",
         4,
     ),
-    "odd_ring_size": (
+    "empty_map": (
         errno.EINVAL,
         (),
-        "cannot load x.bpf.o: map 'records': failed to create: Invalid argument(-22) "
-        "(1 line omitted): this kernel has no maps of that type, or records has a size it "
-        "cannot have (rings: a power of two, and whole pages)",
+        "cannot load x.bpf.o: map 'table': failed to create: Invalid argument(-22) "
+        "(2 lines omitted): this kernel has no maps of that type, or table has a size it "
+        "cannot have",
         4,
     ),
     "too_large": (

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,14 +248,17 @@ def test_resource_of_a_real_process() -> None:
 
 def conventions() -> set[str]:
     """Every attribute name of the published conventions package."""
-    names: set[str] = set()
-    for package in (stable, incubating):
-        for path in package.__path__:
-            for module in sorted(os.listdir(path)):
-                if module.endswith(".py"):
-                    with open(os.path.join(path, module), encoding="utf-8") as file:
-                        names |= set(re.findall(r': Final = "([^"]+)"', file.read()))
-    return names
+    files = [
+        file
+        for package in (stable, incubating)
+        for folder in package.__path__
+        for file in Path(folder).glob("*.py")
+    ]
+    return {
+        name
+        for file in files
+        for name in re.findall(r': Final = "([^"]+)"', file.read_text("utf-8"))
+    }
 
 
 def test_names_are_conventional() -> None:

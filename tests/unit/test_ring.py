@@ -201,7 +201,7 @@ def test_a_poller_sees_records_that_woke_nobody() -> None:
 
 
 def test_wake_ends_one_wait() -> None:
-    """wake() ends the next wait of either kind, even one that begins later; after close() it is harmless."""
+    """wake() ends the next wait of either kind, even one that begins later, and no other."""
     poller = RingPoller([])
     for wait in (poller.wait, poller.wait_for_wake):
         poller.wake()

@@ -11,6 +11,7 @@ waits for it.
 import errno
 import io
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -106,7 +107,10 @@ def _can_draw(encoding: str) -> bool:
 def _write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:  # somebody who shares the terminal made it so
+            select.select([], [fd], [])
 
 
 @dataclass(frozen=True, slots=True)

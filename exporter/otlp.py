@@ -5,6 +5,7 @@ one request at a time, and tries again for as long as there is hope. A request t
 arrived although its answer was lost is sent again: spans arrive at least once.
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -230,7 +231,7 @@ class _Reporter:
         self._endpoint = _shown(settings)
         self._bounds = settings.queue
         self._outbox = outbox
-        self._say = on_event
+        self._listener = on_event
         self._failing_since: float | None = None
         self._lost_before = 0
         self._said: set[str] = set()
@@ -242,7 +243,8 @@ class _Reporter:
         self._lost_before = self._outbox.lost_so_far()
         self._say(
             f"cannot send spans to {self._endpoint}: {answer.reason}; trying again, "
-            f"up to {self._bounds.max_spans:,} spans are kept meanwhile"
+            f"up to {self._bounds.max_spans:,} spans ({self._bounds.max_bytes >> 20} MiB) "
+            "are kept meanwhile"
         )
 
     def answered(self) -> None:
@@ -285,6 +287,11 @@ class _Reporter:
     def internal_error(self, error: Exception) -> None:
         kind = type(error).__name__
         self._once(kind, f"a fault in the exporter lost spans: {kind}: {error}; please report it")
+
+    def _say(self, text: str) -> None:
+        # A listener that fails, on a closed stderr for instance, must not cost spans.
+        with contextlib.suppress(Exception):
+            self._listener(text)
 
     def _once(self, kind: str, text: str) -> None:
         if kind not in self._said and len(self._said) < REMARKS_AT_MOST:

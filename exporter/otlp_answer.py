@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 # No receiver may silence us for longer than this, whatever it asks for.
-LONGEST_PAUSE_S = 3_600.0
+LONGEST_PAUSE_S = 600.0
 MESSAGE_LIMIT = 200  # characters of a receiver's words that are repeated to the user
 
 

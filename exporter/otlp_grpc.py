@@ -1,6 +1,7 @@
 """OTLP over gRPC, with the ready bytes: no message object is made on the way out."""
 
 import os
+import re
 import threading
 from typing import Any
 
@@ -10,6 +11,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from waggle import __version__
+from waggle.errors import UsageError
 from waggle.exporter.otlp_answer import (
     Answer,
     Refused,
@@ -21,6 +23,7 @@ from waggle.exporter.otlp_settings import Compression, OtlpSettings, TlsFiles
 from waggle.exporter.otlp_tls import client_context
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METADATA_NAME = re.compile(r"[0-9a-z_.-]+\Z")
 STATUS_DETAILS = "grpc-status-details-bin"
 RETRYABLE = frozenset(
     {
@@ -46,7 +49,11 @@ class GrpcTransport:
     """Unary calls on one channel, which is made anew when the receiver could not be reached."""
 
     def __init__(self, settings: OtlpSettings) -> None:
-        """Raises UsageError when a TLS file cannot be used. Connects at the first send()."""
+        """Raises UsageError when a TLS file cannot be used or a header cannot be sent by gRPC.
+
+        Connects at the first send().
+        """
+        _check_names(settings)
         self._settings = settings
         self._target = _target(settings)
         self._credentials = _credentials(settings.tls) if settings.scheme == "https" else None
@@ -116,6 +123,16 @@ class GrpcTransport:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and status.retry_after_s is not None:
             return TryAgain(_plain_reason(code, words), status.retry_after_s)
         return Refused(code.name.lower(), words[:200])
+
+
+def _check_names(settings: OtlpSettings) -> None:
+    """gRPC allows fewer names than HTTP, and would refuse each single call."""
+    for name, _ in settings.headers:
+        if not METADATA_NAME.match(name) or name.startswith("grpc-") or name.endswith("-bin"):
+            raise UsageError(
+                f"OTEL_EXPORTER_OTLP_HEADERS: gRPC cannot send a header named {name}; "
+                "use letters, digits, -, _ and ., or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            )
 
 
 def _target(settings: OtlpSettings) -> str:

@@ -115,9 +115,10 @@ class HttpTransport:
         return _read_answer(response, body)
 
     def _plain_reason(self, error: Exception) -> str:
-        if self._overdue or isinstance(error, TimeoutError):
-            return f"no answer within {self._settings.timeout_s:g} s"
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        limit_s = self._settings.timeout_s
+        if limit_s is not None and (self._overdue or isinstance(cause, TimeoutError)):
+            return f"no answer within {limit_s:g} s"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not trusted ({cause.verify_message}); "

@@ -10,7 +10,6 @@ request is kept for an hour instead of thirty seconds. A variable that is set is
 """
 
 import re
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -297,7 +296,7 @@ def _header_value(hidden: _Setting, name: str, encoded: str) -> str:
         value = unquote(encoded, errors="strict")
     except UnicodeDecodeError:
         value = "\0"
-    if any(character not in string.printable or character in "\r\n\v\f" for character in value):
+    if any(not " " <= character <= "~" for character in value):
         raise hidden.wrong(
             f"the value of {name} has characters that no header can carry",
             "use printable ASCII, percent-encoded where needed",

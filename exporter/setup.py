@@ -18,31 +18,20 @@ def make_exporters(
     that cannot be used.
     """
     exporters: list[Exporter] = []
-    endpoint = settings.otlp_traces or settings.otlp
-    if endpoint:
+    merged = settings.otlp_environ(environ)
+    has_endpoint = bool(settings.otlp) or OtlpSettings.names_an_endpoint(merged)
+    if has_endpoint:
         from waggle.exporter.otlp import OtlpExporter
 
-        exporters.append(OtlpExporter(otlp_settings(settings, environ), OtlpEncoder(), on_event))
+        where = OtlpSettings.from_environment(merged, settings.otlp)
+        exporters.append(OtlpExporter(where, OtlpEncoder(), on_event))
     if settings.json_lines:
         from waggle.exporter.jsonlines import JsonLinesExporter
 
         exporters.append(JsonLinesExporter(sys.stdout))
-    elif not settings.quiet and not endpoint:
+    elif not settings.quiet and not has_endpoint:
         from waggle.exporter.console import ConsoleExporter
 
         environment = dict(environ) | ({"NO_COLOR": "1"} if settings.no_color else {})
         exporters.append(ConsoleExporter(sys.stdout, environment=environment))
     return exporters
-
-
-def otlp_settings(settings: Settings, environ: Mapping[str, str]) -> OtlpSettings:
-    """The exporter's settings: the environment's, with what flags and file say above it."""
-    merged = dict(environ)
-    prefix = "OTEL_EXPORTER_OTLP_TRACES_"
-    merged[prefix + "PROTOCOL"] = settings.otlp_protocol
-    merged[prefix + "COMPRESSION"] = settings.otlp_compression
-    merged[prefix + "TIMEOUT"] = str(settings.otlp_timeout)
-    if settings.otlp_traces:
-        merged[prefix + "ENDPOINT"] = settings.otlp_traces
-        return OtlpSettings.from_environment(merged)
-    return OtlpSettings.from_environment(merged, settings.otlp)

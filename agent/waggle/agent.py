@@ -27,7 +27,7 @@ from waggle.pipeline import Pipeline, WallClock
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.spans import ResourceTable
-from waggle.summary import Summary, summarize
+from waggle.summary import AgentCost, Summary, TraceCount, render
 from waggle.watcher import Watcher
 
 CLOSE_TIMEOUT_S = 10.0
@@ -58,6 +58,7 @@ class _Run:
         )
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
         self._watcher = Watcher(self._capture, self._discovery, table)
+        self._traces = TraceCount()
 
     def _launch(self) -> Launched | None:
         if not self._settings.command:
@@ -99,7 +100,7 @@ class _Run:
             pipeline.close(CLOSE_TIMEOUT_S)
         summary = self._summary(pipeline, exporters)
         if not self._settings.quiet:
-            say(str(summary), prefix="")
+            say(render(summary), prefix="")
         return self._exit_code()
 
     @contextmanager
@@ -154,13 +155,20 @@ class _Run:
         return self._launched is not None and self._launched.poll() is not None
 
     def _summary(self, pipeline: Pipeline, exporters: list[Exporter]) -> Summary:
-        return summarize(
-            pipeline=pipeline.stats,
-            exporters=exporters,
-            counters=self._capture.counters(),
-            missed_runs=self._capture.missed_runs(),
+        failed = {
+            f"failed_in_{name}": failures.spans
+            for name, failures in pipeline.stats.failures.items()
+            if failures.spans
+        }
+        return Summary(
+            spans=pipeline.stats.spans_out,
+            traces=self._traces.value,
+            traces_exact=self._traces.exact,
+            cost=AgentCost.since(self._started),
             processes=self._watcher.processes_seen(),
-            seconds=time.monotonic() - self._started,
+            kernel=self._capture.counters(),
+            exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
+            lost=failed,
         )
 
     def _exit_code(self) -> int:

@@ -72,7 +72,7 @@ def _url(value: object) -> object:
 
 
 _Number = BeforeValidator(_no_bool)
-_Pid = Annotated[int, _Number, Field(ge=1, lt=1 << 22)]
+_Pid = Annotated[int, _Number, Field(ge=1, lt=1 << 31)]
 _Port = Annotated[int, _Number, Field(ge=1, le=65535)]
 _Glob = Annotated[str, Field(min_length=1)]
 _List = BeforeValidator(_listed)

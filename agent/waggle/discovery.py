@@ -185,17 +185,13 @@ class Discovery:
         return self._trace(facts, "started by waggle")
 
     def on_events(self, events: Events) -> list[Decision]:
-        """Decisions that follow from process events, oldest first, at most one a process.
+        """Decisions that follow from process events, in the order of the events.
 
-        Of several about one process the last is given.
+        A process may have several: one that was traced and ended within a batch is first
+        traced and then forgotten, so that it is seen at all.
         """
-        latest: dict[int, Decision] = {}
-        for event in events:
-            decision = self._on_event(event)
-            if decision is not None:
-                latest.pop(decision.tgid, None)
-                latest[decision.tgid] = decision
-        return list(latest.values())
+        decisions = (self._on_event(event) for event in events)
+        return [decision for decision in decisions if decision is not None]
 
     def waiting_for(self) -> str | None:
         """What nobody matches yet, as a sentence for the user; None when something is traced."""

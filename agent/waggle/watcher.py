@@ -21,6 +21,7 @@ from waggle.ring import RingPoller
 from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
+_NAMES_KEPT = 10_000
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class Watcher:
     processes: ProcessTable
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _traced: set[int] = field(default_factory=set)
-    _seen: int = 0
+    _names: dict[int, str] = field(default_factory=dict)  # row of the table -> name
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
     _stopped: bool = False
 
@@ -65,8 +66,9 @@ class Watcher:
         """Whether every process that was picked by its id, and all its children, have ended."""
         return bool(self._named) and not self._traced
 
-    def processes_seen(self) -> int:
-        return self._seen
+    def processes_seen(self) -> list[str]:
+        """Every process that had a span, as `shop 4121`, in the order they came."""
+        return list(self._names.values())
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -95,7 +97,16 @@ class Watcher:
     def resources_of(self, records: Records) -> npt.NDArray[np.intp]:
         """The resource of each record."""
         with self._lock:
-            return self.processes.lookup(records["tgid"], records["process_start_ns"])
+            rows = self.processes.lookup(records["tgid"], records["process_start_ns"])
+            self._remember_names(rows)
+            return rows
+
+    def _remember_names(self, rows: npt.NDArray[np.intp]) -> None:
+        for row in np.unique(rows).tolist():
+            if row not in self._names and len(self._names) < _NAMES_KEPT:
+                attributes = self.table.rows[row].attributes
+                pid = attributes.get("process.pid", "")
+                self._names[row] = f"{attributes['service.name']} {pid}".strip()
 
     def take_events(self) -> None:
         """Handle every event that is there."""
@@ -117,8 +128,6 @@ class Watcher:
     def _apply(self, decision: Decision) -> None:
         self.capture.decide(decision)
         if decision.traced:
-            if decision.tgid not in self._traced:
-                self._seen += 1
             self._traced.add(decision.tgid)
             if decision.facts is not None:
                 self.processes.remember(decision.facts)

@@ -222,7 +222,7 @@ def _nginx_own(place: Place) -> tuple[str, list[str]]:
         f'location ~ ^/chunked/(\\d+)$ {{ {chunks} return 200 "n=$1\\n"; }}',
         f"location ~ ^/until-close/(\\d+)$ {{ {chunks} chunked_transfer_encoding off; "
         'return 200 "n=$1\\n"; }',
-        f"location /big/ {{ alias {place.folder}/big.txt; }}",
+        f"location ~ ^/big/\\d+$ {{ alias {place.folder}/big.txt; }}",
         'location ~ ^/echo/(\\d+)$ { return 200 "n=$1 bytes=$content_length\\n"; }',
         "location /call/ { proxy_pass $arg_url; }",
     ]

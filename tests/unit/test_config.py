@@ -96,6 +96,7 @@ def test_variables_of_tests_are_not_settings() -> None:
         ("ring-size: 3M", "'ring-size' in {} line 1: expected a power of two from 64K to 1G, "),
         ("capture: all", "'capture' in {} line 1: expected auto, socket, probe or syscall, "),
         ("otlp: collector:4317", "'otlp' in {} line 1: expected a URL such as http://localhost:"),
+        ("otlp: ftp://x", "'otlp' in {} line 1: expected a URL such as http://localhost:"),
         ("- port", "{}: expected settings such as 'port: 8080'"),
         ("port: 1\nport: 2", "'port' is set twice in {}, again in line 2: keep one"),
         ("a: b: c", "{} line 1 column 5: not valid YAML: mapping values are not allowed here"),

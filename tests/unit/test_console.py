@@ -541,7 +541,11 @@ class Pipe:
             self._reading = False
 
     def close(self) -> None:
+        """Let whoever still writes come to its end before the descriptor is used again."""
         self.stop_reading()
+        for thread in threading.enumerate():
+            if thread.name == "waggle-console":
+                thread.join(30)
         self.stream.close()
 
 
@@ -602,6 +606,20 @@ def test_a_reader_that_goes_away_is_a_quiet_end(
     assert console.failure is None
     assert console.stats().lost == {"output_closed": 4}
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_that_does_not_block_is_waited_for(pipe: Pipe) -> None:
+    """Output that is set to non-blocking and full loses nothing and ends nothing."""
+    os.set_blocking(pipe.stream.fileno(), False)
+    output = Output(pipe.stream, {})
+    text = "x" * 300_000
+    writer = threading.Thread(target=output.write, args=(text,))
+    writer.start()
+    received = 0
+    while received < len(text):
+        received += len(os.read(pipe.read_fd, 65536))
+    writer.join(10)
+    assert not writer.is_alive()
 
 
 def test_a_full_disk_is_told() -> None:

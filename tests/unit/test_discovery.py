@@ -339,11 +339,12 @@ def test_id_used_again() -> None:
     assert found.on_events(late) == []
 
 
-def test_last_decision_counts() -> None:
-    """Of several decisions about one process in one batch only the last is given."""
+def test_short_life() -> None:
+    """A process that came and went within a batch is traced first and forgotten then."""
     found = discovery(source(), pid=["50"])
     found.initial()
-    assert modes(found.on_events(events((FORK, 61, 50), (EXIT, 61, 50)))) == {61: 0}
+    decisions = found.on_events(events((FORK, 61, 50), (EXIT, 61, 50)))
+    assert [(decision.tgid, decision.traced) for decision in decisions] == [(61, True), (61, False)]
 
 
 def test_bound() -> None:

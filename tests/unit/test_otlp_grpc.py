@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from waggle.errors import UsageError
 from waggle.exporter.otlp import OtlpExporter
 from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol, QueueSettings
 
@@ -258,3 +259,24 @@ def test_http_does_not_load_grpc() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["a!b", "grpc-timeout", "key-bin"])
+def test_headers_that_grpc_cannot_send_are_found_at_the_start(name: str) -> None:
+    """A name that gRPC would refuse on every call is a usage error that says what to use."""
+    with pytest.raises(UsageError, match=f"named {name}"):
+        OtlpExporter(grpc_settings(1, headers=((name, "x"),)), ReadyRequests())
+
+
+def test_a_listener_that_fails_costs_nothing() -> None:
+    """Spans arrive though whoever hears of the outage raises."""
+
+    def fail(_text: str) -> None:
+        raise OSError("stderr is closed")
+
+    with grpc_receiver(GrpcAnswer(grpc.StatusCode.UNAVAILABLE)) as receiver:
+        exporter = OtlpExporter(grpc_settings(receiver.port), ReadyRequests(), fail)
+        export(exporter, 1)
+        stats = settled(exporter)
+        exporter.close(1)
+    assert (stats.exported, stats.lost) == (1, {})

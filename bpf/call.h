@@ -22,69 +22,66 @@ struct memory {
 
 struct walk {
 	struct feed *feed;
-	const struct iovec *vector;
-	u64 skip;
-	u64 left;
-	u32 segments;
-	u32 in_kernel;
+	const struct memory *memory;
 };
 
+struct piece {
+	u64 base;
+	u64 length;
+};
+
+/* The next piece of the call's memory, or 0 when it lies in what is to be skipped. */
+INLINE int next_piece(struct feed_state *walk, const struct memory *memory, struct piece *piece)
+{
+	const struct iovec *at = &memory->vector[walk->segment];
+	struct iovec segment = {};
+
+	piece->base = memory->base ? (u64)memory->base + walk->skip : 0;
+	piece->length = walk->left;
+	if (!memory->segments)
+		return 1;
+	piece->base = 0;
+	if (walk->segment++ >= memory->segments ||
+	    (memory->in_kernel ? bpf_probe_read_kernel(&segment, sizeof(segment), at) :
+				 bpf_probe_read_user(&segment, sizeof(segment), at)))
+		return 1; /* the rest cannot be found */
+	if (walk->skip >= segment.iov_len) {
+		walk->skip -= segment.iov_len;
+		return 0;
+	}
+	piece->base = (u64)segment.iov_base + walk->skip;
+	piece->length = segment.iov_len - walk->skip;
+	if (piece->length > walk->left)
+		piece->length = walk->left;
+	return 1;
+}
+
+/* One place feeds, whatever the piece: the verifier walks the parser once for it. */
 static long walk_step(u32 index, void *context)
 {
 	struct walk *walk = context;
-	struct feed *feed = walk->feed;
-	struct iovec piece;
-	u64 length;
-	long failed;
+	struct feed_state *state = &walk->feed->scratch->state;
+	struct piece piece = { .length = state->gap };
 
-	if (index >= walk->segments || !walk->left)
-		return 1;
-	failed = walk->in_kernel ?
-			 bpf_probe_read_kernel(&piece, sizeof(piece), &walk->vector[index]) :
-			 bpf_probe_read_user(&piece, sizeof(piece), &walk->vector[index]);
-	if (failed)
-		return 1;
-	length = piece.iov_len;
-	if (walk->skip >= length) {
-		walk->skip -= length;
-		return 0;
+	if (state->gap) {
+		state->gap = 0;
+	} else {
+		if (!state->left)
+			return 1;
+		if (!next_piece(state, walk->memory, &piece))
+			return 0;
+		state->skip = 0;
+		state->left -= piece.length;
 	}
-	length -= walk->skip;
-	if (length > walk->left)
-		length = walk->left;
-	feed_piece(feed, (u64)piece.iov_base + walk->skip, length);
-	walk->skip = 0;
-	walk->left -= length;
+	feed_piece(walk->feed, piece.base, piece.length);
 	return 0;
 }
 
-INLINE void feed_memory(struct feed *feed, const struct memory *memory, u64 skip)
+/* Lines the call up with what was seen before: bytes that were seen already are
+ * skipped, bytes that no hook saw become a gap. */
+INLINE void align_position(struct feed_state *state, struct http1_stream *stream,
+			   const struct endpoint *endpoint, u32 sent)
 {
-	u64 length = memory->length - skip;
-	struct walk walk = {
-		.feed = feed,
-		.vector = memory->vector,
-		.skip = memory->skip + skip,
-		.left = length,
-		.segments = memory->segments,
-		.in_kernel = memory->in_kernel,
-	};
-
-	if (!memory->segments) {
-		feed_piece(feed, memory->base ? (u64)memory->base + memory->skip + skip : 0,
-			   length);
-		return;
-	}
-	LOOP(SEGMENTS_MAX, walk_step, &walk);
-	if (walk.left) /* the vector could not be read to its end */
-		feed_piece(feed, 0, walk.left);
-}
-
-/* Lines the call up with what was seen before. Returns how many of its bytes were
- * seen already; bytes that no hook saw are fed as unreadable. */
-INLINE u64 align_position(struct feed *feed, const struct endpoint *endpoint)
-{
-	struct http1_stream *stream = feed->stream;
 	s32 ahead;
 
 	if (!stream->started) {
@@ -92,15 +89,16 @@ INLINE u64 align_position(struct feed *feed, const struct endpoint *endpoint)
 		stream->next = endpoint->position;
 	}
 	ahead = endpoint->position - stream->next;
-	feed->scratch->state.position = stream->next;
-	if (ahead < 0)
-		return -ahead;
-	/* Data and the peer's FIN in one read move the position one further. */
-	if (!ahead || (ahead == 1 && !feed->sent && (endpoint->shutdown & RCV_SHUTDOWN)))
-		return 0;
-	feed_piece(feed, 0, ahead);
-	feed->scratch->state.first_of_call = 1;
-	return 0;
+	state->position = stream->next;
+	if (ahead < 0) {
+		u64 seen = -ahead;
+
+		state->skip += seen;
+		state->left -= seen < state->left ? seen : state->left;
+	} else if (ahead > 1 || (ahead && (sent || !(endpoint->shutdown & RCV_SHUTDOWN)))) {
+		/* Data and the peer's FIN in one read move the position one further: no gap. */
+		state->gap = ahead;
+	}
 }
 
 INLINE int from_start(const struct endpoint *endpoint, u8 sent)
@@ -112,7 +110,7 @@ INLINE int from_start(const struct endpoint *endpoint, u8 sent)
 	       (!offset || (!sent && offset == 1 && (endpoint->shutdown & RCV_SHUTDOWN)));
 }
 
-static __attribute__((noinline)) struct connection *
+OUT_OF_LINE struct connection *
 new_connection(const struct endpoint *endpoint, u64 peer, u32 sent)
 {
 	u64 sock = endpoint->sock;
@@ -175,7 +173,7 @@ INLINE int uses_turns(u32 tgid)
 
 /* All flavours meet here. A global function: the verifier proves it once, for any
  * arguments, and not again at each place that calls it. */
-__attribute__((noinline)) int on_call(struct connection *connection,
+PROVEN_ONCE int on_call(struct connection *connection,
 				      const struct endpoint *endpoint,
 				      const struct memory *memory, u32 sent)
 {
@@ -187,7 +185,7 @@ __attribute__((noinline)) int on_call(struct connection *connection,
 		.sent = sent,
 	};
 	struct feed_state *state;
-	u64 seen;
+	struct walk walk = { .feed = &feed, .memory = memory };
 
 	if (!connection || !endpoint || !memory)
 		return 0;
@@ -205,10 +203,14 @@ __attribute__((noinline)) int on_call(struct connection *connection,
 		connection->sent_base = endpoint->sent_base;
 		connection->received_base = endpoint->received_base;
 	}
-	seen = align_position(&feed, endpoint);
-	if (seen >= memory->length)
+	state->skip = memory->skip;
+	state->left = memory->length;
+	state->gap = 0;
+	state->segment = 0;
+	align_position(state, feed.stream, endpoint, sent);
+	if (!state->left)
 		return 0;
-	feed_memory(&feed, memory, seen);
+	LOOP(SEGMENTS_MAX + 2, walk_step, &walk);
 	feed_end(&feed);
 	feed.stream->next = endpoint->position + memory->length;
 	return 0;

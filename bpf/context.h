@@ -19,59 +19,61 @@ struct trace_context {
 	u8 reserved[6];
 };
 
-/* Two lower-case hexadecimal digits to a byte, or -1. */
-INLINE int hex_pair(const u8 *at)
-{
-	u8 high = at[0], low = at[1];
-	int value;
+#define EACH_BYTE 0x0101010101010101ULL
+#define HIGH_BITS 0x8080808080808080ULL
+#define PAIRS 0x00ff00ff00ff00ffULL
 
-	if (high >= '0' && high <= '9')
-		value = (high - '0') << 4;
-	else if (high >= 'a' && high <= 'f')
-		value = (high - 'a' + 10) << 4;
-	else
-		return -1;
-	if (low >= '0' && low <= '9')
-		return value | (low - '0');
-	if (low >= 'a' && low <= 'f')
-		return value | (low - 'a' + 10);
-	return -1;
+/* The high bit of each byte (none above 0x7f) that lies in [first, last]. */
+INLINE u64 bytes_between(u64 word, u8 first, u8 last)
+{
+	return (word + EACH_BYTE * (0x80 - first)) & ~(word + EACH_BYTE * (0x7f - last)) & HIGH_BITS;
 }
 
-/* `text` must have 56 readable bytes, `length` is what the header really has. */
+/* Eight lower-case hexadecimal digits to four bytes, in order, without a branch.
+ * `bad` becomes nonzero when there is anything else among them. */
+INLINE u32 unhex(u64 text, u64 *bad)
+{
+	u64 word = text & ~HIGH_BITS;
+	u64 letters = bytes_between(word, 'a', 'f');
+	u64 digits = bytes_between(word, '0', '9');
+	u64 nibbles = (word & (EACH_BYTE * 0x0f)) + (letters >> 7) * 9;
+	u64 pairs = ((nibbles & PAIRS) << 4) | ((nibbles >> 8) & PAIRS);
+
+	*bad |= (HIGH_BITS & ~(letters | digits)) | (text & HIGH_BITS);
+	return (pairs & 0xff) | ((pairs >> 8) & 0xff00) | ((pairs >> 16) & 0xff0000) |
+	       ((pairs >> 24) & 0xff000000);
+}
+
+/* Two digits to one byte. */
+INLINE u8 unhex_pair(u64 text, u64 *bad)
+{
+	return unhex((text & 0xffff) | 0x3030303030300000ULL, bad);
+}
+
+/* `text` must have 64 readable bytes, `length` is what the header really has. */
 INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *context)
 {
-	int version, flags, bad = 0;
-	u8 any_trace = 0, any_span = 0;
+	u64 bad = 0;
+	u32 trace[4], span[2];
+	u8 version = unhex_pair(load64(text), &bad);
+	u8 flags = unhex_pair(load64(text + 53), &bad);
 
 	context->valid = 0;
-	if (length < TRACEPARENT_LENGTH || text[2] != '-' || text[35] != '-' || text[52] != '-')
-		return 0;
-	version = hex_pair(text);
-	flags = hex_pair(text + 53);
-	if (version < 0 || version == 0xff || flags < 0)
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		trace[i] = unhex(load64(text + 3 + 8 * i), &bad);
+	span[0] = unhex(load64(text + 36), &bad);
+	span[1] = unhex(load64(text + 44), &bad);
+	bad |= (text[2] ^ '-') | (text[35] ^ '-') | (text[52] ^ '-');
+	if (bad || length < TRACEPARENT_LENGTH || version == 0xff)
 		return 0;
 	/* A later version may append fields, after another dash. */
 	if (length > TRACEPARENT_LENGTH && (version == 0 || text[55] != '-'))
 		return 0;
-#pragma unroll
-	for (int i = 0; i < 16; i++) {
-		int value = hex_pair(text + 3 + 2 * i);
-
-		bad |= value;
-		context->trace_id[i] = value;
-		any_trace |= value;
-	}
-#pragma unroll
-	for (int i = 0; i < 8; i++) {
-		int value = hex_pair(text + 36 + 2 * i);
-
-		bad |= value;
-		context->span_id[i] = value;
-		any_span |= value;
-	}
-	if (bad < 0 || !any_trace || !any_span)
+	if (!(trace[0] | trace[1] | trace[2] | trace[3]) || !(span[0] | span[1]))
 		return 0;
+	__builtin_memcpy(context->trace_id, trace, 16);
+	__builtin_memcpy(context->span_id, span, 8);
 	context->flags = flags;
 	context->valid = 1;
 	return 1;

@@ -27,7 +27,7 @@ INLINE void finish_until_close(struct connection *connection, u64 sock, u64 now)
 }
 
 /* A receive returned nothing or failed: `result` is 0 or minus an errno. */
-static __attribute__((noinline)) int on_receive_end(struct connection *connection,
+OUT_OF_LINE int on_receive_end(struct connection *connection,
 						    const struct endpoint *endpoint, s32 result)
 {
 	u64 now = bpf_ktime_get_ns();

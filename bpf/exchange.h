@@ -84,7 +84,7 @@ INLINE void server_idle(struct connection *connection, u64 sock)
 }
 
 /* Ends the oldest open exchange of a connection and sends its record. */
-static __attribute__((noinline)) int finish_exchange(struct connection *connection, u64 sock, u64 now, u8 end)
+OUT_OF_LINE int finish_exchange(struct connection *connection, u64 sock, u64 now, u8 end)
 {
 	struct found_exchange found;
 	u32 index = connection->responses;

@@ -422,32 +422,33 @@ INLINE void http1_start(struct http1_head *head, u32 fill, u8 want_request)
 }
 
 /* Walks the buffer from its beginning. `verdict` and the facts are in `head`. */
-INLINE void http1_parse(struct http1_head *head)
+PROVEN_ONCE int http1_parse(struct http1_head *head)
 {
 	struct http1_walk walk = { .head = head };
 
-	LOOP(HTTP1_HEAD_MAX, http1_step, &walk);
+	if (head)
+		LOOP(HTTP1_HEAD_MAX, http1_step, &walk);
+	return 0;
 }
 
-/* Whether bytes that may be cut short could begin a request: an upper-case word. */
+/* Whether bytes that may be cut short could begin a request: an upper-case word,
+ * perhaps with dashes, of at least three letters. Without a branch. */
 INLINE int http1_may_begin_request(u64 word, u32 length)
 {
 	u32 space = find_byte(word, ' ');
 	u32 checked = length < 8 ? length : 8;
-	u32 good = 1;
+	u64 text = word & LOWS, dash, mask, good;
 
 	if (space < checked) {
 		if (space < 3)
 			return 0;
 		checked = space;
 	}
-#pragma unroll
-	for (u32 i = 0; i < 8; i++) {
-		u8 byte = (word >> (8 * i)) & 0xff;
-
-		good &= i >= checked || (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '_';
-	}
-	return good;
+	dash = text ^ (ONES * '-');
+	good = (text + ONES * (0x80 - 'A')) & ~(text + ONES * (0x7f - 'Z'));
+	good |= ~((dash + LOWS) | dash);
+	mask = checked >= 8 ? HIGHS : HIGHS & ((1ULL << (8 * (checked & 7))) - 1);
+	return (good & ~word & mask) == mask;
 }
 
 #endif

@@ -139,16 +139,19 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 	fill_addresses(facts, feed);
 }
 
-INLINE void read_traceparent(const struct http1_head *head, struct trace_context *context)
+PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *context)
 {
+	if (!head || !context)
+		return 0;
 	context->valid = 0;
 	if (!head->traceparent)
-		return;
+		return 0;
 	if (parse_traceparent(head->bytes + masked(head->traceparent, HTTP1_HEAD_MASK),
 			      head->traceparent_len, context))
 		count(WAGGLE_COUNT_TRACEPARENT_READ);
 	else
 		count(WAGGLE_COUNT_TRACEPARENT_INVALID);
+	return 0;
 }
 
 INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
@@ -254,7 +257,7 @@ INLINE int store_exchange(struct feed *feed, struct http1_head *head)
 }
 
 /* Returns 0, or the counter that says why the exchange cannot be followed. */
-static __attribute__((noinline)) int on_request_head(struct feed *feed, struct http1_head *head)
+OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 {
 	struct scratch_exchange *exchange = (void *)head->prefix;
 	struct connection *connection = feed->connection;
@@ -299,7 +302,7 @@ INLINE void on_request_done(struct feed *feed)
 enum response_kind { RESPONSE_UNKNOWN = 0, RESPONSE_INTERIM = 1, RESPONSE_FINAL = 2, RESPONSE_SWITCH = 3 };
 
 /* What kind of response this is, and the method it answers. */
-static __attribute__((noinline)) int on_response_head(struct feed *feed, struct http1_head *head)
+OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
 {
 	struct connection *connection = feed->connection;
 	struct found_exchange found;

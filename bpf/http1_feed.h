@@ -13,7 +13,7 @@
 
 /* Nothing more is known of where messages begin: drop what is open and wait for
  * a head at the beginning of a call. */
-static __attribute__((noinline)) int lose_framing(struct connection *connection, u64 sock, u32 why)
+OUT_OF_LINE int lose_framing(struct connection *connection, u64 sock, u32 why)
 {
 	count(why);
 	drop_open_exchanges(connection, sock);
@@ -25,7 +25,7 @@ static __attribute__((noinline)) int lose_framing(struct connection *connection,
 }
 
 /* Not HTTP, or not any more: never look again. */
-static __attribute__((noinline)) int give_up(struct connection *connection, u64 sock, u32 why)
+OUT_OF_LINE int give_up(struct connection *connection, u64 sock, u32 why)
 {
 	count(why);
 	drop_open_exchanges(connection, sock);
@@ -171,7 +171,7 @@ INLINE int judge_head(struct feed *feed, struct http1_head *head, u32 before)
 }
 
 /* Reads some more of a head and looks whether it is whole. */
-static __attribute__((noinline)) int feed_head(struct feed *feed)
+INLINE int feed_head(struct feed *feed)
 {
 	struct feed_state *state = &feed->scratch->state;
 	struct http1_head *head = &feed->scratch->head;
@@ -200,7 +200,7 @@ static __attribute__((noinline)) int feed_head(struct feed *feed)
 	return 0;
 }
 
-static __attribute__((noinline)) int feed_lines(struct feed *feed)
+OUT_OF_LINE int feed_lines(struct feed *feed)
 {
 	struct feed_state *state = &feed->scratch->state;
 	struct http1_lines *lines = &feed->scratch->lines;
@@ -315,7 +315,7 @@ static long feed_step(u32 index, void *context)
 }
 
 /* One contiguous piece of a call's bytes. */
-static __attribute__((noinline)) int feed_piece(struct feed *feed, u64 base, u32 length)
+OUT_OF_LINE int feed_piece(struct feed *feed, u64 base, u32 length)
 {
 	struct feed_state *state = &feed->scratch->state;
 
@@ -326,7 +326,8 @@ static __attribute__((noinline)) int feed_piece(struct feed *feed, u64 base, u32
 	if (state->offset < state->length && !(feed->connection->flags & CONNECTION_DEAD) &&
 	    feed->stream->state != HTTP1_LOST)
 		lose_framing(feed->connection, feed->sock, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
-	state->first_of_call = 0;
+	/* What follows bytes that nobody saw may well begin a message. */
+	state->first_of_call = !base && state->first_of_call;
 	state->position += length;
 	return 0;
 }

@@ -97,6 +97,10 @@ struct partial_head {
 struct feed_state {
 	u64 base; /* address in the process's memory; 0: bytes we cannot read */
 	u64 now;
+	u64 skip;    /* bytes of the call's memory before the first that counts */
+	u64 left;    /* bytes of the call not yet fed */
+	u32 gap;     /* bytes that passed unseen before this call */
+	u32 segment; /* of the call's vector, to be fed next */
 	u32 offset;
 	u32 length;   /* of this piece */
 	u32 position; /* of base[0] */

@@ -14,7 +14,11 @@ typedef signed int s32;
 typedef signed long long s64;
 
 #define INLINE static __attribute__((always_inline)) inline
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* A function that the verifier proves once, for any arguments, and not again at each
+ * place and in each state that calls it. Pointers to it must be checked for null. */
+#define PROVEN_ONCE __attribute__((noinline))
+/* A function of its own, so that its stack is free again after it. */
+#define OUT_OF_LINE static __attribute__((noinline))
 
 #ifdef WAGGLE_USER_MODE
 #include <string.h>

@@ -224,19 +224,22 @@ def encode_line(batch: SpanBatch, rows: range) -> bytes:
 
 
 def span_json(span: Span) -> Json:
-    """One span; parent and trace state are left out where there are none."""
-    optional = {"traceState": span.trace_state, "parentSpanId": span.parent_id.hex()}
+    """One span; parent, trace state and status are left out where there are none."""
+    optional = {
+        "traceState": span.trace_state,
+        "parentSpanId": span.parent_id.hex(),
+        "status": _status(span),
+    }
     return {
         "traceId": span.trace_id.hex(),
         "spanId": span.span_id.hex(),
-        **{key: text for key, text in optional.items() if text},
+        **{key: value for key, value in optional.items() if value},
         "flags": span.flags,
         "name": span.name,
         "kind": span.kind,
         "startTimeUnixNano": str(span.start_unix_ns),
         "endTimeUnixNano": str(span.end_unix_ns),
         "attributes": list(_key_values(span.attributes)),
-        "status": _status(span),
     }
 
 

@@ -110,7 +110,7 @@ class HttpTransport:
         if self._overdue:
             # The socket was shut down under the reader, to whom this can look like an end.
             raise TimeoutError
-        if len(body) > ANSWER_LIMIT or _ends_connection(response):
+        if len(body) > ANSWER_LIMIT:
             self._connection.close()
         return _read_answer(response, body)
 
@@ -146,10 +146,6 @@ def _headers(settings: OtlpSettings) -> dict[str, str]:
     if settings.compression is Compression.GZIP:
         headers["content-encoding"] = "gzip"
     return headers
-
-
-def _ends_connection(response: HTTPResponse) -> bool:
-    return "close" in response.headers.get("connection", "").lower()
 
 
 def _read_answer(response: HTTPResponse, body: bytes) -> Answer:

@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 import os
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ def known_methods(environ: Mapping[str, str]) -> frozenset[str]:
     return names or _KNOWN_METHODS
 
 
+@lru_cache(maxsize=1024)
 def address_text(address: bytes) -> str | None:
     """An address of a record (IPv6, or IPv4 mapped into it); None when there is none."""
     if not any(address):

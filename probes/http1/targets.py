@@ -5,6 +5,7 @@ Sources: RFC 9112 section 3.2 (the four forms of a target), RFC 3986 section 3.2
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,7 @@ def _with_rest(scheme: str, authority: str, rest: str) -> Target:
     return Target(scheme, authority, path or "/", query, full)
 
 
+@lru_cache(maxsize=1024)
 def parse_authority(text: str) -> Authority:
     """`host`, `host:port`, `[v6]:port`, with or without userinfo."""
     before, at, text = text.strip().rpartition("@")

@@ -26,6 +26,9 @@ from .paths import BUILD, ROOT
 
 # Boot, emulated and beside a busy machine, took up to a minute; a command has its own bound.
 BOOT_LIMIT_S = 240
+# Where the shared folder is seen inside.
+OUT = "/run/waggle-out"
+
 # The root is mounted without a cache: each page of a library is a round trip to the host. A
 # second mount of the same files, which nobody changes while the machine runs, has one.
 HOST_TAG = "waggle.host"
@@ -96,14 +99,15 @@ def _write_script(folder: Path, command: Sequence[str], shared: Path, limit_s: f
     script = folder / "inside.sh"
     script.write_text(
         f"""#!/bin/sh
-: > {shared}/.began
+mkdir -p {OUT} && mount --bind {shlex.quote(str(shared))} {OUT}
+: > {OUT}/.began
 {_cached_mounts()}
 cd {shlex.quote(str(ROOT))} || exit 125
-export WAGGLE_VM_OUT={shared} PYTHONDONTWRITEBYTECODE=1 HOME=/tmp LC_ALL=C.UTF-8
+export WAGGLE_VM_OUT={OUT} PYTHONDONTWRITEBYTECODE=1 HOME=/tmp LC_ALL=C.UTF-8
 export PATH={shlex.quote(os.environ.get("PATH", ""))}:/usr/sbin:/sbin
 timeout --kill-after=5 {limit_s:.0f} {shlex.join(command)} 2>&1 </dev/null
 code=$?
-echo $code > {shared}/.code.new && sync {shared}/.code.new && mv {shared}/.code.new {shared}/.code
+echo $code > {OUT}/.code.new && sync {OUT}/.code.new && mv {OUT}/.code.new {OUT}/.code
 exit $code
 """
     )

@@ -184,7 +184,7 @@ MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, WAGGLE_COUNTERS, u32, u64, 0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
+	__uint(max_entries, 8 << 20);
 } exchange_ring SEC(".maps");
 
 struct {
@@ -194,7 +194,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 256 << 10);
 } event_ring SEC(".maps");
 
 INLINE void count(u32 what)
@@ -213,7 +213,7 @@ INLINE struct scratch *scratch_of(u32 user)
 /* Wake the reader only when much is waiting: it looks by itself now and then. */
 INLINE u64 wakeup(void *ring)
 {
-	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > (256 << 10) ? BPF_RB_FORCE_WAKEUP :
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > (512 << 10) ? BPF_RB_FORCE_WAKEUP :
 									  BPF_RB_NO_WAKEUP;
 }
 

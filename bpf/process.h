@@ -77,7 +77,7 @@ INLINE void on_listen(struct sock *sk)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 
-	if (watch_processes && !trace_all)
+	if (watch_processes || trace_all)
 		tell(WAGGLE_PROCESS_LISTEN, task->tgid, task->real_parent->tgid,
 		     task->group_leader->start_boottime, sk->__sk_common.skc_num, task->comm);
 }

@@ -4,6 +4,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
+
 from waggle import __version__
 from waggle.spans import Attributes, AttributeValue, Resource, Span
 

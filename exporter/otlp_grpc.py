@@ -10,6 +10,7 @@ from typing import Any
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
+
 from waggle import __version__
 from waggle.errors import UsageError
 from waggle.exporter.otlp_answer import (

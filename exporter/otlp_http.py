@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import HTTPResponse
+
 from waggle import __version__
 from waggle.exporter.otlp_answer import (
     Accepted,
@@ -41,7 +42,8 @@ class HttpTransport:
         context = client_context(settings.tls) if settings.scheme == "https" else None
         self._connection = _make_connection(settings, context)
         self._headers = _headers(settings)
-        self._overdue = False
+        self._overdue = False  # the attempt under way took too long
+        self._aborted = False  # there is to be no other attempt
 
     def send(self, payload: bytes) -> Answer:
         """POST the payload and read the answer, all within the settings' timeout."""
@@ -55,7 +57,11 @@ class HttpTransport:
             return TryAgain(self._plain_reason(error))
 
     def abort(self) -> None:
-        """Shut the socket down, which wakes whoever reads or writes it."""
+        self._aborted = True
+        self._shut_socket_down()
+
+    def _shut_socket_down(self) -> None:
+        """Wakes whoever reads or writes it."""
         sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -85,7 +91,7 @@ class HttpTransport:
 
     def _give_up(self) -> None:
         self._overdue = True
-        self.abort()
+        self._shut_socket_down()
 
     def _exchange_on_live_connection(self, payload: bytes) -> Answer:
         """Receivers close idle connections, sometimes while we write to them: then the first
@@ -96,7 +102,7 @@ class HttpTransport:
         try:
             return self._exchange(payload)
         except DROPPED:
-            if not reused or self._overdue:
+            if not reused or self._overdue or self._aborted:
                 raise
             self._connection.close()
             return self._exchange(payload)

@@ -13,6 +13,7 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+
 from waggle import layout
 from waggle.exporter.messages import span_message
 from waggle.spans import Records, ResourceTable, SpanBatch, decode_span

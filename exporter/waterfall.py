@@ -13,6 +13,7 @@ from itertools import pairwise
 from operator import attrgetter
 
 from rich.cells import cell_len, get_character_cell_size
+
 from waggle.spans import Attributes, Span
 from waggle.traces import LINK_METHOD, Row, Trace
 

@@ -27,7 +27,7 @@ from waggle.pipeline import Pipeline, WallClock
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.spans import ResourceTable
-from waggle.summary import AgentCost, Summary, TraceCount, render
+from waggle.summary import AgentCost, Summary, render
 from waggle.watcher import Watcher
 
 CLOSE_TIMEOUT_S = 10.0
@@ -58,7 +58,6 @@ class _Run:
         )
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
         self._watcher = Watcher(self._capture, self._discovery, table)
-        self._traces = TraceCount()
 
     def _launch(self) -> Launched | None:
         if not self._settings.command:
@@ -162,13 +161,13 @@ class _Run:
         }
         return Summary(
             spans=pipeline.stats.spans_out,
-            traces=self._traces.value,
-            traces_exact=self._traces.exact,
+            traces=pipeline.traces.value,
+            traces_exact=pipeline.traces.exact,
             cost=AgentCost.since(self._started),
             processes=self._watcher.processes_seen(),
             kernel=self._capture.counters(),
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
-            lost=failed,
+            lost=failed | {"programs_busy": self._capture.missed_runs()},
         )
 
     def _exit_code(self) -> int:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from waggle import layout
 from waggle.discovery import Decision
-from waggle.errors import UnsupportedError, WaggleError
+from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.layout import Counter
 from waggle.libbpf import Link, LoadError, Object
 from waggle.procfs import same_start
@@ -70,7 +70,7 @@ class CaptureOptions:
     capture: str = "auto"
     trace_all: bool = False
     watch_processes: bool = False
-    ring_bytes: int = 16 << 20
+    ring_bytes: int = 8 << 20
 
 
 class Capture:
@@ -97,7 +97,7 @@ class Capture:
             try:
                 return cls._load(flavour, options, path)
             except LoadError as error:
-                if error.exit_code != UnsupportedError.exit_code:
+                if error.exit_code == PrivilegeError.exit_code:
                     raise
                 refused.append(f"{flavour.name} needs {flavour.needs}: {error}")
         raise UnsupportedError("no way to capture works on this kernel\n  " + "\n  ".join(refused))
@@ -122,17 +122,21 @@ class Capture:
     def decide(self, decision: Decision) -> None:
         """Apply a decision about one process; its scores are kept when it is known already."""
         key = decision.tgid.to_bytes(4, "little")
-        if not decision.mode:
+        row = self._process(key, decision.start_ns)
+        if decision.mode:
+            row["mode"] = decision.mode
+            self._processes.update(key, row.tobytes())
+        elif row["start_ns"][0]:
             self._processes.delete(key)
-            return
-        row = np.zeros(1, layout.PROCESS)
+
+    def _process(self, key: bytes, start_ns: int) -> npt.NDArray[np.void]:
+        """The kernel's entry of a process; all zero when it is none's, or that of another."""
         known = self._processes.lookup(key)
         if known is not None:
             row = np.frombuffer(known, layout.PROCESS).copy()
-            if not same_start(int(row["start_ns"][0]), decision.start_ns):
-                row[:] = np.zeros(1, layout.PROCESS)
-        row["mode"] = decision.mode
-        self._processes.update(key, row.tobytes())
+            if same_start(int(row["start_ns"][0]), start_ns):
+                return row
+        return np.zeros(1, layout.PROCESS)
 
     def processes(self) -> dict[int, np.void]:
         """The kernel's entry of every process it knows: tgid -> layout.PROCESS."""

@@ -109,7 +109,7 @@ class Settings(BaseModel):
     )
     capture: Capture = Field("auto", description="auto, socket, probe or syscall")
     ring_size: Annotated[int, BeforeValidator(_size)] = Field(
-        16 << 20, ge=64 << 10, le=1 << 30, description="a power of two from 64K to 1G"
+        8 << 20, ge=64 << 10, le=1 << 30, description="a power of two from 64K to 1G"
     )
     max_processes: Annotated[int, _Number] = Field(
         8192, ge=16, le=1 << 20, description="a number from 16 to 1048576"

@@ -24,6 +24,7 @@ from waggle.exporter.base import Exporter
 from waggle.layout import Flag
 from waggle.ring import MAX_RECORDS, RingPoller
 from waggle.spans import Records, ResourceTable, SpanBatch
+from waggle.summary import TraceCount
 
 _NS = 1_000_000_000
 
@@ -109,13 +110,14 @@ class Failures:
 
 @dataclass(slots=True)
 class PipelineStats:
-    """Every record read is in `rejected` or in `spans_out`; times are ns of this thread's CPU.
+    """Every record read is in `rejected`, `unsampled` or `spans_out`; times are ns of our CPU.
 
     spans_out counts spans handed to the exporters, once however many there are.
     """
 
     spans_in: int = 0
-    rejected: int = 0
+    rejected: int = 0  # provisional records of processes that are not traced
+    unsampled: int = 0  # the incoming context said so: parentbased_always_on, the default sampler
     spans_out: int = 0
     batches: int = 0
     cpu_ns: int = 0
@@ -141,6 +143,7 @@ class Pipeline:
         gather_s: float = GATHER_S,
     ) -> None:
         self.stats = PipelineStats()
+        self.traces = TraceCount()
         self._rings = rings
         self._processes = processes
         self._exporters = exporters
@@ -222,9 +225,10 @@ class Pipeline:
 
     def _process(self, records: Records) -> None:
         self.stats.spans_in += len(records)
-        records = self._accepted(records)
+        records = self._sampled(self._accepted(records))
         if len(records) == 0:
             return
+        self.traces.add(records)
         batch = SpanBatch(
             records, self._processes.resources_of(records), self._processes.table, self._clock()
         )
@@ -232,6 +236,15 @@ class Pipeline:
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)
+
+    def _sampled(self, records: Records) -> Records:
+        """Without the records whose trace its root decided not to keep."""
+        unsampled = (records["flags"] & np.uint16(Flag.UNSAMPLED)) != 0
+        if not unsampled.any():
+            return records
+        self.stats.unsampled += int(unsampled.sum())
+        kept: Records = records[~unsampled]
+        return kept
 
     def _accepted(self, records: Records) -> Records:
         """Without the provisional records of processes that are not to be traced."""

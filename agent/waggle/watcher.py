@@ -6,6 +6,7 @@ what both use.
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +16,13 @@ import numpy.typing as npt
 
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
-from waggle.layout import ProcessEventKind
 from waggle.processes import ProcessTable
 from waggle.ring import RingPoller
 from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
 _NAMES_KEPT = 10_000
+_ENDED_KEPT = 4096  # their last records are still on their way
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Watcher:
     processes: ProcessTable
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _traced: set[int] = field(default_factory=set)
+    _ended: OrderedDict[int, None] = field(default_factory=OrderedDict)
     _names: dict[int, str] = field(default_factory=dict)  # row of the table -> name
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
     _stopped: bool = False
@@ -90,7 +92,8 @@ class Watcher:
         """Which provisional records belong to processes that are traced, by all events so far."""
         self.take_events()
         with self._lock:
-            traced = np.fromiter(self._traced, np.uint32, len(self._traced))
+            wanted_ids = self._traced | self._ended.keys()
+            traced = np.fromiter(wanted_ids, np.uint32, len(wanted_ids))
         wanted: npt.NDArray[np.bool_] = np.isin(records["tgid"], traced)
         return wanted
 
@@ -117,8 +120,14 @@ class Watcher:
             self.processes.on_events(events)
             for decision in self.discovery.on_events(events):
                 self._apply(decision)
-            ended = events[events["kind"] == ProcessEventKind.EXIT]
-            self._traced.difference_update(ended["tgid"].tolist())
+
+    def _end(self, tgid: int) -> None:
+        """A process has ended; what it did before is still wanted."""
+        if tgid in self._traced:
+            self._traced.discard(tgid)
+            self._ended[tgid] = None
+            if len(self._ended) > _ENDED_KEPT:
+                self._ended.popitem(last=False)
 
     def _watch(self, poller: RingPoller) -> None:
         while not self._stopped:
@@ -129,7 +138,11 @@ class Watcher:
         self.capture.decide(decision)
         if decision.traced:
             self._traced.add(decision.tgid)
+            self._ended.pop(decision.tgid, None)
             if decision.facts is not None:
                 self.processes.remember(decision.facts)
-        else:
+        elif decision.mode:  # excluded
             self._traced.discard(decision.tgid)
+            self._ended.pop(decision.tgid, None)
+        else:
+            self._end(decision.tgid)

@@ -7,7 +7,8 @@ under uvicorn). Six requests are made, one slow, one failing; the agent prints t
     demo.py --without-agent
 
 It ends with 0 when each request was answered as expected and the agent has printed each trace. All
-programs listen on free ports of the loopback and are ended on leaving.
+programs listen on free ports of the loopback and are ended on leaving. The arguments must leave
+the agent's output as it is: the traces are counted in it.
 """
 
 import argparse
@@ -24,7 +25,6 @@ import sys
 import tempfile
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -141,6 +141,7 @@ class Agent:
 
     def __init__(self, waggle: Path, pids: list[int], arguments: list[str]) -> None:
         self._roots = 0
+        self._ended = False
         self._changed = threading.Condition()
         self._out, out = _output_end()
         ready_reader, ready_writer = os.pipe()
@@ -154,6 +155,8 @@ class Agent:
                 pass_fds=[ready_writer],
                 start_new_session=True,
             )
+        except OSError as error:
+            raise ProgramError(f"cannot start the agent: {error}; `make build` makes it") from error
         finally:
             os.close(out)
             os.close(ready_writer)
@@ -173,14 +176,13 @@ class Agent:
 
     def wait_for_traces(self, count: int) -> None:
         """Returns when so many traces of /checkout have been printed."""
-        deadline = time.monotonic() + _TRACES_TIMEOUT_S
         with self._changed:
-            while self._roots < count:
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise ProgramError(
-                        f"the agent printed {self._roots} of {count} traces in "
-                        f"{_TRACES_TIMEOUT_S:g} s"
-                    )
+            self._changed.wait_for(
+                lambda: self._ended or self._roots >= count, timeout=_TRACES_TIMEOUT_S
+            )
+            if self._roots < count:
+                why = "ended" if self._ended else f"no more in {_TRACES_TIMEOUT_S:g} s"
+                raise ProgramError(f"the agent printed {self._roots} of {count} traces: {why}")
 
     def stop(self) -> int:
         """Ends the agent as Ctrl-C does and gives its exit code."""
@@ -204,6 +206,9 @@ class Agent:
                 self._roots += sum(_begins_trace(line) for line in lines)
                 self._changed.notify_all()
         os.close(self._out)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
 
 def _begins_trace(line: bytes) -> bool:
@@ -268,11 +273,19 @@ def main() -> int:
     which.add_argument("waggle", nargs="?", type=Path, help="path of the waggle executable")
     which.add_argument("--without-agent", action="store_true", help="only run the shop")
     given, arguments = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, _interrupt)  # so that everything is ended then too
     try:
         return run(given.waggle, arguments)
     except ProgramError as error:
         say(str(error))
         return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

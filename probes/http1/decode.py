@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
 from waggle.layout import Flag, Kept, Method, Protocol, Role
 from waggle.probes.http1 import forwarded, targets
 from waggle.spans import (

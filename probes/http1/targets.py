@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from waggle.columns import gather_bytes
 from waggle.spans import Targets
 

@@ -96,7 +96,7 @@ class Collector:
 
     def start(self) -> None:
         """Start it and wait until both ports answer. Raises ProgramError."""
-        command = [ensure_collector(), "--config", self._config]
+        command: list[str | Path] = [ensure_collector(), "--config", self._config]
         self._program = Program("otelcol", command)
         self._program.wait_until(lambda: all(map(_listens, self._ports)), READY_WITHIN_S)
 

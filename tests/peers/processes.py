@@ -52,6 +52,7 @@ class Program:
                 start_new_session=True,
             )
         self.pid = self.process.pid
+        self._pidfd = os.pidfd_open(self.pid)
 
     def output(self) -> str:
         """The end of what the program wrote to its log."""
@@ -64,18 +65,17 @@ class Program:
         """Polls `is_ready`. Raises ProgramError when the program ends or the time is up."""
         deadline = time.monotonic() + timeout_s
         while not is_ready():
-            if self.process.poll() is not None:
-                raise self.error(f"ended with {self.process.returncode} before it was ready")
+            if self._has_ended(within_s=0):
+                raise self.error(f"ended with {self._reap()} before it was ready")
             if time.monotonic() > deadline:
                 raise self.error(f"was not ready after {timeout_s:g} s")
             time.sleep(_POLL_S)
 
     def wait(self, timeout_s: float) -> int:
         """Waits for the end and gives the exit code. Raises ProgramError when the time is up."""
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise self.error(f"had not ended after {timeout_s:g} s") from None
+        if not self._has_ended(timeout_s):
+            raise self.error(f"had not ended after {timeout_s:g} s")
+        return self._reap()
 
     def read_line(self, timeout_s: float) -> str:
         """The next line of stdout (needs `with_pipes`). Raises ProgramError when none comes."""
@@ -103,25 +103,30 @@ class Program:
     def stop(self, timeout_s: float = 10) -> None:
         """Asks the process to end, then makes whatever is left of its group end. It may be
         called again."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._kill_group()
-                self.process.wait()
-        self._kill_group()
+        if self.process.returncode is None:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+            self._has_ended(timeout_s)
+            self._reap()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
 
-    def _kill_group(self) -> None:
-        # The group carries the id of its leader, which the kernel gives to no other process
-        # while a member lives; without members there is nothing to end.
-        try:
+    def _has_ended(self, within_s: float) -> bool:
+        """Whether the process ends within that time. Does not reap it."""
+        if self.process.returncode is not None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(within_s * 1000))
+
+    def _reap(self) -> int:
+        """Ends all of the group, this process too, and gives its exit code."""
+        if self.process.returncode is None:
+            # Before the leader is reaped its id, which is the group's, can be nobody else's.
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+            self.process.wait()
+            os.close(self._pidfd)
+        return self.process.returncode
 
 
 def _children(pid: int) -> list[int]:

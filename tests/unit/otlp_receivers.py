@@ -34,7 +34,7 @@ class ReadyRequests:
     """An encoder for batches that are lists of requests already."""
 
     def encode(self, batch: Any) -> Sequence[Request]:
-        return batch
+        return list(batch)
 
 
 def request_of(*ids: int, size: int = 0) -> Request:
@@ -82,7 +82,8 @@ def _field(number: int, value: bytes) -> bytes:
 
 @dataclass
 class HttpAnswer:
-    """`pause` is waited for before each byte of `raw`, or before the whole answer."""
+    """What to answer once `before` has returned: status and body, `raw` bytes instead of them,
+    or, with `drop`, nothing but the connection's end."""
 
     status: int = 200
     body: bytes = b""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.semconv.schemas import Schemas
 from waggle.columns import copy_slices, equal_slices, gather_bytes
-from waggle.exporter import encoding
+from waggle.exporter import rows, template_cache
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
 from waggle.exporter.messages import SCHEMA_URL
 from waggle.exporter.templates import BODY_LIMIT, build_template, padded_varints
@@ -159,7 +159,7 @@ def test_both_paths_give_the_same_spans(spans: SpanBatch) -> None:
     """Whatever is in a batch, bytes made by columns decode to what the slow path gives."""
     encoder = OtlpEncoder()
     want = expected(spans)
-    for _ in range(encoding._BUILD_AFTER + 1):  # new, then sighted, then from templates
+    for _ in range(template_cache.BUILD_AFTER + 1):  # new, then sighted, then from templates
         assert decoded(encoder.encode(spans)) == want
 
 
@@ -205,7 +205,7 @@ def test_a_new_shape_gets_no_template_at_first_sight() -> None:
     """One row of an unknown shape is not worth a template; when enough were seen, it is."""
     spans = batch([record()])
     encoder = OtlpEncoder()
-    for _ in range(encoding._BUILD_AFTER - 1):
+    for _ in range(template_cache.BUILD_AFTER - 1):
         encoder.encode(spans)
     assert (encoder.stats().built, encoder.stats().hits) == (0, 0)
     encoder.encode(spans)
@@ -214,7 +214,7 @@ def test_a_new_shape_gets_no_template_at_first_sight() -> None:
 
 def test_a_collision_of_keys_never_exports_a_wrong_span(monkeypatch: pytest.MonkeyPatch) -> None:
     """When every key is the same, rows are told apart by their bytes, within and across batches."""
-    monkeypatch.setattr(encoding, "_mix", lambda words: np.zeros(len(words), np.uint64))
+    monkeypatch.setattr(rows, "_mix", lambda words: np.zeros(len(words), np.uint64))
     mixed = batch([record(status=200)] * 8 + [record(status=503)] * 8)
     other = batch([record(status=404)] * 8)
     encoder = OtlpEncoder()
@@ -240,7 +240,7 @@ def test_the_cache_of_templates_is_bounded() -> None:
     encoder.encode(first)
     assert (encoder.stats().templates, encoder.stats().evicted) == (2, 0)
     later = batch([record(status=404)] * 4)
-    for _ in range(encoding._STALE_AFTER):
+    for _ in range(template_cache.STALE_AFTER):
         assert decoded(encoder.encode(later)) == expected(later)
     assert (encoder.stats().templates, encoder.stats().evicted) == (2, 1)
 

@@ -39,7 +39,7 @@ AT_ONCE = QueueSettings(delay_s=0.0)
 
 
 def settings_for(port: int, **changes: Any) -> OtlpSettings:
-    given = {
+    given: dict[str, Any] = {
         "endpoint": f"http://127.0.0.1:{port}",
         "protocol": Protocol.HTTP_PROTOBUF,
         "scheme": "http",
@@ -346,21 +346,24 @@ def test_close_is_bounded_and_counts_what_it_leaves() -> None:
     """With a receiver that never answers, close() returns in time and all spans are shutdown."""
     held = threading.Event()
     try:
-        with http_receiver(HttpAnswer(before=held.wait)) as receiver:
+        with http_receiver(HttpAnswer(), HttpAnswer(before=held.wait)) as receiver:
             exporter = OtlpExporter(settings_for(receiver.port), ReadyRequests())
+            export(exporter, 0)
+            settled(exporter)
             export(exporter, 1)
-            receiver.wait_for_requests(1)
+            receiver.wait_for_requests(2)
             export(exporter, 2, 3)
             began = time.monotonic()
             exporter.close(0.2)
             took = time.monotonic() - began
             assert not sender_threads()  # though the answer is still held
-            stats = exporter.stats()
             held.set()
+        assert receiver.ids() == [0, 1]
     finally:
         held.set()
+    stats = exporter.stats()
     assert 0.2 <= took < 2
-    assert (stats.exported, stats.queued, stats.lost) == (0, 0, {"shutdown": 3})
+    assert (stats.exported, stats.queued, stats.lost) == (1, 0, {"shutdown": 3})
 
 
 def test_close_during_a_pause_tries_once_more() -> None:
@@ -437,7 +440,7 @@ def test_a_fault_of_ours_costs_one_request_and_is_said(receiver: HttpReceiver) -
     events: list[str] = []
     exporter = OtlpExporter(settings_for(receiver.port), ReadyRequests(), events.append)
     transport = exporter._sender.transport
-    send, transport.send = transport.send, _raise  # type: ignore[method-assign]
+    send, transport.send = transport.send, _raise  # type: ignore[assignment, method-assign]
     export(exporter, 1)
     settled(exporter)
     transport.send = send  # type: ignore[method-assign]

@@ -1,9 +1,9 @@
 """What can go wrong before a command has run inside.
 
-    VmError
-    ├─ ToolMissing       qemu and its like, or virtme-ng, are not here
-    ├─ KernelMissing     no kernel could be had: no network, no such suite
-    └─ MachineFailed     the machine did not boot, hung, or died under the command
+VmError
+├─ ToolMissing       qemu and its like, or virtme-ng, are not here
+├─ KernelMissing     no kernel could be had: no network, no such suite
+└─ MachineFailed     the machine did not boot, hung, or died under the command
 """
 
 

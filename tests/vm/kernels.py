@@ -223,7 +223,9 @@ def _unpack(archive: Path, target: Path) -> None:
 
 def _install(suite: str, unpacked: Path, package: str) -> Kernel:
     """Arrange what was unpacked the same way for every suite, and record it."""
-    modules = next(iter([*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*")]), None)
+    modules = next(
+        iter([*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*")]), None
+    )
     images = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
     if modules is None or not images:
         raise KernelMissing(f"{package} holds no image or no modules: has its layout changed?")

@@ -33,7 +33,9 @@ def search_path() -> str:
 def missing_packages() -> list[str]:
     """The Debian packages whose program is not on the path."""
     path = search_path()
-    return [package for program, package in PACKAGES.items() if not shutil.which(program, path=path)]
+    return [
+        package for program, package in PACKAGES.items() if not shutil.which(program, path=path)
+    ]
 
 
 def require() -> None:

@@ -1,0 +1,243 @@
+"""The records of a batch as the encoder sees them: identities, and groups of equal rows.
+
+A row's identity is everything its template may depend on, byte for byte: the columns in
+templates.KEYED, what is derived from others, and the kept fields. A 64-bit key finds
+rows that are probably equal; they are compared before anything is made of it.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import layout
+from waggle.columns import (
+    Bytes,
+    Positions,
+    as_numbers,
+    equal_rows,
+    equal_slices,
+    low_bytes,
+)
+from waggle.exporter.templates import (
+    BODY_LIMIT,
+    BODY_WIDTH,
+    KEYED,
+    PORT_WIDTH,
+    Column,
+    ephemeral_ports,
+    padded_varints,
+    service_ports,
+)
+from waggle.spans import SpanBatch, Targets, decoder_of
+
+_MAX_KEPT = 1024  # longer kept fields make templates that are not worth their memory
+_MAX_RESOURCES = 1 << 24  # the group key has 24 bits for the resource
+_PORT_VARINTS = padded_varints(np.arange(1 << 16, dtype=np.uint32), PORT_WIDTH).astype(np.uint32)
+_HEAD: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
+_PARENT: int = layout.EXCHANGE.fields["parent_id"][1]  # type: ignore[index]
+_HIGH_BITS = np.uint64(0x8080808080808080)
+_ID_FIELDS = {
+    Column.TRACE_ID: "trace_id",
+    Column.SPAN_ID: "span_id",
+    Column.PARENT_ID: "parent_id",
+}
+
+
+def _runs(names: Iterable[str]) -> list[tuple[int, int]]:
+    """Where in a record the named fields are, neighbours joined: (offset, length)."""
+    runs: list[tuple[int, int]] = []
+    for offset, size in sorted(_place(name) for name in names):
+        if runs and sum(runs[-1]) == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + size)
+        else:
+            runs.append((offset, size))
+    return runs
+
+
+def _place(name: str) -> tuple[int, int]:
+    kind, offset = layout.EXCHANGE.fields[name][:2]  # type: ignore[index]
+    return offset, kind.itemsize
+
+
+_IDENTITY_RUNS = _runs(KEYED)
+_IDENTITY_SIZE = -8 * (-sum(length for _, length in _IDENTITY_RUNS) // 8)  # whole words
+_MULTIPLIERS = np.frombuffer(os.urandom(_IDENTITY_SIZE + 8), np.uint64) | np.uint64(1)
+
+
+class Rows:
+    """The records of a batch as columns: what is regular, what each one's identity is."""
+
+    def __init__(self, batch: SpanBatch) -> None:
+        self.batch = batch
+        self.records = np.ascontiguousarray(batch.records)
+        self.size = self.records.dtype.itemsize
+        self.buffer: Bytes = self.records.view(np.uint8).reshape(-1)
+        self.rows: Bytes = self.buffer.reshape(-1, self.size)
+        self.heads = np.arange(len(self.records)) * self.size + _HEAD
+        self.target_lengths = self.records["target_len"].astype(np.intp)
+        self.kept_lengths = self.records["kept_len"].astype(np.intp)
+        self.regular = self._within_bounds()
+        self.queries, candidates = self._read_targets()
+        self.regular = self._plain(candidates)
+        self.identities = self._identities()
+        self.keys = _mix(self.identities)
+
+    def identity(self, row: int) -> bytes:
+        """All that decides which template is the row's, byte for byte."""
+        start = int(self.heads[row] + self.target_lengths[row])
+        kept = self.buffer[start : start + int(self.kept_lengths[row])]
+        return bytes(self.identities[row].tobytes() + kept.tobytes())
+
+    def fixed_column(self, column: Column) -> npt.NDArray[np.void]:
+        """A column of fixed width as it appears in a span, for all rows."""
+        if column in _ID_FIELDS:
+            return self._raw(_ID_FIELDS[column])
+        return self._encoded(column)
+
+    def target_slices(self, column: Column, rows: Positions) -> tuple[Positions, Positions]:
+        """Where in `buffer` the PATH or QUERY column of some rows is: starts, lengths."""
+        heads, queries = self.heads[rows], self.queries[rows]
+        if column == Column.PATH:
+            return heads + 1, queries - 1
+        return heads + queries + 1, self.target_lengths[rows] - queries - 1
+
+    def _raw(self, name: str) -> npt.NDArray[np.void]:
+        """One field of all records as raw bytes, a void per row."""
+        offset, length = _place(name)
+        return _strided(self.rows, length, offset)
+
+    def _encoded(self, column: Column) -> npt.NDArray[np.void]:
+        records = self.records
+        if column == Column.EPHEMERAL_PORT:
+            return low_bytes(_PORT_VARINTS[ephemeral_ports(records)], PORT_WIDTH)
+        if column == Column.REQUEST_BODY:
+            return low_bytes(padded_varints(records["request_body"], BODY_WIDTH), BODY_WIDTH)
+        if column == Column.RESPONSE_BODY:
+            return low_bytes(padded_varints(records["response_body"], BODY_WIDTH), BODY_WIDTH)
+        times = records["start_ns"]
+        if column == Column.END:
+            times = np.maximum(times, records["end_ns"])
+        offset = np.uint64(self.batch.clock_offset_ns & 0xFFFFFFFFFFFFFFFF)
+        return low_bytes(times + offset, 8)
+
+    def _within_bounds(self) -> npt.NDArray[np.bool_]:
+        records = self.records
+        regular = self.target_lengths + self.kept_lengths <= self.size - _HEAD
+        regular &= self.kept_lengths <= _MAX_KEPT
+        regular &= (records["request_body"] < BODY_LIMIT) & (records["response_body"] < BODY_LIMIT)
+        regular &= (self.batch.resources >= 0) & (self.batch.resources < _MAX_RESOURCES)
+        return regular
+
+    def _read_targets(self) -> tuple[Positions, npt.NDArray[np.bool_]]:
+        """Where each target's first '?' is (else its length), and whether it is ASCII."""
+        lengths = np.where(self.regular, self.target_lengths, 0)
+        longest = int(lengths.max(initial=0))
+        width = min(-8 * (-longest // 8), self.size - _HEAD)  # whole words
+        if not width:
+            return lengths, self.regular
+        heads = np.ascontiguousarray(self.records["head"][:, :width])
+        marks = heads == ord("?")
+        first = marks.argmax(axis=1)
+        found = marks.reshape(-1)[np.arange(0, marks.size, width) + first] & (first < lengths)
+        return np.where(found, first, lengths), self.regular & _ascii(heads, lengths)
+
+    def _plain(self, candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Candidates whose target, by their protocol's word, may be copied."""
+        plain = np.zeros(len(self.records), np.bool_)
+        protocols = self.records["protocol"]
+        targets = Targets(self.buffer, self.heads, self.target_lengths, self.queries)
+        for protocol in np.bincount(protocols).nonzero()[0].tolist():
+            decoder = decoder_of(protocol)
+            rows = (candidates & (protocols == protocol)).nonzero()[0]
+            if decoder is not None and len(rows):
+                plain[rows] = decoder.plain_targets(targets.take(rows))
+        return plain
+
+    def _identities(self) -> npt.NDArray[np.uint64]:
+        """A few words a row: every column that is in templates.KEYED, and what is derived."""
+        records = self.records
+        matrix = np.zeros((len(records), _IDENTITY_SIZE + 8), np.uint8)
+        at = 0
+        for offset, length in _IDENTITY_RUNS:
+            _strided(matrix, length, at)[:] = _strided(self.rows, length, offset)
+            at += length
+        words: npt.NDArray[np.uint64] = matrix.view(np.uint64)
+        words[:, -1] = service_ports(records)
+        words[:, -1] |= self.queries.astype(np.uint64) << np.uint64(16)
+        words[:, -1] |= self._has_parent().astype(np.uint64) << np.uint64(32)
+        return words
+
+    def _has_parent(self) -> npt.NDArray[np.bool_]:
+        ids = np.ndarray((len(self.rows),), np.uint64, self.buffer, _PARENT, (self.size,))
+        return np.asarray(ids != 0, np.bool_)
+
+
+def _ascii(heads: Bytes, lengths: Positions) -> npt.NDArray[np.bool_]:
+    """Whether the first `lengths` bytes of each row of a contiguous matrix are ASCII."""
+    ascii_only = np.ones(len(heads), np.bool_)
+    # Kept fields lie behind short targets, so first the rows with any such byte.
+    words = heads.view(np.uint64) & _HIGH_BITS
+    if words.any():
+        suspects = np.flatnonzero(words.any(axis=1))
+        is_target = np.arange(heads.shape[1]) < lengths[suspects, np.newaxis]
+        ascii_only[suspects] = ~((heads[suspects] >= 0x80) & is_target).any(axis=1)
+    return ascii_only
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The regular rows, ordered by resource, and within it by identity.
+
+    rows: row numbers. group: the group of each of them. firsts: of each group the
+    row that stands for it. counts: its size. equal: whether a row truly equals it.
+    """
+
+    rows: Positions
+    group: Positions
+    firsts: Positions
+    counts: Positions
+    equal: npt.NDArray[np.bool_]
+
+
+def group_rows(rows: Rows) -> Groups:
+    regular = rows.regular.nonzero()[0]
+    resources = rows.batch.resources[regular].astype(np.uint64)
+    keys = (resources << np.uint64(40)) | (rows.keys[regular] >> np.uint64(24))
+    order = np.argsort(keys)
+    regular, keys = regular[order], keys[order]
+    begins = np.ones(len(keys), np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=begins[1:])
+    group = np.cumsum(begins) - 1
+    firsts = regular[begins]
+    counts = np.bincount(group, minlength=len(firsts))
+    return Groups(regular, group, firsts, counts, _equal(rows, regular, firsts[group]))
+
+
+def _equal(rows: Rows, these: Positions, those: Positions) -> npt.NDArray[np.bool_]:
+    """Whether the identities and the kept bytes of two rows are the same, pair by pair."""
+    identities = rows.identities
+    voids = _strided(identities, identities.shape[1] * 8, 0)
+    equal = equal_rows(as_numbers(voids[these]), as_numbers(voids[those]))
+    pairs = equal.nonzero()[0]  # so their lengths are the same too
+    these, those = these[pairs], those[pairs]
+    starts = rows.heads + rows.target_lengths
+    equal[pairs] = equal_slices(rows.buffer, starts[these], starts[those], rows.kept_lengths[these])
+    return equal
+
+
+def _strided(
+    matrix: npt.NDArray[np.unsignedinteger], length: int, offset: int
+) -> npt.NDArray[np.void]:
+    """`length` bytes at `offset` of each row of a contiguous matrix, one void a row."""
+    return np.ndarray((len(matrix),), f"V{length}", matrix, offset, (matrix.strides[0],))
+
+
+def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A 64-bit key of each row of words; multipliers differ from run to run."""
+    keys: npt.NDArray[np.uint64] = words @ _MULTIPLIERS
+    keys ^= keys >> np.uint64(32)
+    keys *= _MULTIPLIERS[0]
+    return keys

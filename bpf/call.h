@@ -196,6 +196,7 @@ PROVEN_ONCE int on_call(struct connection *connection,
 		return 0;
 	state = &feed.scratch->state;
 	state->now = bpf_ktime_get_ns();
+	connection->last_ns = state->now;
 	state->carry = 0;
 	state->first_of_call = 1;
 	state->blocking = endpoint->blocking;

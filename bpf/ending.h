@@ -49,10 +49,10 @@ OUT_OF_LINE int on_receive_end(struct connection *connection,
 		if (peer && peer->role == WAGGLE_ROLE_SERVER)
 			finish_until_close(peer, connection->peer_sock, now);
 	}
-	if (connection->role != WAGGLE_ROLE_CLIENT)
-		return 0;
-	finish_until_close(connection, sock, now);
-	end_open_exchanges(connection, sock, now, WAGGLE_END_PEER_CLOSED);
+	if (connection->role == WAGGLE_ROLE_CLIENT) {
+		finish_until_close(connection, sock, now);
+		end_open_exchanges(connection, sock, now, WAGGLE_END_PEER_CLOSED);
+	}
 	return 0;
 }
 

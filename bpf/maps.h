@@ -59,6 +59,7 @@ struct connection {
 	struct http1_stream received;
 	struct owner turn_owner; /* client: who called connect, then who sent the last request */
 	u64 peer_sock;		    /* UNIX sockets: tells a reused address */
+	u64 last_ns;		    /* of the last call with bytes */
 	u32 sent_base;		    /* sequence number of the first byte ever sent */
 	u32 received_base;
 	u32 requests;  /* begun on this connection since we know it */

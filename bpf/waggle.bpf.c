@@ -7,6 +7,7 @@
 #include "maps.h"
 #include "ending.h"
 #include "process.h"
+#include "sweep.h"
 #include "capture_socket.h"
 #include "capture_probe.h"
 #include "capture_syscall.h"

@@ -83,7 +83,7 @@ class _Run:
         if self._launched is not None:
             self._watcher.adopt(self._launched.pid)
         self._watcher.begin()
-        privileges.drop(still_works=lambda: void(self._capture.counters()))
+        privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
         pipeline = Pipeline(
             [self._capture.exchanges, self._capture.large_exchanges],
@@ -101,6 +101,11 @@ class _Run:
         if not self._settings.quiet:
             say(render(summary), prefix="")
         return self._exit_code()
+
+    def _look(self) -> None:
+        """What the run goes on doing to the kernel side; raises when it may not."""
+        self._capture.counters()
+        self._capture.sweep()
 
     @contextmanager
     def _stopping(self, pipeline: Pipeline) -> Iterator[None]:
@@ -178,10 +183,6 @@ class _Run:
         return self._launched.wait() if code is None else code
 
 
-def void(_value: object) -> None:
-    """Drops a value where only the side effect matters."""
-
-
 def say(text: str, prefix: str = "waggle: ") -> None:
     """One message for the user, on stderr; stdout belongs to the traces."""
     with suppress(OSError):
@@ -193,5 +194,3 @@ def tell_ready(descriptor: int) -> None:
     with suppress(BrokenPipeError):
         os.write(descriptor, b"\n")
     os.close(descriptor)
-
-

@@ -24,6 +24,7 @@ from waggle.ring import Ring
 OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
 MAX_EVENTS = 4096
 
+_SWEEP = "sweep_connections"
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -80,6 +81,7 @@ class Capture:
         self.flavour = flavour.name
         self.bpf = bpf
         self._links = list(links)
+        self._sweep = bpf.program(_SWEEP)
         self._counters = bpf.map("counters")
         self._processes = bpf.map("processes")
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE)
@@ -106,7 +108,7 @@ class Capture:
     def _load(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> "Capture":
         bpf = Object.open(path)
         try:
-            bpf.load_only(*_COMMON, *flavour.programs)
+            bpf.load_only(_SWEEP, *_COMMON, *flavour.programs)
             _configure(bpf, options)
             bpf.load()
             links = [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
@@ -149,6 +151,10 @@ class Capture:
         """Everything the kernel side counted since it was loaded."""
         totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
         return {counter: int(totals[counter]) for counter in Counter}
+
+    def sweep(self) -> int:
+        """End and forget connections that no hook saw end; how many."""
+        return self._sweep.run()
 
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already."""

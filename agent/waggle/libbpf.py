@@ -81,6 +81,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_map_get_next_key": (_INT, _INT, _PTR, _PTR),
     "bpf_map_lookup_batch": (_INT, _INT, _PTR, _PTR, _PTR, _PTR, ctypes.POINTER(_U32), _PTR),
     "bpf_map_create": (_INT, _INT, _STR, _U32, _U32, _U32, _PTR),
+    "bpf_prog_test_run_opts": (_INT, _INT, _PTR),
     "bpf_prog_load": (_INT, _INT, _STR, _STR, _PTR, _SIZE, _PTR),
     "bpf_raw_tracepoint_open": (_INT, _STR, _INT),
     "bpf_obj_get_info_by_fd": (_INT, _INT, _PTR, ctypes.POINTER(_U32)),
@@ -604,6 +605,13 @@ class Program:
         result = library().bpf_program__set_autoload(self._pointer, wanted)
         _check(result, f"set autoload of {self.name}")
 
+    def run(self) -> int:
+        """Run a raw tracepoint program once, here and now; what it returned."""
+        options = _TestRunOptions(sz=ctypes.sizeof(_TestRunOptions))
+        result = library().bpf_prog_test_run_opts(self.fd, ctypes.addressof(options))
+        _check(result, f"run {self.name}")
+        return int(options.retval)
+
     def info(self) -> ProgramInfo:
         """Costs and size, as the kernel counts them now."""
         raw = np.zeros(1, _PROG_INFO)
@@ -620,6 +628,28 @@ class Program:
             verified_insns=int(row["insns"]),
             jited_bytes=int(row["jited"]),
         )
+
+
+class _TestRunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts of bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", _SIZE),
+        ("data_in", _PTR),
+        ("data_out", _PTR),
+        ("data_size_in", _U32),
+        ("data_size_out", _U32),
+        ("ctx_in", _PTR),
+        ("ctx_out", _PTR),
+        ("ctx_size_in", _U32),
+        ("ctx_size_out", _U32),
+        ("retval", _U32),
+        ("repeat", _INT),
+        ("duration", _U32),
+        ("flags", _U32),
+        ("cpu", _U32),
+        ("batch_size", _U32),
+    )
 
 
 class Link:

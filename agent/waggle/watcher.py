@@ -6,6 +6,7 @@ what both use.
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from waggle.ring import RingPoller
 from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
+_SWEEP_EVERY_S = 2.0
 _NAMES_KEPT = 10_000
 _ENDED_KEPT = 4096  # their last records are still on their way
 
@@ -38,6 +40,7 @@ class Watcher:
     _names: dict[int, str] = field(default_factory=dict)  # row of the table -> name
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
     _stopped: bool = False
+    _swept: float = 0.0
 
     @property
     def table(self) -> ResourceTable:
@@ -133,6 +136,9 @@ class Watcher:
         while not self._stopped:
             poller.wait(_EVENT_WAIT_S)
             self.take_events()
+            if time.monotonic() - self._swept > _SWEEP_EVERY_S:
+                self.capture.sweep()
+                self._swept = time.monotonic()
 
     def _apply(self, decision: Decision) -> None:
         self.capture.decide(decision)

@@ -1,6 +1,7 @@
 """python -m tests.vm: prepare, run a command under a kernel, or print what kernels offer."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from .errors import VmError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
+    # Unwind instead of dying at once: the machine is a process that must end with us.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         code: int = chosen.work(chosen)
     except VmError as error:

@@ -1,9 +1,9 @@
 """What can go wrong before a command has run inside.
 
 VmError
-├─ ToolMissing       qemu and its like, or virtme-ng, are not here
-├─ KernelMissing     no kernel could be had: no network, no such suite
-└─ MachineFailed     the machine did not boot, hung, or died under the command
+├─ ToolMissingError       qemu and its like, or virtme-ng, are not here
+├─ KernelMissingError     no kernel could be had: no network, no such suite
+└─ MachineFailedError     the machine did not boot, hung, or died under the command
 """
 
 
@@ -11,13 +11,13 @@ class VmError(Exception):
     """Base of every error whose message is written for the person who ran the tests."""
 
 
-class ToolMissing(VmError):
+class ToolMissingError(VmError):
     """A program or package that the machine needs is not installed."""
 
 
-class KernelMissing(VmError):
+class KernelMissingError(VmError):
     """A suite's kernel is neither cached nor to be had."""
 
 
-class MachineFailed(VmError):
+class MachineFailedError(VmError):
     """The command inside gave no exit code; the message names the console's log."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine
-from .errors import MachineFailed
+from .errors import MachineFailedError
 from .kernels import Kernel
 from .paths import ROOT
 
@@ -27,11 +27,11 @@ class Seen:
 
 
 def see(kernel: Kernel) -> Seen:
-    """Boot the kernel and ask. Raises MachineFailed when it says nothing."""
+    """Boot the kernel and ask. Raises MachineFailedError when it says nothing."""
     command = [".venv/bin/python", "-m", "tests.vm.features"]
     outcome = machine.run(kernel, command, limit_s=300)
     if "features.json" not in outcome.files:
-        raise MachineFailed(f"{kernel.release}: {' '.join(command)} failed:\n{outcome.output}")
+        raise MachineFailedError(f"{kernel.release}: {' '.join(command)} failed:\n{outcome.output}")
     return Seen(kernel, outcome.boot_s, json.loads(outcome.files["features.json"]))
 
 

@@ -81,7 +81,7 @@ def _flavour(name: str) -> dict[str, object]:
 
 def main() -> None:
     text = json.dumps(see(), indent=1)
-    folder = os.environ.get("WAGGLE_VM_OUT")
+    folder = os.environ.get("VM_OUT")
     if folder:
         (Path(folder) / "features.json").write_text(text)
     print(text)

@@ -255,7 +255,7 @@ def _drive(driver: "subprocess.Popen[str]") -> None:
 def trace_command(capture: str, folder: Path) -> Verdict:
     """A command that the agent starts, whose children and new connections are traced."""
     verdict = Verdict(f"{capture} -- command")
-    command = [sys.executable, os.path.abspath(services.__file__), "all", str(folder)]
+    command = [sys.executable, services.__file__, "all", str(folder)]
     with agent(folder, "--capture", capture, "--", *command) as running:
         verdict.ready_s = running.wait_ready()
         if verdict.ready_s is None:
@@ -358,7 +358,7 @@ def main() -> int:
         "required": sorted(required),
         "verdicts": [asdict(verdict) for verdict in verdicts],
     }
-    folder = os.environ.get("WAGGLE_VM_OUT")
+    folder = os.environ.get("VM_OUT")
     if folder:
         (Path(folder) / "check.json").write_text(json.dumps(report, indent=1))
     return 1 if any(verdict.problems for verdict in verdicts) else 0

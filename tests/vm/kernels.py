@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import KernelMissing
+from .errors import KernelMissingError
 from .paths import BUILD
 
 # Oldest first: what README's support table names.
@@ -81,10 +81,10 @@ def cached(suite: str) -> Kernel | None:
 def fetch(suite: str, *, refresh: bool = False) -> Kernel:
     """The suite's kernel: from the cache, else (or with refresh) through apt.
 
-    Raises KernelMissing when apt cannot reach the suite or the suite has no such package.
+    Raises KernelMissingError when apt cannot reach the suite or the suite has no such package.
     """
     if suite not in SUITES:
-        raise KernelMissing(f"no such suite: {suite}; known: {', '.join(SUITES)}")
+        raise KernelMissingError(f"no such suite: {suite}; known: {', '.join(SUITES)}")
     with _locked(suite):
         kernel = None if refresh else cached(suite)
         return kernel or _fetch_new(suite)
@@ -143,7 +143,7 @@ class Apt:
         """The image's package, then those that newer suites split off it."""
         image = next(iter(self._depends(META_PACKAGE, r"linux-image-\d")), None)
         if image is None:
-            raise KernelMissing(f"{META_PACKAGE} depends on no image: has its naming changed?")
+            raise KernelMissingError(f"{META_PACKAGE} depends on no image: has its naming changed?")
         return [image, *self._depends(image, r"linux-(?:binary|modules)-\d")]
 
     def version(self, package: str) -> str:
@@ -167,7 +167,7 @@ class Apt:
         )
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            raise KernelMissing(
+            raise KernelMissingError(
                 f"{program} {' '.join(arguments)}: {reason[0]}; is Debian's mirror reachable?"
             )
         return done.stdout
@@ -181,7 +181,7 @@ def _source_line(suite: str) -> str:
 def machine_mirror(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
     """The archive this machine installs Debian itself from: address, and options as "[..] ".
 
-    Raises KernelMissing when this machine names none, as on other distributions.
+    Raises KernelMissingError when this machine names none, as on other distributions.
     """
     for file in sorted(folder.glob("sources.list.d/*.sources")):
         for stanza in re.split(r"\n\s*\n", file.read_text()):
@@ -197,7 +197,9 @@ def machine_mirror(folder: Path = Path("/etc/apt")) -> tuple[str, str]:
         ):
             if _is_archive(uri, components):
                 return uri, options
-    raise KernelMissing("apt's sources name no Debian archive: these tests need Debian's kernels")
+    raise KernelMissingError(
+        "apt's sources name no Debian archive: these tests need Debian's kernels"
+    )
 
 
 def _is_archive(uris: str, components: str) -> bool:
@@ -218,7 +220,7 @@ def _unpack(archive: Path, target: Path) -> None:
     if contents.stdout is not None:
         contents.stdout.close()
     if contents.wait() != 0:
-        raise KernelMissing(f"{archive.name} could not be unpacked: is the disk full?")
+        raise KernelMissingError(f"{archive.name} could not be unpacked: is the disk full?")
 
 
 def _install(suite: str, unpacked: Path, package: str) -> Kernel:
@@ -228,7 +230,7 @@ def _install(suite: str, unpacked: Path, package: str) -> Kernel:
     )
     images = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
     if modules is None or not images:
-        raise KernelMissing(f"{package} holds no image or no modules: has its layout changed?")
+        raise KernelMissingError(f"{package} holds no image or no modules: has its layout changed?")
     kernel = Kernel(suite, modules.name, package, BUILD / suite)
     shutil.rmtree(kernel.root, ignore_errors=True)
     kernel.image.parent.mkdir(parents=True)

@@ -20,7 +20,7 @@ from typing import IO
 import psutil
 
 from . import tools
-from .errors import MachineFailed
+from .errors import MachineFailedError
 from .kernels import Kernel
 from .paths import BUILD, ROOT
 
@@ -47,7 +47,7 @@ class Outcome:
     """What came back: exit code, stdout and stderr as one text, and how long things took.
 
     boot_s: from starting qemu to the first line of the command's script; total_s: all of it.
-    files: name -> content of what the command left in its shared folder ($WAGGLE_VM_OUT).
+    files: name -> content of what the command left in its shared folder ($VM_OUT).
     """
 
     exit_code: int
@@ -70,7 +70,7 @@ def run(
 
     limit_s bounds the command alone. echo is given each line of output as it comes. The
     console's log stays in build/vm/console-SUITE.log when something failed.
-    Raises ToolMissing, and MachineFailed when no exit code came back.
+    Raises ToolMissingError, and MachineFailedError when no exit code came back.
     """
     tools.require()
     with tempfile.TemporaryDirectory(prefix=f".run-{kernel.suite}-", dir=BUILD) as scratch:
@@ -86,7 +86,7 @@ def run(
         if outcome is None or outcome.exit_code != 0:
             kept = _keep_console(kernel, console)
             if outcome is None:
-                raise MachineFailed(_failure(kernel, kept, output))
+                raise MachineFailedError(_failure(kernel, kept, output))
         return outcome
 
 
@@ -103,7 +103,7 @@ mkdir -p {OUT} && mount --bind {shlex.quote(str(shared))} {OUT}
 : > {OUT}/.began
 {_cached_mounts()}
 cd {shlex.quote(str(ROOT))} || exit 125
-export WAGGLE_VM_OUT={OUT} PYTHONDONTWRITEBYTECODE=1 HOME=/tmp LC_ALL=C.UTF-8
+export VM_OUT={OUT} PYTHONDONTWRITEBYTECODE=1 HOME=/tmp LC_ALL=C.UTF-8
 export PATH={shlex.quote(os.environ.get("PATH", ""))}:/usr/sbin:/sbin
 timeout --kill-after=5 {limit_s:.0f} {shlex.join(command)} 2>&1 </dev/null
 code=$?

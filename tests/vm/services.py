@@ -4,15 +4,14 @@ A driver asks a front service, which asks a back service, over IPv4, IPv6 and a 
 GET /front/TRANSPORT/N makes GET /back/TRANSPORT/N. Each connection has carried a /warm/..
 request before the driver is told to go, so the connections are older than the agent.
 
-    python services.py back FOLDER | front FOLDER | driver FOLDER     one of the three
-    python services.py all FOLDER                                     a driver that starts the others
+    python services.py back|front|driver FOLDER     one of the three
+    python services.py all FOLDER                   a driver that starts the others
 
 Each says "ready" when it is; the driver then waits for a line on stdin and ends with "done".
 """
 
 import http.client
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -53,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         kind, transport, number = self.path.strip("/").split("/")
         status = 200
         if self.server.role == "front":
@@ -141,7 +140,7 @@ def drive(folder: Path, *, wait: bool) -> None:
 @contextmanager
 def started(role: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """One of the three as a process of its own, ready; it ends with the block."""
-    command = [sys.executable, os.path.abspath(__file__), role, str(folder)]
+    command = [sys.executable, str(Path(__file__).resolve()), role, str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""

@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 
 from . import kernels, machine, tools
-from .errors import KernelMissing, ToolMissing
+from .errors import KernelMissingError, ToolMissingError
 from .kernels import Kernel
 
 CHECK = [".venv/bin/python", "-m", "tests.vm.guest_check"]
@@ -44,7 +44,7 @@ def _kernel_or_reason(suite: str) -> Kernel | str:
     try:
         tools.require()
         return kernels.fetch(suite)
-    except (ToolMissing, KernelMissing) as error:
+    except (ToolMissingError, KernelMissingError) as error:
         return str(error)
 
 
@@ -74,7 +74,7 @@ def test_agent_traces_under_this_kernel(suite: str) -> None:
 def test_exit_code_and_output_come_back() -> None:
     """A command's exit code, its output and its files cross the border of the machine."""
     kernel = _kernel(_chosen()[0])
-    script = "echo said; echo left > $WAGGLE_VM_OUT/file; uname -r; exit 7"
+    script = "echo said; echo left > $VM_OUT/file; uname -r; exit 7"
     outcome = machine.run(kernel, ["sh", "-c", script], limit_s=60)
     assert outcome.exit_code == 7
     assert outcome.output.split() == ["said", kernel.release]

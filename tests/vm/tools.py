@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .errors import ToolMissing
+from .errors import ToolMissingError
 from .paths import REQUIREMENTS, VENV
 
 # Program -> Debian package. Without udevd no output comes back from inside; busybox is
@@ -39,16 +39,18 @@ def missing_packages() -> list[str]:
 
 
 def require() -> None:
-    """Raises ToolMissing, with the command that helps, unless everything is here."""
+    """Raises ToolMissingError, with the command that helps, unless everything is here."""
     packages = missing_packages()
     if packages:
-        raise ToolMissing(f"not installed: {' '.join(packages)}; run: python -m tests.vm prepare")
+        raise ToolMissingError(
+            f"not installed: {' '.join(packages)}; run: python -m tests.vm prepare"
+        )
     if not _environment_is_current():
-        raise ToolMissing(f"no virtme-ng in {VENV.name}; run: python -m tests.vm prepare")
+        raise ToolMissingError(f"no virtme-ng in {VENV.name}; run: python -m tests.vm prepare")
 
 
 def prepare() -> None:
-    """Install what is missing; quick when nothing is. Raises ToolMissing."""
+    """Install what is missing; quick when nothing is. Raises ToolMissingError."""
     packages = missing_packages()
     if packages:
         _install_packages(packages)
@@ -58,7 +60,9 @@ def prepare() -> None:
 
 def _install_packages(packages: list[str]) -> None:
     if os.geteuid() != 0:
-        raise ToolMissing(f"not installed: {' '.join(packages)}; as root: apt-get install them")
+        raise ToolMissingError(
+            f"not installed: {' '.join(packages)}; as root: apt-get install them"
+        )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     for command in (["apt-get", "update"], install):
@@ -86,4 +90,6 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise ToolMissing(f"{' '.join(command)} failed: {' '.join(last)}; is the network there?")
+        raise ToolMissingError(
+            f"{' '.join(command)} failed: {' '.join(last)}; is the network there?"
+        )

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * No hook sees a UNIX socket go, so user space runs this program now and then: it
+ * ends what belongs to processes that are gone and forgets connections that have
+ * been idle for long. One that wakes up again is found as any old connection is.
+ */
+#ifndef WAGGLE_SWEEP_H
+#define WAGGLE_SWEEP_H
+
+#include "ending.h"
+
+#define UNIX_IDLE_NS (60ULL * 1000000000)
+#define UNIX_OPEN_IDLE_NS (3600ULL * 1000000000)
+
+struct sweep {
+	u64 now;
+	u64 removed;
+};
+
+INLINE int is_gone(const struct connection *connection)
+{
+	return connection->tgid && !bpf_map_lookup_elem(&processes, &connection->tgid);
+}
+
+static long sweep_step(void *map, const u64 *key, struct connection *connection, void *context)
+{
+	struct sweep *sweep = context;
+	u64 idle = sweep->now - connection->last_ns, sock = *key;
+	int gone;
+
+	if (connection->family != AF_UNIX || connection->last_ns > sweep->now)
+		return 0;
+	gone = is_gone(connection);
+	if (!gone && idle < (open_requests(connection) ? UNIX_OPEN_IDLE_NS : UNIX_IDLE_NS))
+		return 0;
+	finish_until_close(connection, sock, connection->last_ns);
+	end_open_exchanges(connection, sock, connection->last_ns,
+			   gone ? WAGGLE_END_PROCESS_EXIT : WAGGLE_END_LOCAL_CLOSED);
+	forget_connection(sock);
+	sweep->removed++;
+	return 0;
+}
+
+/* Run by bpf_prog_test_run, attached to nothing. */
+SEC("raw_tp/sweep")
+int sweep_connections(void *context)
+{
+	struct sweep sweep = { .now = bpf_ktime_get_ns() };
+
+	bpf_for_each_map_elem(&connections, sweep_step, &sweep, 0);
+	return sweep.removed;
+}
+
+#endif

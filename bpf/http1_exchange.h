@@ -279,7 +279,9 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 		join_outgoing(feed, &header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
 		connection->tgid = feed->tgid;
-		leave_handoff(connection, feed->sock, feed->stream->head_at, facts);
+		/* Nobody shall have a parent that may never be shown. */
+		if (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL))
+			leave_handoff(connection, feed->sock, feed->stream->head_at, facts);
 	}
 	if (!store_exchange(feed, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;

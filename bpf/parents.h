@@ -33,23 +33,24 @@ INLINE int rule_thread(const struct waggle_process *process, u32 tid, struct own
 /* Proven by responses, or without an alternative: one request in the process. */
 INLINE int turn_trusted(const struct waggle_process *process)
 {
-	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN) || process->turn_contradicts)
+	if (process->turn_contradicts)
 		return 0;
 	return process->turn_agrees >= turn_proof || process->open == 1;
 }
 
+/* Says whose turn it is even where that is not yet trusted: what comes back on this
+ * connection is then known to belong to the same, and responses can agree. */
 INLINE int rule_turn(const struct waggle_process *process, struct connection *connection, u32 tid,
 		     struct owner *owner)
 {
-	if (!turn_trusted(process))
+	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN))
 		return 0;
 	/* The first request on a connection is written when it is writable, in a turn of
 	 * its own: it belongs to whoever called connect. */
-	if ((connection->flags & CONNECTION_FRESH) && connection->turn_owner.sock)
-		*owner = connection->turn_owner;
-	else
-		turn_of_thread(tid, owner);
-	return owner->sock != 0;
+	if (!(connection->flags & CONNECTION_FRESH) || !connection->turn_owner.sock)
+		turn_of_thread(tid, &connection->turn_owner);
+	*owner = connection->turn_owner;
+	return owner->sock && turn_trusted(process);
 }
 
 /* Fills the parent of an outgoing request from what this process is serving. */
@@ -72,7 +73,6 @@ INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct w
 		__builtin_memset(owner, 0, sizeof(*owner));
 		return WAGGLE_LINK_NONE;
 	}
-	connection->turn_owner = *owner;
 	copy_trace_id(facts->trace_id, found.facts->trace_id);
 	copy_span_id(facts->parent_id, found.facts->span_id);
 	facts->trace_flags = found.facts->trace_flags;

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 from opentelemetry.proto.trace.v1 import trace_pb2
+
 from waggle.exporter.messages import SCHEMA_URL, resource_message, scope_message, span_message
 from waggle.spans import SpanBatch, decode_span
 

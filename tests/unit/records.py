@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+
 from waggle import layout
 from waggle.layout import End, Flag, Kept, Link, Method, Protocol, Role
 from waggle.spans import Records, Resource, ResourceTable, SpanBatch

@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.semconv.schemas import Schemas
+
+from unit.otlp_messages import Spans, expected, received
+from unit.records import NO_PARENT, batch, record, resource_table
 from waggle.columns import copy_slices, equal_slices, gather_bytes
 from waggle.exporter import rows, template_cache
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
@@ -16,9 +19,6 @@ from waggle.exporter.templates import BODY_LIMIT, build_template, padded_varints
 from waggle.layout import End, Flag, Kept, Link, Method, Role
 from waggle.probes.http1 import decode
 from waggle.spans import Decoded, Exchange, Records, SpanBatch
-
-from unit.otlp_messages import Spans, expected, received
-from unit.records import NO_PARENT, batch, record, resource_table
 
 
 def decoded(requests: Sequence[EncodedRequest]) -> Spans:
@@ -136,11 +136,11 @@ COLUMNS = st.fixed_dictionaries(
 def batches(draw: st.DrawFn) -> SpanBatch:
     large = draw(st.booleans())
     rows = []
-    for target, kept, columns, times in draw(
-        st.lists(st.tuples(TARGETS, KEPT, COLUMNS, st.sampled_from([1, 2, 6])), max_size=8)
-    ):
-        one = record(target, kept, large=large, **columns)
-        rows.append(one if times == 1 else repeated(one, times))
+    shapes = st.tuples(KEPT, COLUMNS, st.lists(TARGETS, max_size=4), st.sampled_from([1, 2, 6]))
+    for kept, columns, targets, times in draw(st.lists(shapes, max_size=5)):
+        for target in targets:
+            one = record(target, kept, large=large, **columns)
+            rows.append(one if times == 1 else repeated(one, times))
     if draw(st.booleans()):  # a shape that says nothing: everything collides
         for one in rows:
             one["shape"] = 1
@@ -180,6 +180,23 @@ def test_targets_are_columns() -> None:
     encoder = OtlpEncoder()
     assert decoded(encoder.encode(spans)) == expected(spans)
     assert (encoder.stats().hits, encoder.stats().templates) == (100, 1)
+
+
+def test_whether_there_is_a_parent_is_part_of_the_shape() -> None:
+    """Roots and children, alike in all else, do not share a template."""
+    spans = batch([record(), record(parent_id=NO_PARENT)] * 10)
+    encoder = OtlpEncoder()
+    assert decoded(encoder.encode(spans)) == expected(spans)
+    assert (encoder.stats().hits, encoder.stats().templates) == (20, 2)
+
+
+def test_the_place_of_the_query_is_part_of_the_shape() -> None:
+    """Targets of one length whose '?' is elsewhere do not share a template."""
+    targets = (b"/a?bcd", b"/ab?cd", b"/abcd?", b"/abcde", b"/??abc")
+    spans = batch([record(target) for target in targets * 5])
+    encoder = OtlpEncoder()
+    assert decoded(encoder.encode(spans)) == expected(spans)
+    assert (encoder.stats().hits, encoder.stats().templates) == (25, 5)
 
 
 @pytest.mark.parametrize(

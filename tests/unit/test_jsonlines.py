@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+from unit.otlp_messages import expected, received
+from unit.records import NO_PARENT, batch, record, resource_table
 from waggle.errors import WaggleError
 from waggle.exporter.jsonlines import JsonLinesExporter, encode_line
 from waggle.layout import End, Flag, Kept, Role
 from waggle.spans import Resource, SpanBatch
-
-from unit.otlp_messages import expected, received
-from unit.records import NO_PARENT, batch, record, resource_table
 
 WAIT_S = 10.0
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.semconv._incubating.attributes import http_attributes
+
+from unit.records import address, batch, record
 from waggle.layout import End, Flag, Kept, Method, Role
 from waggle.probes.http1.decode import Http1Decoder, known_methods
 from waggle.probes.http1.forwarded import client_address, first_element
 from waggle.probes.http1.targets import parse_authority, redact_query
 from waggle.spans import KIND_CLIENT, KIND_SERVER, Span, decode_span, read_exchange
-
-from unit.records import address, batch, record
 
 HOST = {Kept.HOST: b"shop.test:8080"}
 CONNECT = {"method": Method.CONNECT, "role": Role.CLIENT}

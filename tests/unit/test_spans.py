@@ -6,16 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from waggle import layout
-from waggle.layout import End, Flag, Kept, Link, Protocol
-from waggle.spans import (
-    KIND_INTERNAL,
-    Facts,
-    decode_batch,
-    decode_span,
-    decoder_of,
-    read_exchange,
-)
 
 from unit.records import (
     CLOCK_OFFSET_NS,
@@ -25,6 +15,16 @@ from unit.records import (
     TRACE_ID,
     batch,
     record,
+)
+from waggle import layout
+from waggle.layout import End, Flag, Kept, Link, Protocol
+from waggle.spans import (
+    KIND_INTERNAL,
+    Facts,
+    decode_batch,
+    decode_span,
+    decoder_of,
+    read_exchange,
 )
 
 

@@ -20,6 +20,9 @@ struct memory {
 	u32 in_kernel;		    /* the vector itself is a kernel copy */
 };
 
+#define CALL_STEPS 4096 /* pieces of memory and states passed in one call; a chunk is two */
+
+/* What the loop over one call is given. */
 struct walk {
 	struct feed *feed;
 	const struct memory *memory;
@@ -57,24 +60,59 @@ INLINE int next_piece(struct feed_state *walk, const struct memory *memory, stru
 }
 
 /* One place feeds, whatever the piece: the verifier walks the parser once for it. */
-static long walk_step(u32 index, void *context)
+/* Makes the next piece the current one: bytes that nobody saw, then the call's memory
+ * in order. Returns 0 when there is none. */
+INLINE int turn_to_next_piece(struct feed_state *state, const struct memory *memory)
 {
-	struct walk *walk = context;
-	struct feed_state *state = &walk->feed->scratch->state;
 	struct piece piece = { .length = state->gap };
 
-	if (state->gap) {
-		state->gap = 0;
-	} else {
+	if (!state->gap) {
 		if (!state->left)
-			return 1;
-		if (!next_piece(state, walk->memory, &piece))
 			return 0;
+		if (!next_piece(state, memory, &piece))
+			return 1;
 		state->skip = 0;
 		state->left -= piece.length;
 	}
-	feed_piece(walk->feed, piece.base, piece.length);
-	return 0;
+	/* What follows bytes that nobody saw may well begin a message. */
+	state->first_of_call = state->first_of_call && !state->base;
+	state->gap = 0;
+	state->position += state->length;
+	state->base = piece.base;
+	state->length = piece.length;
+	state->offset = 0;
+	return 1;
+}
+
+static long call_step(u32 index, void *context)
+{
+	struct walk *walk = context;
+	struct feed *feed = walk->feed;
+	struct feed_state *state = &feed->scratch->state;
+	int stop;
+
+	if (state->offset >= state->length)
+		return !turn_to_next_piece(state, walk->memory);
+	stop = feed_state(feed);
+	if (state->answered) {
+		state->answered = 0;
+		finish_exchange(feed->connection, feed->sock, state->now, WAGGLE_END_DONE);
+	}
+	return stop || state->fate || (feed->connection->flags & CONNECTION_DEAD);
+}
+
+INLINE void feed_call(struct feed *feed, const struct memory *memory)
+{
+	struct feed_state *state = &feed->scratch->state;
+	struct walk walk = { .feed = feed, .memory = memory };
+
+	LOOP(CALL_STEPS, call_step, &walk);
+	if (!state->fate && (state->left || state->offset < state->length) &&
+	    !(feed->connection->flags & CONNECTION_DEAD))
+		feed_lost(feed, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
+	if (!state->fate)
+		feed_end(feed);
+	meet_fate(feed);
 }
 
 /* Lines the call up with what was seen before: bytes that were seen already are
@@ -185,7 +223,6 @@ PROVEN_ONCE int on_call(struct connection *connection,
 		.sent = sent,
 	};
 	struct feed_state *state;
-	struct walk walk = { .feed = &feed, .memory = memory };
 
 	if (!connection || !endpoint || !memory)
 		return 0;
@@ -208,11 +245,15 @@ PROVEN_ONCE int on_call(struct connection *connection,
 	state->left = memory->length;
 	state->gap = 0;
 	state->segment = 0;
+	state->base = 0;
+	state->length = 0;
+	state->offset = 0;
+	state->fate = FATE_FINE;
+	state->answered = 0;
 	align_position(state, feed.stream, endpoint, sent);
 	if (!state->left)
 		return 0;
-	LOOP(SEGMENTS_MAX + 2, walk_step, &walk);
-	feed_end(&feed);
+	feed_call(&feed, memory);
 	feed.stream->next = endpoint->position + memory->length;
 	return 0;
 }

@@ -95,21 +95,12 @@ INLINE void copy_span_id(u8 *to, const u8 *from)
 }
 
 #ifndef WAGGLE_USER_MODE
-INLINE void random_word(u8 *to)
-{
-	u32 word = bpf_get_prandom_u32();
-
-	if (!word) /* an id of zeros is invalid */
-		word = 1;
-	__builtin_memcpy(to, &word, sizeof(word));
-}
-
+/* All zeros would be invalid; one in 2^64 is not worth a branch. */
 INLINE void new_span_id(u8 *id)
 {
-	u32 word = bpf_get_prandom_u32();
+	u32 words[2] = { bpf_get_prandom_u32(), bpf_get_prandom_u32() };
 
-	__builtin_memcpy(id, &word, sizeof(word));
-	random_word(id + 4);
+	__builtin_memcpy(id, words, sizeof(words));
 }
 
 INLINE void new_trace_id(u8 *id)

@@ -13,36 +13,41 @@
 
 /* Nothing more is known of where messages begin: drop what is open and wait for
  * a head at the beginning of a call. */
-OUT_OF_LINE int lose_framing(struct connection *connection, u64 sock, u32 why)
+INLINE int feed_lost(struct feed *feed, u32 why)
 {
-	count(why);
-	drop_open_exchanges(connection, sock);
+	feed->scratch->state.fate = FATE_LOST;
+	feed->scratch->state.why = why;
+	return 1;
+}
+
+/* Not HTTP, or not any more: never look again. */
+INLINE int feed_over(struct feed *feed, u32 why)
+{
+	feed->scratch->state.fate = FATE_OVER;
+	feed->scratch->state.why = why;
+	return 1;
+}
+
+/* The one place where a connection is lost or given up. */
+INLINE void meet_fate(struct feed *feed)
+{
+	struct connection *connection = feed->connection;
+	struct feed_state *state = &feed->scratch->state;
+	u8 fate = state->fate;
+
+	if (!fate)
+		return;
+	state->fate = FATE_FINE;
+	count(state->why);
+	drop_open_exchanges(connection, feed->sock);
+	if (fate == FATE_OVER) {
+		connection->flags |= CONNECTION_DEAD;
+		return;
+	}
 	connection->sent.state = HTTP1_LOST;
 	connection->received.state = HTTP1_LOST;
 	connection->flags |= CONNECTION_RESYNCED;
 	connection->flags &= ~CONNECTION_FROM_START;
-	return 0;
-}
-
-/* Not HTTP, or not any more: never look again. */
-OUT_OF_LINE int give_up(struct connection *connection, u64 sock, u32 why)
-{
-	count(why);
-	drop_open_exchanges(connection, sock);
-	connection->flags |= CONNECTION_DEAD;
-	return 0;
-}
-
-INLINE int feed_lost(struct feed *feed, u32 why)
-{
-	lose_framing(feed->connection, feed->sock, why);
-	return 1;
-}
-
-INLINE int feed_over(struct feed *feed, u32 why)
-{
-	give_up(feed->connection, feed->sock, why);
-	return 1;
 }
 
 /* Copies from the process, less when the end lies on a page that is not there yet.
@@ -61,17 +66,12 @@ INLINE u32 read_user(u8 *to, u32 length, u32 mask, const u8 *from)
 	return bpf_probe_read_user(to, to_page_end, from) ? 0 : to_page_end;
 }
 
-INLINE void response_complete(struct feed *feed)
-{
-	finish_exchange(feed->connection, feed->sock, feed->scratch->state.now, WAGGLE_END_DONE);
-}
-
 INLINE int message_done(struct feed *feed)
 {
 	if (feed_is_request(feed))
 		on_request_done(feed);
 	else
-		response_complete(feed);
+		feed->scratch->state.answered = 1;
 	return 0;
 }
 
@@ -102,7 +102,7 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 		if (kind == RESPONSE_UNKNOWN)
 			return feed_lost(feed, WAGGLE_COUNT_LOST_RESPONSE_UNMATCHED);
 		if (kind == RESPONSE_SWITCH) {
-			response_complete(feed);
+			feed->scratch->state.answered = 1;
 			connection->flags |= CONNECTION_DEAD;
 			return 1;
 		}
@@ -126,7 +126,7 @@ INLINE int not_a_head(struct feed *feed)
 	connection->received.state = HTTP1_LOST;
 	if (++connection->tries > MID_STREAM_TRIES)
 		return feed_over(feed, WAGGLE_COUNT_CONNECTIONS_GIVEN_UP);
-	return 1;
+	return 0;
 }
 
 /* Brings the part of a head that came earlier into the scratch buffer, or begins a
@@ -265,7 +265,7 @@ INLINE int may_be_head(struct feed *feed, u64 word, u32 length)
 INLINE int skip_piece(struct feed_state *state)
 {
 	state->offset = state->length;
-	return 1;
+	return 0;
 }
 
 /* Where the position is unknown only the beginning of a call can be a head. */
@@ -288,13 +288,11 @@ INLINE int feed_mid_stream(struct feed *feed)
 	return 0;
 }
 
-static long feed_step(u32 index, void *context)
+/* Passes one state of the machine. Returns 1 when nothing more can be done. */
+INLINE int feed_state(struct feed *feed)
 {
-	struct feed *feed = context;
 	struct feed_state *state = &feed->scratch->state;
 
-	if (state->offset >= state->length || (feed->connection->flags & CONNECTION_DEAD))
-		return 1;
 	switch (feed->stream->state) {
 	case HTTP1_HEAD:
 	case HTTP1_PARTIAL_HEAD:
@@ -311,25 +309,7 @@ static long feed_step(u32 index, void *context)
 	case HTTP1_LOST:
 		return feed_mid_stream(feed);
 	}
-	return 1;
-}
-
-/* One contiguous piece of a call's bytes. */
-OUT_OF_LINE int feed_piece(struct feed *feed, u64 base, u32 length)
-{
-	struct feed_state *state = &feed->scratch->state;
-
-	state->base = base;
-	state->length = length;
-	state->offset = 0;
-	LOOP(FEED_STEPS, feed_step, feed);
-	if (state->offset < state->length && !(feed->connection->flags & CONNECTION_DEAD) &&
-	    feed->stream->state != HTTP1_LOST)
-		lose_framing(feed->connection, feed->sock, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
-	/* What follows bytes that nobody saw may well begin a message. */
-	state->first_of_call = !base && state->first_of_call;
-	state->position += length;
-	return 0;
+	return skip_piece(state);
 }
 
 /* The call is over: a head that is not whole waits for the next one. */
@@ -347,9 +327,10 @@ INLINE void feed_end(struct feed *feed)
 	partial->fill = state->fill;
 	partial->reserved = 0;
 	if (bpf_map_update_elem(&partial_heads, &key, partial, BPF_ANY))
-		lose_framing(feed->connection, feed->sock, WAGGLE_COUNT_LOST_PARTIAL_MAP_FULL);
+		feed_lost(feed, WAGGLE_COUNT_LOST_PARTIAL_MAP_FULL);
 	else
 		feed->stream->state = HTTP1_PARTIAL_HEAD;
+	meet_fate(feed);
 }
 
 #endif

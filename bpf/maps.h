@@ -93,6 +93,8 @@ struct partial_head {
 	u8 bytes[HTTP1_HEAD_MAX];
 };
 
+enum fate { FATE_FINE = 0, FATE_LOST = 1, FATE_OVER = 2 };
+
 /* The bytes of one call on their way through the parser; in a map, so that the
  * verifier does not follow every combination of what is in it. */
 struct feed_state {
@@ -109,7 +111,11 @@ struct feed_state {
 	u8 carry;     /* there are such bytes */
 	u8 first_of_call;
 	u8 blocking;
-	u8 reserved[5];
+	u8 fate;     /* enum fate: what has become of the connection */
+	u8 answered; /* a response is complete */
+	u8 reserved[3];
+	u32 why; /* enum waggle_counter, with fate */
+	u32 unused;
 };
 
 struct scratch {

@@ -61,13 +61,17 @@ class Seen:
 
 @dataclass(slots=True)
 class Verdict:
-    """What one flavour did. problems: empty when all is as it must be."""
+    """What one flavour did. problems: empty when all is as it must be.
+
+    said: the end of the agent's stderr, its summary with what was lost.
+    """
 
     capture: str
     ready_s: float | None = None
     spans: int = 0
     edges: dict[str, int] = field(default_factory=dict)
     refused: str = ""
+    said: str = ""
     problems: list[str] = field(default_factory=list)
 
 
@@ -271,6 +275,7 @@ def _judge(verdict: Verdict, running: Agent, *, warm_allowed: bool) -> Verdict:
     verdict.spans = len(spans)
     verdict.edges = dict(Counter(span.link for span in spans if span.parent_id))
     verdict.problems += problems_of(spans, warm_allowed=warm_allowed)
+    verdict.said = running.said()[-2000:]
     return verdict
 
 

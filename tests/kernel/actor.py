@@ -1,0 +1,399 @@
+"""A process that does with sockets what a test tells it to, one system call at a time.
+
+Commands come as JSON lines on stdin: {id, thread, verb, arguments}; the answer to each is a JSON
+line {id, result | error, began_ns, ended_ns} on stdout. Bytes travel as Latin-1 text. A command
+runs on the thread it names, made when first named ("" is the main thread), so that a test can
+build any program it likes: thread per connection, an event loop, a pipeline, a fork.
+
+    actor.py [NAME=FD ...]        sockets that were inherited
+"""
+
+import ctypes
+import json
+import os
+import queue
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers" / "programs" / "raw"))
+
+import rawio
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SO_ZEROCOPY, _MSG_ZEROCOPY = 60, 0x4000000
+_LIMIT_S = 30.0
+_SIZE = 65536
+
+sockets: dict[str, socket.socket] = {}
+verbs: dict[str, Callable[..., Any]] = {}
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that tests may call by its name."""
+    verbs[function.__name__] = function
+    return function
+
+
+def _new_socket(family: str) -> socket.socket:
+    sock = socket.socket(getattr(socket, family), socket.SOCK_STREAM)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _address(address: Any) -> Any:
+    return tuple(address) if isinstance(address, list) else address.replace("@", "\0", 1)
+
+
+@verb
+def listen(name: str, family: str, address: Any, reuse_port: bool = False) -> Any:
+    """Listens; gives the address, with the port that was chosen."""
+    sock = _new_socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(_address(address))
+    sock.listen(1024)
+    sockets[name] = sock
+    return address if sock.family == socket.AF_UNIX else list(sock.getsockname()[:2])
+
+
+@verb
+def accept(listener: str, name: str) -> None:
+    sockets[name], _ = sockets[listener].accept()
+    if sockets[name].family != socket.AF_UNIX:
+        sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+@verb
+def connect(name: str, family: str, address: Any) -> Any:
+    """Connects; gives the own address."""
+    sock = _new_socket(family)
+    sock.settimeout(None)
+    sock.connect(_address(address))
+    sockets[name] = sock
+    return None if sock.family == socket.AF_UNIX else list(sock.getsockname()[:2])
+
+
+@verb
+def set_blocking(name: str, on: bool) -> None:
+    sockets[name].setblocking(on)
+
+
+@verb
+def set_option(name: str, option: str, value: int) -> None:
+    sockets[name].setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
+
+
+@verb
+def user_timeout(name: str, ms: int) -> None:
+    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ms)
+
+
+def _wait(sock: socket.socket, events: int) -> None:
+    poll = select.poll()
+    poll.register(sock, events)
+    if not poll.poll(_LIMIT_S * 1000):
+        raise TimeoutError("the peer did not move")
+
+
+@verb
+def send(name: str, pieces: list[str], how: str = "send") -> None:
+    """Sends the pieces, all of them, in one call where the way to send has vectors."""
+    if how == "zerocopy":
+        _send_zerocopy(sockets[name], pieces)
+        return
+    rawio.SENDERS[how](sockets[name], [piece.encode("latin-1") for piece in pieces])
+
+
+def _send_zerocopy(sock: socket.socket, pieces: list[str]) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
+    for piece in pieces:
+        rest = memoryview(piece.encode("latin-1"))
+        while rest:
+            rest = rest[sock.send(rest, _MSG_ZEROCOPY) :]
+
+
+@verb
+def send_each(name: str, pieces: list[str], how: str = "send") -> None:
+    """Sends each piece by a call of its own."""
+    for piece in pieces:
+        rawio.SENDERS[how](sockets[name], [piece.encode("latin-1")])
+
+
+@verb
+def send_once(name: str, data: str) -> int:
+    """One send; gives how much was taken, 0 when the socket is full."""
+    try:
+        return sockets[name].send(data.encode("latin-1"))
+    except BlockingIOError:
+        return 0
+
+
+@verb
+def send_pattern(name: str, head: str, pattern: str, size: int, call_size: int) -> int:
+    """Sends a head and `size` bytes of a repeated pattern, `call_size` bytes offered a call, and
+    what a call refuses again in the next one. Gives how many calls were cut short."""
+    sock = sockets[name]
+    repeated = pattern.encode("latin-1") * (size // len(pattern) + 1)
+    rest = memoryview(head.encode("latin-1") + repeated[:size])
+    short = 0
+    while rest:
+        offered = rest[:call_size]
+        try:
+            sent = sock.send(offered)
+        except BlockingIOError:
+            sent = 0
+        short += sent < len(offered)
+        rest = rest[sent:]
+        if sent < len(offered):
+            _wait(sock, select.POLLOUT)
+    return short
+
+
+@verb
+def send_file(name: str, head: str, pattern: str, size: int, how: str) -> None:
+    """Sends a head by send(), then `size` bytes of a repeated pattern by sendfile or splice."""
+    sock = sockets[name]
+    body = (pattern.encode("latin-1") * (size // len(pattern) + 1))[:size]
+    sock.sendall(head.encode("latin-1"), socket.MSG_MORE)
+    rawio.SENDERS[how](sock, [body])
+
+
+@verb
+def receive(name: str, size: int = _SIZE, how: str = "recv") -> str:
+    """One receiving call; "" at the end of the stream."""
+    return _receive(sockets[name], size, how).decode("latin-1")
+
+
+def _receive(sock: socket.socket, size: int, how: str) -> bytes:
+    if how == "trunc":
+        return b"\0" * sock.recv_into(bytearray(1), size, socket.MSG_TRUNC)
+    return rawio.RECEIVERS[how](sock, size)
+
+
+@verb
+def receive_to(name: str, mark: str, size: int = _SIZE, how: str = "recv") -> str:
+    """Receives until what came ends in `mark`."""
+    wanted, got = mark.encode("latin-1"), b""
+    while not got.endswith(wanted):
+        some = _receive(sockets[name], size, how)
+        if not some:
+            raise EOFError(f"the stream ended after {got[-80:]!r}")
+        got += some
+    return got.decode("latin-1")
+
+
+@verb
+def receive_count(name: str, count: int, size: int = _SIZE, how: str = "recv") -> int:
+    """Receives exactly `count` bytes, `size` a call; gives how many calls that took."""
+    calls = 0
+    while count:
+        _wait(sockets[name], select.POLLIN)
+        got = len(_receive(sockets[name], min(size, count), how))
+        if not got:
+            raise EOFError(f"{count} bytes are missing")
+        count -= got
+        calls += 1
+    return calls
+
+
+@verb
+def receive_splice(name: str, count: int) -> int:
+    """Moves exactly `count` bytes from the socket to /dev/null by splice; gives the calls."""
+    reading, writing = os.pipe()
+    sink = os.open("/dev/null", os.O_WRONLY)
+    calls = 0
+    while count:
+        moved = os.splice(sockets[name].fileno(), writing, min(_SIZE, count))
+        count -= moved
+        calls += 1
+        while moved:
+            moved -= os.splice(reading, sink, moved)
+    for descriptor in (reading, writing, sink):
+        os.close(descriptor)
+    return calls
+
+
+@verb
+def receive_all(name: str, size: int = _SIZE) -> str:
+    """Everything up to the end of the stream."""
+    got = b""
+    while some := sockets[name].recv(size):
+        got += some
+    return got.decode("latin-1")
+
+
+@verb
+def receive_failing(name: str) -> str:
+    """Receives until that fails; gives the error's name."""
+    try:
+        while sockets[name].recv(_SIZE):
+            pass
+    except OSError as error:
+        return type(error).__name__
+    return ""
+
+
+@verb
+def end_sending(name: str) -> None:
+    sockets[name].shutdown(socket.SHUT_WR)
+
+
+@verb
+def close(name: str) -> None:
+    sockets.pop(name).close()
+
+
+@verb
+def reset(name: str) -> None:
+    rawio.reset(sockets.pop(name))
+
+
+@verb
+def many(family: str, address: Any, first: int, count: int) -> None:
+    """Makes `count` requests, a connection each; the answers end with the connection."""
+    for n in range(first, first + count):
+        with _new_socket(family) as sock:
+            sock.connect(_address(address))
+            sock.sendall(b"GET /n/%d HTTP/1.1\r\nHost: many\r\n\r\n" % n)
+            while sock.recv(_SIZE):
+                pass
+
+
+@verb
+def answer_many(listener: str, count: int) -> None:
+    """Accepts `count` connections, answers one request on each and closes it."""
+    for _ in range(count):
+        sock, _ = sockets[listener].accept()
+        with sock:
+            sock.recv(_SIZE)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@verb
+def ask(name: str, first: int, count: int) -> None:
+    """Makes `count` requests on one connection, one after the other."""
+    sock = sockets[name]
+    for n in range(first, first + count):
+        sock.sendall(b"GET /n/%d HTTP/1.1\r\nHost: ask\r\n\r\n" % n)
+        sock.recv(_SIZE)
+
+
+@verb
+def answer(name: str, count: int) -> None:
+    """Answers `count` requests that come whole and one after the other on one connection."""
+    sock = sockets[name]
+    for _ in range(count):
+        sock.recv(_SIZE)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@verb
+def fork() -> int:
+    """Goes on in a child, which has all sockets; the parent waits for it. Gives its pid."""
+    child = os.fork()
+    if child:
+        for sock in sockets.values():
+            sock.close()
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+    return os.getpid()
+
+
+@verb
+def fork_aside(name: str) -> int:
+    """Forks a child that only holds socket `name`, and sleeps. Gives its pid."""
+    child = os.fork()
+    if not child:
+        for other, sock in sockets.items():
+            if other != name:
+                sock.close()
+        os.close(0)
+        os.close(1)
+        threading.Event().wait()
+    sockets.pop(name).close()
+    return child
+
+
+@verb
+def execute() -> None:
+    """Becomes a fresh actor program with all sockets."""
+    for sock in sockets.values():
+        sock.set_inheritable(True)
+    given = [f"{name}={sock.fileno()}" for name, sock in sockets.items()]
+    os.execv(sys.executable, [sys.executable, __file__, *given])
+
+
+@verb
+def pid() -> int:
+    return os.getpid()
+
+
+@verb
+def thread_id() -> int:
+    return threading.get_native_id()
+
+
+_print_lock = threading.Lock()
+
+
+def _answer(**fields: Any) -> None:
+    with _print_lock:
+        os.write(1, json.dumps(fields).encode() + b"\n")
+
+
+def _carry_out(command: dict[str, Any]) -> None:
+    began_ns = time.monotonic_ns()
+    try:
+        outcome: dict[str, Any] = {"result": verbs[command["verb"]](**command["arguments"])}
+    except Exception as error:
+        outcome = {"error": f"{type(error).__name__}: {error}"}
+    _answer(id=command["id"], began_ns=began_ns, ended_ns=time.monotonic_ns(), **outcome)
+
+
+def _work(commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    while True:
+        _carry_out(commands.get())
+
+
+def _start_thread() -> "queue.SimpleQueue[dict[str, Any]]":
+    commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_work, args=(commands,), daemon=True).start()
+    return commands
+
+
+def _lines() -> Iterator[bytes]:
+    """Lines of stdin. A test sends one and waits or sends the next, so what one read brings is
+    whole lines; nothing is kept back that a program executed later would miss."""
+    waiting = b""
+    while some := os.read(0, 1 << 20):
+        *lines, waiting = (waiting + some).split(b"\n")
+        yield from lines
+
+
+def main() -> None:
+    for given in sys.argv[1:]:
+        name, _, descriptor = given.partition("=")
+        sockets[name] = socket.socket(fileno=int(descriptor))
+    threads: dict[str, queue.SimpleQueue[dict[str, Any]]] = {}
+    _answer(id=0, result=os.getpid(), began_ns=0, ended_ns=0)
+    for line in _lines():
+        command = json.loads(line)
+        if not command["thread"]:
+            _carry_out(command)
+            continue
+        if command["thread"] not in threads:
+            threads[command["thread"]] = _start_thread()
+        threads[command["thread"]].put(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""The real agent, started beside real programs: its spans as simple objects.
+
+with started_agent(pids=[server.pid, client.pid]) as agent:
+    ...                                  # drive requests
+    agent.wait_for(lambda spans: len(spans) >= 2 * count)
+    spans = agent.stop().spans           # SIGINT, then everything that it wrote
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .processes import LOGS, ROOT, ProgramError
+
+WAGGLE = ROOT / ".venv" / "bin" / "waggle"
+READY_WITHIN_S = 30.0
+STOPPED_WITHIN_S = 30.0
+_POLL_S = 0.05
+_KINDS = {1: "internal", 2: "server", 3: "client"}
+_NUMBER = re.compile(r"/(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSpan:
+    """One span as the agent wrote it. Ids are in hex, "" is no parent; times are Unix ns."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Any]
+    is_error: bool
+    flags: int
+    resource: Mapping[str, Any]
+
+    @property
+    def service(self) -> str:
+        return str(self.resource["service.name"])
+
+    @property
+    def pid(self) -> int:
+        return int(self.resource["process.pid"])
+
+    @property
+    def link(self) -> str | None:
+        """The evidence for the parent."""
+        value = self.attributes.get("waggle.link.method")
+        return None if value is None else str(value)
+
+    @property
+    def path(self) -> str:
+        """Path of the URL, whichever side this is."""
+        if self.kind == "client":
+            return urlsplit(str(self.attributes["url.full"])).path
+        return str(self.attributes["url.path"])
+
+    @property
+    def number(self) -> int | None:
+        """The truth that is in the URL: the number at the end of its path."""
+        found = _NUMBER.search(self.path)
+        return int(found.group(1)) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run came to."""
+
+    code: int
+    spans: list[SeenSpan]
+    stderr: str
+
+    @property
+    def losses(self) -> list[str]:
+        """The lines of the summary's field `lost`; ["nothing"] when there are none."""
+        found = re.search(r"^  lost +(.*(?:\n {13}.*)*)", self.stderr, re.MULTILINE)
+        assert found, f"no summary in {self.stderr!r}"
+        return [line.strip() for line in found.group(1).splitlines()]
+
+
+class Agent:
+    """A running `waggle run`. Its files are kept with the logs of the programs."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        stdout: Path,
+        stderr: Path,
+    ) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.stdout = stdout
+        self._stderr = stderr
+        self._reader = _SpanReader(stdout)
+
+    def error(self, what: str) -> ProgramError:
+        return ProgramError(f"waggle (pid {self.pid}) {what}; it wrote:\n{self.stderr()}")
+
+    def stderr(self) -> str:
+        return self._stderr.read_text(errors="replace")
+
+    def spans(self) -> list[SeenSpan]:
+        """The spans that are on its stdout so far."""
+        return self._reader.read()
+
+    def wait_for(
+        self, is_enough: Callable[[list[SeenSpan]], bool], timeout_s: float = 20
+    ) -> list[SeenSpan]:
+        """The spans, once they satisfy `is_enough`. Raises ProgramError when the time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not is_enough(self.spans()):
+            if time.monotonic() > deadline:
+                raise self.error(f"wrote only {len(self.spans())} spans in {timeout_s:g} s")
+            if self.process.poll() is not None:
+                self._reader.read()
+                if is_enough(self.spans()):
+                    break
+                raise self.error(f"ended with {self.process.returncode}")
+            time.sleep(_POLL_S)
+        return self.spans()
+
+    def wait_for_stderr(self, words: str, timeout_s: float = 20) -> str:
+        """What it said, once that contains `words`."""
+        deadline = time.monotonic() + timeout_s
+        while words not in (said := self.stderr()):
+            if time.monotonic() > deadline:
+                raise self.error(f"did not say {words!r} in {timeout_s:g} s")
+            time.sleep(_POLL_S)
+        return said
+
+    def settle(self, count: int, timeout_s: float = 5) -> None:
+        """Gives `count` spans the time to arrive. Fewer are no error here: the test that
+        follows tells which are missing."""
+        deadline = time.monotonic() + timeout_s
+        while len(self.spans()) < count and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    def stop(self) -> Ended:
+        """Ends it as Ctrl-C does, and gives all that it wrote."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self, timeout_s: float = STOPPED_WITHIN_S) -> Ended:
+        """What it wrote, once it has ended by itself. Raises ProgramError when it does not."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise self.error(f"had not ended after {timeout_s:g} s") from None
+        return Ended(code, self.spans(), self.stderr())
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to clean up."""
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass(slots=True)
+class _SpanReader:
+    """Reads the complete lines of a file that grows."""
+
+    path: Path
+    _at: int = 0
+    _spans: list[SeenSpan] = field(default_factory=list)
+
+    def read(self) -> list[SeenSpan]:
+        with self.path.open("rb") as file:
+            file.seek(self._at)
+            some = file.read()
+        whole = some[: some.rfind(b"\n") + 1]
+        self._at += len(whole)
+        for line in whole.splitlines():
+            self._spans += parse_line(line)
+        return list(self._spans)
+
+
+def parse_line(line: bytes | str) -> list[SeenSpan]:
+    """The spans of one TracesData in OTLP's JSON."""
+    return [
+        _parse_span(span, resource)
+        for group in json.loads(line)["resourceSpans"]
+        for resource in [_parse_attributes(group["resource"].get("attributes", []))]
+        for scope in group["scopeSpans"]
+        for span in scope["spans"]
+    ]
+
+
+def _parse_span(span: dict[str, Any], resource: dict[str, Any]) -> SeenSpan:
+    return SeenSpan(
+        trace_id=span["traceId"],
+        span_id=span["spanId"],
+        parent_id=span.get("parentSpanId", ""),
+        name=span["name"],
+        kind=_KINDS[span["kind"]],
+        start_ns=int(span["startTimeUnixNano"]),
+        end_ns=int(span["endTimeUnixNano"]),
+        attributes=_parse_attributes(span.get("attributes", [])),
+        is_error=span.get("status", {}).get("code", 0) == 2,
+        flags=span.get("flags", 0),
+        resource=resource,
+    )
+
+
+def _parse_attributes(pairs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    return {pair["key"]: _parse_value(pair["value"]) for pair in pairs}
+
+
+def _parse_value(value: dict[str, Any]) -> Any:
+    ((kind, content),) = value.items()
+    if kind == "intValue":
+        return int(content)
+    if kind == "arrayValue":
+        return [_parse_value(one) for one in content.get("values", [])]
+    return content
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours without what would direct the agent elsewhere, and with `changes`."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WAGGLE_"))
+    }
+    return {**kept, **(changes or {})}
+
+
+@contextmanager
+def started_agent(
+    *flags: str | Path,
+    pids: Sequence[int] = (),
+    command: Sequence[str | Path] = (),
+    env: Mapping[str, str] | None = None,
+    json_lines: bool = True,
+    before: Sequence[str | Path] = (),
+    program: Sequence[str | Path] = (WAGGLE,),
+) -> Iterator[Agent]:
+    """`waggle run` with these flags, once it says that it is ready; ended on leaving.
+
+    command: what it is to start and trace. before: a program that becomes the agent (setpriv).
+    Raises ProgramError when it does not get ready.
+    """
+    ready, write = os.pipe()
+    arguments = [*before, *program, "run", *(["--json"] if json_lines else []), *flags]
+    arguments += [f"--pid={pid}" for pid in pids]
+    arguments += [f"--ready-fd={write}", *(["--", *command] if command else [])]
+    LOGS.mkdir(parents=True, exist_ok=True)
+    name = f"waggle-{os.getpid()}-{time.monotonic_ns()}"
+    stdout, stderr = LOGS / f"{name}.jsonl", LOGS / f"{name}.log"
+    try:
+        with stdout.open("wb") as out, stderr.open("wb") as err:
+            process = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment(env),
+                pass_fds=[write],
+            )
+    finally:
+        os.close(write)
+    agent = Agent(process, stdout, stderr)
+    try:
+        _wait_until_ready(agent, ready)
+        yield agent
+    finally:
+        os.close(ready)
+        _end(process)
+
+
+def _wait_until_ready(agent: Agent, ready: int) -> None:
+    """Reads the byte, or the end of the pipe when the agent ends without it."""
+    os.set_blocking(ready, False)
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            said = os.read(ready, 1)
+        except BlockingIOError:
+            time.sleep(_POLL_S / 5)
+            continue
+        if said:
+            return
+        raise agent.error(f"ended with {agent.process.wait()} before it was ready")
+    raise agent.error(f"was not ready after {READY_WITHIN_S:g} s")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def unix_ns(monotonic_ns: int) -> int:
+    """A moment of CLOCK_MONOTONIC as Unix time, by the clocks' distance now."""
+    before = time.monotonic_ns()
+    unix = time.time_ns()
+    after = time.monotonic_ns()
+    return monotonic_ns + unix - (before + after) // 2

@@ -1,8 +1,13 @@
 """Waggle: a zero-code tracing agent for Linux."""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("waggle-ebpf")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when asked for: importlib.metadata is slow to import."""
+    if name != "__version__":
+        raise AttributeError(f"module 'waggle' has no attribute '{name}'")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("waggle-ebpf")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"

@@ -1,37 +1,18 @@
-"""One run of the agent: from settings to the exit code.
+"""The beginning of a run: everything the kernel takes its time over starts first.
 
-    require privileges -> fork the command -> load and attach -> decide about processes
-    -> drop privileges -> ready -> move spans until told to stop -> detach -> drain -> summary
-
-Two threads: this one moves spans; the watcher takes process events as they come,
-since a program that lives for ten milliseconds must be asked its name in time.
+require privileges -> fork the command -> load and attach (the kernel verifies)
+                                       -> meanwhile import the rest of the agent
+-> Session: decide, drop privileges, ready, move spans, summary
 """
 
-import os
-import signal
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
+from contextlib import contextmanager
 
 from waggle import privileges
 from waggle.capture import Capture, CaptureOptions
 from waggle.config import Settings
-from waggle.discovery import Discovery, Selector
-from waggle.exporter.base import Exporter
-from waggle.exporter.setup import make_exporters
-from waggle.launch import Launched, forwarding
-from waggle.pipeline import Pipeline, WallClock
-from waggle.processes import ProcessTable
-from waggle.procfs import ProcFs
-from waggle.spans import ResourceTable
-from waggle.summary import AgentCost, Summary, render
-from waggle.watcher import Watcher
-
-CLOSE_TIMEOUT_S = 10.0
-_LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
+from waggle.launch import Launched
 
 
 def run(settings: Settings) -> int:
@@ -39,158 +20,61 @@ def run(settings: Settings) -> int:
 
     Returns the exit code. Raises WaggleError when tracing cannot begin.
     """
-    with ExitStack() as stack:
-        return _Run(settings, stack).run()
+    privileges.require()
+    with _launched(settings) as launched:
+        loading = _Loading(_options(settings))
+        from waggle.session import Session  # numpy, protobuf and the rest, at the same time
 
-
-class _Run:
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        privileges.require()
-        self._settings = settings
-        self._stack = stack
-        self._stop = threading.Event()
-        self._started = time.monotonic()
-        self._launched = self._launch()
-        self._capture = self._open_capture()
-        source = ProcFs()
-        self._discovery = Discovery(
-            Selector.from_settings(settings), source, max_processes=settings.max_processes
-        )
-        table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
-        self._watcher = Watcher(self._capture, self._discovery, table)
-
-    def _launch(self) -> Launched | None:
-        if not self._settings.command:
-            return None
-        ready = self._settings.ready_fd
-        launched = Launched(self._settings.command, close=[] if ready is None else [ready])
-        self._stack.callback(launched.close)
-        return launched
-
-    def _open_capture(self) -> Capture:
-        selector = Selector.from_settings(self._settings)
-        options = CaptureOptions(
-            capture=self._settings.capture,
-            trace_all=selector.all,
-            watch_processes=bool(selector.ports or selector.exes or selector.names),
-            ring_bytes=self._settings.ring_size,
-        )
-        capture = Capture.open(options)
-        self._stack.callback(capture.close)
-        return capture
-
-    def run(self) -> int:
-        if self._launched is not None:
-            self._watcher.adopt(self._launched.pid)
-        self._watcher.begin()
-        privileges.drop(still_works=self._look)
-        exporters = make_exporters(self._settings, os.environ, say)
-        pipeline = Pipeline(
-            [self._capture.exchanges, self._capture.large_exchanges],
-            self._watcher,
-            exporters,
-            WallClock(),
-        )
-        with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
-            self._announce()
-            self._move_until_stopped(pipeline, exporters)
-            self._capture.detach()
-            pipeline.drain()
-            pipeline.close(CLOSE_TIMEOUT_S)
-        summary = self._summary(pipeline, exporters)
-        if not self._settings.quiet:
-            say(render(summary), prefix="")
-        return self._exit_code()
-
-    def _look(self) -> None:
-        """What the run goes on doing to the kernel side; raises when it may not."""
-        self._capture.counters()
-        self._capture.sweep()
-
-    @contextmanager
-    def _stopping(self, pipeline: Pipeline) -> Iterator[None]:
-        """While it holds, Ctrl-C and SIGTERM end the run in order; a second one at once."""
-
-        def stop(_signum: int, _frame: FrameType | None) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            self._stop.set()
-            pipeline.wake()
-
-        signals = [signal.SIGINT, signal.SIGTERM]
-        before = {signum: signal.signal(signum, stop) for signum in signals}
+        capture = loading.finish()
         try:
-            yield
+            return Session(settings, capture, launched).run()
         finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-    @contextmanager
-    def _forwarding(self) -> Iterator[None]:
-        """SIGTERM is for the command we started, whose end is then ours."""
-        if self._launched is None:
-            yield
-            return
-        with forwarding(self._launched):
-            yield
-
-    def _announce(self) -> None:
-        if self._launched is not None:
-            self._launched.release()
-        waiting = self._discovery.waiting_for()
-        what = waiting or self._watcher.tracing()
-        say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
-        if self._settings.ready_fd is not None:
-            tell_ready(self._settings.ready_fd)
-
-    def _move_until_stopped(self, pipeline: Pipeline, exporters: list[Exporter]) -> None:
-        while not self._stop.is_set():
-            pipeline.step()
-            if self._command_ended():
-                pipeline.step(_LAST_WORDS_S)
-                return
-            if any(getattr(exporter, "closed", False) for exporter in exporters):
-                return  # whoever read our output has gone
-            if self._watcher.nothing_left():
-                say("every process that was traced has ended")
-                return
-
-    def _command_ended(self) -> bool:
-        return self._launched is not None and self._launched.poll() is not None
-
-    def _summary(self, pipeline: Pipeline, exporters: list[Exporter]) -> Summary:
-        failed = {
-            f"failed_in_{name}": failures.spans
-            for name, failures in pipeline.stats.failures.items()
-            if failures.spans
-        }
-        return Summary(
-            spans=pipeline.stats.spans_out,
-            traces=pipeline.traces.value,
-            traces_exact=pipeline.traces.exact,
-            cost=AgentCost.since(self._started),
-            processes=self._watcher.processes_seen(),
-            kernel=self._capture.counters(),
-            exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
-            lost=failed | {"programs_busy": self._capture.missed_runs()},
-        )
-
-    def _exit_code(self) -> int:
-        if self._launched is None:
-            return 0
-        # Ctrl-C reached the command as well; it may take its time to end.
-        code = self._launched.poll()
-        return self._launched.wait() if code is None else code
+            capture.close()
 
 
-def say(text: str, prefix: str = "waggle: ") -> None:
-    """One message for the user, on stderr; stdout belongs to the traces."""
-    with suppress(OSError):
-        print(prefix + text, file=sys.stderr, flush=True)
+class _Loading:
+    """Programs on their way into the kernel, in a thread that is gone when they are there."""
+
+    def __init__(self, options: CaptureOptions) -> None:
+        self._options = options
+        self._capture: Capture | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._load, name="waggle-loading")
+        self._thread.start()
+
+    def _load(self) -> None:
+        try:
+            self._capture = Capture.open(self._options)
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> Capture:
+        """What was loaded. Raises what loading raised."""
+        self._thread.join()
+        if self._capture is None:
+            assert self._error is not None
+            raise self._error
+        return self._capture
 
 
-def tell_ready(descriptor: int) -> None:
-    """Writes one byte and closes the descriptor, so that a script need not sleep."""
-    with suppress(BrokenPipeError):
-        os.write(descriptor, b"\n")
-    os.close(descriptor)
+@contextmanager
+def _launched(settings: Settings) -> Iterator[Launched | None]:
+    """The command, forked and waiting: before there is any thread."""
+    if not settings.command:
+        yield None
+        return
+    ready = settings.ready_fd
+    launched = Launched(settings.command, close=[] if ready is None else [ready])
+    try:
+        yield launched
+    finally:
+        launched.close()
+
+
+def _options(settings: Settings) -> CaptureOptions:
+    return CaptureOptions(
+        capture=settings.capture,
+        trace_all=settings.selects_all,
+        watch_processes=bool(settings.port or settings.exe or settings.name),
+        ring_bytes=settings.ring_size,
+    )

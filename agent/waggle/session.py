@@ -1,0 +1,168 @@
+"""One run of the agent, once its programs are on their way into the kernel.
+
+    require privileges -> fork the command -> load and attach -> decide about processes
+    -> drop privileges -> ready -> move spans until told to stop -> detach -> drain -> summary
+
+Two threads: this one moves spans; the watcher takes process events as they come,
+since a program that lives for ten milliseconds must be asked its name in time.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from waggle import privileges
+from waggle.capture import Capture
+from waggle.config import Settings
+from waggle.discovery import Discovery, Selector
+from waggle.exporter.base import Exporter
+from waggle.exporter.setup import make_exporters
+from waggle.launch import Launched, forwarding
+from waggle.pipeline import Pipeline, WallClock
+from waggle.processes import ProcessTable
+from waggle.procfs import ProcFs
+from waggle.spans import ResourceTable
+from waggle.summary import AgentCost, Summary, render
+from waggle.watcher import Watcher
+
+CLOSE_TIMEOUT_S = 10.0
+_LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
+
+
+class Session:
+    """What a run holds together, from the decision about processes to the summary."""
+
+    def __init__(self, settings: Settings, capture: Capture, launched: Launched | None) -> None:
+        self._settings = settings
+        self._capture = capture
+        self._launched = launched
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        source = ProcFs()
+        self._discovery = Discovery(
+            Selector.from_settings(settings), source, max_processes=settings.max_processes
+        )
+        table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
+        self._watcher = Watcher(self._capture, self._discovery, table)
+
+    def run(self) -> int:
+        """Trace until Ctrl-C, SIGTERM, or the end of the command; the exit code."""
+        if self._launched is not None:
+            self._watcher.adopt(self._launched.pid)
+        self._watcher.begin()
+        privileges.drop(still_works=self._look)
+        exporters = make_exporters(self._settings, os.environ, say)
+        pipeline = Pipeline(
+            [self._capture.exchanges, self._capture.large_exchanges],
+            self._watcher,
+            exporters,
+            WallClock(),
+        )
+        with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
+            self._announce()
+            self._move_until_stopped(pipeline, exporters)
+            self._capture.detach()
+            pipeline.drain()
+            pipeline.close(CLOSE_TIMEOUT_S)
+        summary = self._summary(pipeline, exporters)
+        if not self._settings.quiet:
+            say(render(summary), prefix="")
+        return self._exit_code()
+
+    def _look(self) -> None:
+        """What the run goes on doing to the kernel side; raises when it may not."""
+        self._capture.counters()
+        self._capture.sweep()
+
+    @contextmanager
+    def _stopping(self, pipeline: Pipeline) -> Iterator[None]:
+        """While it holds, Ctrl-C and SIGTERM end the run in order; a second one at once."""
+
+        def stop(_signum: int, _frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self._stop.set()
+            pipeline.wake()
+
+        signals = [signal.SIGINT, signal.SIGTERM]
+        before = {signum: signal.signal(signum, stop) for signum in signals}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    @contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        """SIGTERM is for the command we started, whose end is then ours."""
+        if self._launched is None:
+            yield
+            return
+        with forwarding(self._launched):
+            yield
+
+    def _announce(self) -> None:
+        if self._launched is not None:
+            self._launched.release()
+        waiting = self._discovery.waiting_for()
+        what = waiting or self._watcher.tracing()
+        say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
+        if self._settings.ready_fd is not None:
+            tell_ready(self._settings.ready_fd)
+
+    def _move_until_stopped(self, pipeline: Pipeline, exporters: list[Exporter]) -> None:
+        while not self._stop.is_set():
+            pipeline.step()
+            if self._command_ended():
+                pipeline.step(_LAST_WORDS_S)
+                return
+            if any(getattr(exporter, "closed", False) for exporter in exporters):
+                return  # whoever read our output has gone
+            if self._watcher.nothing_left():
+                say("every process that was traced has ended")
+                return
+
+    def _command_ended(self) -> bool:
+        return self._launched is not None and self._launched.poll() is not None
+
+    def _summary(self, pipeline: Pipeline, exporters: list[Exporter]) -> Summary:
+        failed = {
+            f"failed_in_{name}": failures.spans
+            for name, failures in pipeline.stats.failures.items()
+            if failures.spans
+        }
+        return Summary(
+            spans=pipeline.stats.spans_out,
+            traces=pipeline.traces.value,
+            traces_exact=pipeline.traces.exact,
+            cost=AgentCost.since(self._started),
+            processes=self._watcher.processes_seen(),
+            kernel=self._capture.counters(),
+            exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
+            lost=failed | {"programs_busy": self._capture.missed_runs()},
+        )
+
+    def _exit_code(self) -> int:
+        if self._launched is None:
+            return 0
+        # Ctrl-C reached the command as well; it may take its time to end.
+        code = self._launched.poll()
+        return self._launched.wait() if code is None else code
+
+
+def say(text: str, prefix: str = "waggle: ") -> None:
+    """One message for the user, on stderr; stdout belongs to the traces."""
+    with suppress(OSError):
+        print(prefix + text, file=sys.stderr, flush=True)
+
+
+def tell_ready(descriptor: int) -> None:
+    """Writes one byte and closes the descriptor, so that a script need not sleep."""
+    with suppress(BrokenPipeError):
+        os.write(descriptor, b"\n")
+    os.close(descriptor)

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from waggle import __version__
 from waggle.config import Settings, load_settings, nearest
-from waggle.errors import UsageError
+from waggle.errors import UnsupportedError, UsageError
 
 EXAMPLES = """\b
 EXAMPLES
@@ -176,5 +176,6 @@ def check() -> Action:
 def _check() -> int:
     from waggle import preflight
 
-    click.echo(preflight.report())
-    return 0
+    report = preflight.report()
+    click.echo(report.text())
+    return 0 if report.ready else UnsupportedError.exit_code

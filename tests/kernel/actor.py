@@ -130,6 +130,25 @@ def send_each(name: str, pieces: list[str], how: str = "send") -> None:
 
 
 @verb
+def send_vector(name: str, pieces: list[str], how: str) -> None:
+    """One call with exactly these pieces, empty ones too; all of it must be taken."""
+    data = [piece.encode("latin-1") for piece in pieces]
+    if how == "writev":
+        sent = os.writev(sockets[name].fileno(), data)
+    elif how == "sendmsg":
+        sent = sockets[name].sendmsg(data)
+    else:
+        sent = rawio._send_by_sendmmsg(sockets[name], [memoryview(piece) for piece in data])
+    if sent != sum(len(piece) for piece in data):
+        raise ValueError(f"only {sent} bytes were taken")
+
+
+@verb
+def peek(name: str, size: int) -> int:
+    return len(sockets[name].recv(size, socket.MSG_PEEK))
+
+
+@verb
 def send_once(name: str, data: str) -> int:
     """One send; gives how much was taken, 0 when the socket is full."""
     try:
@@ -175,9 +194,18 @@ def receive(name: str, size: int = _SIZE, how: str = "recv") -> str:
 
 
 def _receive(sock: socket.socket, size: int, how: str) -> bytes:
+    if how == "recvmmsg-one":
+        return _receive_one_by_recvmmsg(sock, size)
     if how == "trunc":
         return b"\0" * sock.recv_into(bytearray(1), size, socket.MSG_TRUNC)
     return rawio.RECEIVERS[how](sock, size)
+
+
+def _receive_one_by_recvmmsg(sock: socket.socket, size: int) -> bytes:
+    buffer = ctypes.create_string_buffer(size)
+    messages = rawio._Messages([buffer], [size])
+    rawio._checked(_LIBC.recvmmsg(sock.fileno(), messages.array, 1, 0, None))
+    return buffer.raw[: messages.array[0].length]
 
 
 @verb
@@ -251,6 +279,13 @@ def end_sending(name: str) -> None:
 @verb
 def close(name: str) -> None:
     sockets.pop(name).close()
+
+
+@verb
+def close_all() -> None:
+    """Closes every socket there is."""
+    while sockets:
+        sockets.popitem()[1].close()
 
 
 @verb

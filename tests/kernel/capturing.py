@@ -32,6 +32,7 @@ from kernel.support import HERE, unavailable
 TRACED = ProcessMode.TRACED | ProcessMode.FOLLOW
 THREADED = TRACED | ProcessMode.RULE_THREAD
 PATIENCE_S = 10.0
+SETTLED_S = 1.5  # how long a record may take that nothing happens for any more
 LOOPBACK = {"AF_INET": "127.0.0.1", "AF_INET6": "::1"}
 
 LOSSES = tuple(counter for counter in Counter if counter.name.startswith("LOST_"))
@@ -52,14 +53,14 @@ def open_flavour(flavour: str) -> Capture:
     if not OBJECT_PATH.exists():
         unavailable("needs the BPF object: run make build")
     if reason := _refusal(flavour):
-        pytest.skip(f"no flavour {flavour} here: {reason.splitlines()[-1].strip()}")
+        pytest.skip(f"no flavour {flavour}: {reason.splitlines()[-1].strip()[:120]}")
     return Capture.open(CaptureOptions(capture=flavour))
 
 
 def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:
     """As `open_flavour`, with other bounds: map name -> max_entries (bytes for a ring)."""
     if reason := _refusal(flavour):
-        pytest.skip(f"no flavour {flavour} here: {reason.splitlines()[-1].strip()}")
+        pytest.skip(f"no flavour {flavour}: {reason.splitlines()[-1].strip()[:120]}")
     chosen = next(one for one in FLAVOURS if one.name == flavour)
     programs = (*capturing._COMMON, *chosen.programs)
     bpf = Object.open(OBJECT_PATH)
@@ -82,6 +83,7 @@ def capture_fixture() -> Any:
     def capture(request: pytest.FixtureRequest) -> Iterator[Capture]:
         loaded = open_flavour(request.param)
         yield loaded
+        _dismiss_idle()
         loaded.close()
 
     return capture
@@ -112,6 +114,10 @@ class Promise:
         return self._actor._answer_to(self._number)
 
 
+# What an actor is not the same process after.
+_CHANGING = frozenset({"fork", "fork_aside", "execute"})
+
+
 class Actor:
     """One process. Verbs of actor.py are methods: actor.send("a", ...)."""
 
@@ -128,11 +134,13 @@ class Actor:
         )
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
+        self.plain = not given and not prefix
         self.window = Window(0, 0)
         self.pid = int(self._answer_to(0))
 
     def start(self, verb: str, *, thread: str = "", **arguments: Any) -> Promise:
         """Begin a command; its answer is fetched later."""
+        self.plain = self.plain and not thread and verb not in _CHANGING
         number = next(self._numbers)
         command = {"id": number, "thread": thread, "verb": verb, "arguments": arguments}
         assert self.process.stdin
@@ -198,6 +206,20 @@ class Actor:
         self.process.kill()
         self.end()
 
+    def rest(self) -> bool:
+        """Close all sockets. Whether the process can take part in another scenario."""
+        if not self.plain or self.process.poll() is not None:
+            self.end()
+            return False
+        try:
+            self.do("close_all")
+        except (ActorError, OSError):
+            self.process.kill()
+            self.end()
+            return False
+        self.__dict__.pop("listening", None)
+        return True
+
     def end(self) -> None:
         """No more commands: the process leaves its loop and ends with its sockets."""
         assert self.process.stdin and self.process.stdout
@@ -211,12 +233,22 @@ class Actor:
         self.process.stdout.close()
 
 
+# Starting a program costs more than most scenarios: idle ones wait here for the next.
+_idle: list[Actor] = []
+
+
+def _dismiss_idle() -> None:
+    while _idle:
+        _idle.pop().end()
+
+
 @dataclass(frozen=True)
 class Seen:
     """One record: its facts, its target, and the span made of it."""
 
     facts: spans.Facts
     target: str
+    kept: dict[int, bytes]
     span: spans.Span
     large: bool
 
@@ -262,7 +294,7 @@ def decode(records: spans.Records, *, large: bool = False) -> list[Seen]:
     for i in range(len(records)):
         exchange = spans.read_exchange(records, i)
         target = exchange.target.decode("latin-1")
-        seen.append(Seen(exchange.facts, target, spans.decode_span(batch, i), large))
+        seen.append(Seen(exchange.facts, target, exchange.kept, spans.decode_span(batch, i), large))
     return seen
 
 
@@ -290,8 +322,11 @@ class Recording:
         given: Mapping[str, int] | None = None,
         prefix: Sequence[str] = (),
     ) -> Actor:
-        """A new process, traced from here on unless told otherwise."""
-        actor = Actor(given, prefix)
+        """A process, traced from here on unless told otherwise. It is a new one, unless all of
+        them are treated alike."""
+        plain = traced and not given and not prefix and self.mode == TRACED
+        actor = _idle.pop() if plain and _idle else Actor(given, prefix)
+        actor.plain = plain
         self._actors.append(actor)
         if traced:
             self.trace(actor.pid)
@@ -322,14 +357,17 @@ class Recording:
             self._drain()
         return self.seen
 
-    def finish(self, count: int, patience_s: float = PATIENCE_S) -> list[Seen]:
-        """As wait(), after all actors have ended: whatever comes, has come then."""
-        self.end_actors()
+    def finish(self, count: int, patience_s: float = SETTLED_S) -> list[Seen]:
+        """As wait(), after all sockets are closed: whatever comes, has come then."""
+        self.dismiss()
         return self.wait(count, patience_s)
 
-    def end_actors(self) -> None:
+    def dismiss(self) -> None:
+        """Close the sockets of all processes, and end those nobody else can use."""
         for actor in self._actors:
-            actor.end()
+            if actor.rest():
+                _idle.append(actor)
+        self._actors.clear()
 
     def _drain(self) -> None:
         for ring, large in (
@@ -363,7 +401,7 @@ def recording(capture: Capture, mode: int = TRACED) -> Iterator[Recording]:
     try:
         yield recorded
     finally:
-        recorded.end_actors()
+        recorded.dismiss()
 
 
 @dataclass

@@ -228,7 +228,9 @@ def _parse_value(value: dict[str, Any]) -> Any:
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours without what would direct the agent elsewhere, and with `changes`."""
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WAGGLE_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OTEL_", "WAGGLE_"))
     }
     return {**kept, **(changes or {})}
 

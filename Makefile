@@ -1,0 +1,148 @@
+# Every habit of the project by name; `make help` lists them. What a target needs it
+# installs: Debian packages as root or through sudo, Python packages at pinned versions.
+
+PYTHON ?= /usr/bin/python3
+CLANG ?= clang-14
+export PYTHON CLANG
+
+MACHINE := $(shell uname -m)
+BPF_ARCH := $(if $(filter aarch64,$(MACHINE)),arm64,x86)
+BPF_FLAGS := -target bpf -D__TARGET_ARCH_$(BPF_ARCH) -g -O2 -Wall -Wextra -Wno-unused-parameter \
+	-Wpadded -Werror -I/usr/include/$(MACHINE)-linux-gnu -Ibpf
+
+# Others may be at work on this machine.
+NICE := nice -n 10
+# Loading BPF needs root; whoever is root may have no sudo.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+GIVE_BACK := @deploy/install.sh give-back
+
+BPF_OBJECT := agent/waggle/bpf/waggle.bpf.o
+LAYOUT := agent/waggle/layout.py
+VENV := .venv/bin
+PIP := $(NICE) $(VENV)/python -m pip --quiet --disable-pip-version-check
+PYTEST := $(NICE) $(VENV)/python -m pytest
+
+# Their helpers pass dictionaries on as keyword arguments, which mypy cannot follow.
+UNTYPED := $(addprefix tests/unit/test_,config.py console.py jsonlines.py processes.py)
+# What mypy looks at. The target programs under tests/peers run in an environment of their own.
+TYPED := agent/waggle bpf/tools deploy/demo tests/kernel tests/vm $(wildcard tests/bench) \
+	$(wildcard tests/peers/*.py) \
+	$(filter-out $(UNTYPED),$(wildcard tests/unit/*.py))
+
+.DEFAULT_GOAL := build
+# Building is quick; two compilers at once would only disturb the programs that are measured.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+.PHONY: build
+build: .venv/.waggle $(BPF_OBJECT) ## Build the agent: leaves a working .venv/bin/waggle
+	$(GIVE_BACK)
+
+.PHONY: demo
+demo: build ## Start a small system of four programs, trace it, print the traces
+	@$(AS_ROOT) tests/peers/install.sh demo
+	@$(AS_ROOT) $(VENV)/python deploy/demo/demo.py $(VENV)/waggle
+	$(GIVE_BACK)
+
+.PHONY: check
+check: lint types check-generated unit ## Linters, types, generated files, unit tests: no root, below two minutes
+	$(GIVE_BACK)
+
+.PHONY: test
+test: check ## Everything but other kernels: check, then tests/kernel and tests/peers as root
+	@$(AS_ROOT) tests/peers/install.sh
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) tests/kernel tests/peers
+	$(GIVE_BACK)
+
+.PHONY: test-vm
+test-vm: build .venv/.packages-dev ## The agent under other kernels, in emulation; WAGGLE_VM=bookworm,sid picks some
+	$(AS_ROOT) $(VENV)/python -m tests.vm prepare $(foreach suite,$(VM_SUITES),--kernel $(suite))
+	$(AS_ROOT) env WAGGLE_VM="$(WAGGLE_VM)" WAGGLE_REQUIRE_VM=1 $(PYTEST) tests/vm
+	$(GIVE_BACK)
+
+comma := ,
+VM_SUITES = $(subst $(comma), ,$(WAGGLE_VM))
+
+.PHONY: bench
+bench: build .venv/.packages-dev ## Side by side with and without the agent; writes docs/performance.md
+	@$(AS_ROOT) tests/peers/install.sh
+	$(AS_ROOT) $(VENV)/python -m tests.bench
+	$(GIVE_BACK)
+
+.PHONY: lint
+lint: .venv/.packages-dev ## ruff: rules and format
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+
+.PHONY: format
+format: .venv/.packages-dev ## ruff: mend what it can
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+.PHONY: types
+types: .venv/.packages-dev ## mypy --strict
+	MYPYPATH=tests:tests/peers/programs/raw $(NICE) $(VENV)/mypy $(TYPED)
+
+.PHONY: unit
+unit: build .venv/.packages-dev ## Unit tests
+	$(PYTEST) tests/unit
+
+.PHONY: generate
+generate: $(BPF_OBJECT) | packages-dev ## Write agent/waggle/layout.py from bpf/waggle.h
+	@$(call write_layout,$(LAYOUT).new)
+	@mv $(LAYOUT).new $(LAYOUT)
+
+.PHONY: check-generated
+check-generated: $(BPF_OBJECT) | packages-dev ## Fail when agent/waggle/layout.py is not what bpf/waggle.h says
+	@mkdir -p build
+	@$(call write_layout,build/layout.py)
+	@diff -u $(LAYOUT) build/layout.py || { echo 'make: bpf/waggle.h has changed: run make generate'; exit 1; }
+
+write_layout = PATH="$$PATH:/usr/sbin" $(PYTHON) bpf/tools/generate_layout.py $(BPF_OBJECT) >$(1)
+
+.PHONY: lock
+lock: | packages ## Pin the newest versions in requirements.lock and requirements-dev.lock
+	$(NICE) deploy/lock.sh
+
+.PHONY: clean
+clean: ## Remove everything that was built, .venv included
+	rm -rf .venv build agent/waggle/bpf agent/*.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 18
+
+# --- what the targets are made of -------------------------------------------
+
+.PHONY: packages packages-dev
+packages:
+	@deploy/install.sh build
+
+packages-dev:
+	@deploy/install.sh check
+
+$(BPF_OBJECT): $(wildcard bpf/*.h bpf/*.c) Makefile | packages
+	@test $(MACHINE) = x86_64 || { echo 'make: only x86_64 so far, this is $(MACHINE)'; exit 1; }
+	@mkdir -p $(@D)
+	$(NICE) $(CLANG) $(BPF_FLAGS) -c bpf/waggle.bpf.c -o $@.new
+	@mv $@.new $@ # whole or not at all: an agent may be starting
+
+.venv/.venv: | packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'make: $(PYTHON) is older than Python 3.11: give another with PYTHON=...'; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.packages: requirements.lock .venv/.venv
+	$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@touch $@
+
+.venv/.packages-dev: requirements-dev.lock .venv/.packages | packages-dev
+	$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
+
+# setuptools is pinned in requirements.lock, so nothing else is fetched to build the package.
+.venv/.waggle: pyproject.toml .venv/.packages
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,1 @@
+"""What Waggle costs, side by side with going without it."""

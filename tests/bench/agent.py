@@ -1,0 +1,68 @@
+"""What can be read of a running agent from outside: its counters, its programs, its summary."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.peers.toolchain import ToolMissingError, tool
+from waggle.layout import Counter
+
+
+def counters(pid: int) -> dict[Counter, int]:
+    """The kernel side's counters of the agent `pid`, summed over the CPUs. Needs bpftool."""
+    totals = dict.fromkeys(Counter, 0)
+    for entry in _bpftool("map", "dump", "id", str(_map_id(pid, "counters"))):
+        counter = Counter(_number(entry["key"]))
+        totals[counter] = sum(_number(cpu["value"]) for cpu in entry["values"])
+    return totals
+
+
+def programs(pid: int) -> dict[str, tuple[int, int]]:
+    """Each program that the agent `pid` loaded -> (ns it ran, how often).
+
+    Both count only while the kernel keeps statistics (waggle.libbpf.RunTimeStats).
+    """
+    found = {}
+    for fields in _descriptors(pid, "prog_id"):
+        name = _bpftool("prog", "show", "id", fields["prog_id"])["name"]
+        found[str(name)] = int(fields["run_time_ns"]), int(fields["run_cnt"])
+    return found
+
+
+def lost(summary: str) -> dict[str, int]:
+    """Reason -> count, as the summary of a run has it under `lost`."""
+    found = re.search(r"^  lost +(.*(?:\n {13}.*)*)", summary, re.MULTILINE)
+    if found is None:
+        raise LookupError(f"no losses in the summary {summary!r}")
+    losses = re.findall(r"([\d,]+) (?:otlp )?(\w+)", found.group(1))
+    return {reason: int(count.replace(",", "")) for count, reason in losses}
+
+
+def _map_id(pid: int, name: str) -> int:
+    for fields in _descriptors(pid, "map_id"):
+        if _bpftool("map", "show", "id", fields["map_id"]).get("name") == name:
+            return int(fields["map_id"])
+    raise LookupError(f"process {pid} has no BPF map {name}")
+
+
+def _descriptors(pid: int, kind: str) -> Iterator[dict[str, str]]:
+    """What the kernel says of the maps (map_id) or programs (prog_id) a process holds."""
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        pairs = (line.partition(":") for line in path.read_text().splitlines())
+        fields = {name: value.strip() for name, _, value in pairs}
+        if kind in fields and "link_id" not in fields:
+            yield fields
+
+
+def _bpftool(*arguments: str) -> Any:
+    done = subprocess.run([tool("bpftool"), "-j", *arguments], capture_output=True, check=False)
+    if done.returncode != 0:
+        raise ToolMissingError(f"bpftool {' '.join(arguments)}: {done.stdout.decode()}")
+    return json.loads(done.stdout)
+
+
+def _number(little_endian: list[str]) -> int:
+    return int.from_bytes(bytes(int(byte, 16) for byte in little_endian), "little")

@@ -1,0 +1,3 @@
+module waggle.test/bench
+
+go 1.21

@@ -17,8 +17,11 @@ struct memory {
 	u64 skip;		    /* bytes at the front that are not part of it */
 	u64 length;		    /* bytes that passed, or will */
 	u32 segments;		    /* 0: flat */
-	u32 in_kernel;		    /* the vector itself is a kernel copy */
+	u32 in_kernel;		    /* enum memory_place */
 };
+
+/* What lies in the kernel's memory and not in the process's. */
+enum memory_place { MEMORY_OF_PROCESS = 0, VECTOR_IN_KERNEL = 1, BYTES_IN_KERNEL = 2 };
 
 #define CALL_STEPS 4096 /* pieces of memory and states passed in one call; a chunk is two */
 
@@ -45,8 +48,8 @@ INLINE int next_piece(struct feed_state *walk, const struct memory *memory, stru
 		return 1;
 	piece->base = 0;
 	if (walk->segment++ >= memory->segments ||
-	    (memory->in_kernel ? bpf_probe_read_kernel(&segment, sizeof(segment), at) :
-				 bpf_probe_read_user(&segment, sizeof(segment), at)))
+	    (memory->in_kernel & VECTOR_IN_KERNEL ? bpf_probe_read_kernel(&segment, sizeof(segment), at) :
+						    bpf_probe_read_user(&segment, sizeof(segment), at)))
 		return 1; /* the rest cannot be found */
 	if (walk->skip >= segment.iov_len) {
 		walk->skip -= segment.iov_len;
@@ -250,6 +253,7 @@ PROVEN_ONCE int on_call(struct connection *connection,
 	state->offset = 0;
 	state->fate = FATE_FINE;
 	state->answered = 0;
+	state->in_kernel = !!(memory->in_kernel & BYTES_IN_KERNEL);
 	align_position(state, feed.stream, endpoint, sent);
 	if (!state->left)
 		return 0;

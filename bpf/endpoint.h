@@ -212,7 +212,7 @@ INLINE void on_receive_by_address(struct receipt *receipt, const struct call_arg
 		if (type == bpf_core_enum_value(enum iter_type, ITER_IOVEC)) {             \
 			memory->skip = READ(message, msg_iter.iov_offset);                 \
 			memory->segments = READ(message, msg_iter.nr_segs);                \
-			memory->in_kernel = 1;                                             \
+			memory->in_kernel = VECTOR_IN_KERNEL;                                             \
 			if (bpf_core_field_exists(message->msg_iter.__iov))                \
 				memory->vector = READ(message, msg_iter.__iov);            \
 			else                                                               \
@@ -240,16 +240,55 @@ INLINE u32 unix_piece(u64 left, int send_buffer)
 	return left < most ? left : most;
 }
 
-/* Some bytes of a call were queued on a UNIX connection: which ones? A call larger
- * than one buffer comes here once per buffer. */
+/* Calls whose arguments do not say how much was queued, or from where: look at the
+ * buffer itself, which is the last in the receiver's queue unless it is read already.
+ * Its first part can be read; pages behind it, as sendfile gives, only be counted. */
+INLINE int queued_buffer(struct sock *receiver, struct iovec *parts, struct memory *memory)
+{
+	struct sk_buff *buffer = BPF_CORE_READ(receiver, sk_receive_queue.prev);
+	u32 length = BPF_CORE_READ(buffer, len), paged = BPF_CORE_READ(buffer, data_len);
+
+	if (!BPF_CORE_READ(receiver, sk_receive_queue.qlen) || paged > length)
+		return 0;
+	__builtin_memset(memory, 0, sizeof(*memory));
+	parts[0].iov_base = BPF_CORE_READ(buffer, data);
+	parts[0].iov_len = length - paged;
+	parts[1].iov_base = 0;
+	parts[1].iov_len = paged;
+	memory->vector = parts;
+	memory->segments = 2;
+	memory->in_kernel = VECTOR_IN_KERNEL | BYTES_IN_KERNEL;
+	memory->length = length;
+	return 1;
+}
+
+/* Which bytes of a call were queued just now? A call larger than one buffer comes
+ * here once per buffer. */
+INLINE void queued_piece(struct sock *sk, struct connection *connection,
+			 const struct call_arguments *arguments, struct memory *memory, u64 whole)
+{
+	u32 piece;
+
+	if (!connection->unix_left || connection->unix_call != (arguments->second ^ whole)) {
+		connection->unix_left = whole;
+		connection->unix_call = arguments->second ^ whole;
+		unix_learn_delta(connection, 1);
+	}
+	memory->skip = whole - connection->unix_left;
+	piece = unix_piece(connection->unix_left, BPF_CORE_READ(sk, sk_sndbuf));
+	connection->unix_left -= piece;
+	memory->length = piece;
+}
+
+/* Some bytes were queued on a UNIX connection. */
 INLINE void on_unix_queued(struct sock *receiver, const struct call_arguments *arguments)
 {
 	struct sock *sk = BPF_CORE_READ((struct unix_sock *)receiver, peer);
+	struct iovec parts[2];
 	struct endpoint endpoint;
 	struct connection *connection;
 	struct memory memory;
 	u64 whole;
-	u32 piece;
 
 	if (!sk)
 		return;
@@ -259,15 +298,13 @@ INLINE void on_unix_queued(struct sock *receiver, const struct call_arguments *a
 		return;
 	memory_of_call(&memory, arguments);
 	whole = requested_length(arguments, &memory);
-	if (!connection->unix_left || connection->unix_call != (arguments->second ^ whole)) {
-		connection->unix_left = whole;
-		connection->unix_call = arguments->second ^ whole;
+	if (whole) {
+		queued_piece(sk, connection, arguments, &memory, whole);
+	} else {
 		unix_learn_delta(connection, 1);
+		if (!queued_buffer(receiver, parts, &memory))
+			return;
 	}
-	memory.skip = whole - connection->unix_left;
-	piece = unix_piece(connection->unix_left, BPF_CORE_READ(sk, sk_sndbuf));
-	connection->unix_left -= piece;
-	memory.length = piece;
 	endpoint.position = connection->sent.next;
 	on_call(connection, &endpoint, &memory, 1);
 }

@@ -50,20 +50,28 @@ INLINE void meet_fate(struct feed *feed)
 	connection->flags &= ~CONNECTION_FROM_START;
 }
 
-/* Copies from the process, less when the end lies on a page that is not there yet.
- * `mask` bounds the length and the room at `to`. */
-INLINE u32 read_user(u8 *to, u32 length, u32 mask, const u8 *from)
+INLINE long read_bytes(const struct feed_state *state, void *to, u32 length, u64 from)
 {
+	if (state->in_kernel)
+		return bpf_probe_read_kernel(to, length, (void *)from);
+	return bpf_probe_read_user(to, length, (void *)from);
+}
+
+/* Copies what comes next, less when the end lies on a page that is not there yet.
+ * `mask` bounds the length and the room at `to`. */
+INLINE u32 read_next(const struct feed_state *state, u8 *to, u32 length, u32 mask)
+{
+	u64 from = state->base + state->offset;
 	u32 to_page_end;
 
 	length = masked(length, mask);
-	if (!bpf_probe_read_user(to, length, from))
+	if (!read_bytes(state, to, length, from))
 		return length;
-	to_page_end = 4096 - ((u64)from & 4095);
+	to_page_end = 4096 - (from & 4095);
 	if (to_page_end >= length)
 		return 0;
 	to_page_end = masked(to_page_end, mask);
-	return bpf_probe_read_user(to, to_page_end, from) ? 0 : to_page_end;
+	return read_bytes(state, to, to_page_end, from) ? 0 : to_page_end;
 }
 
 INLINE int message_done(struct feed *feed)
@@ -187,8 +195,8 @@ INLINE int feed_head(struct feed *feed)
 	want = state->length - state->offset;
 	if (want > READ_AT_ONCE)
 		want = READ_AT_ONCE;
-	taken = read_user(head->bytes + masked(before, HTTP1_HEAD_MASK), want,
-			  2 * READ_AT_ONCE - 1, (const u8 *)state->base + state->offset);
+	taken = read_next(state, head->bytes + masked(before, HTTP1_HEAD_MASK), want,
+			  2 * READ_AT_ONCE - 1);
 	if (!taken)
 		return feed_lost(feed, WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
 	state->fill = before + taken;
@@ -210,8 +218,7 @@ OUT_OF_LINE int feed_lines(struct feed *feed)
 		return feed_lost(feed, WAGGLE_COUNT_LOST_BYTES_UNSEEN);
 	if (want > HTTP1_LINE_WINDOW)
 		want = HTTP1_LINE_WINDOW;
-	lines->length = read_user(lines->bytes, want, 2 * HTTP1_LINE_WINDOW - 1,
-				  (const u8 *)state->base + state->offset);
+	lines->length = read_next(state, lines->bytes, want, 2 * HTTP1_LINE_WINDOW - 1);
 	if (!lines->length)
 		return feed_lost(feed, WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
 	http1_read_lines(feed->stream, lines);
@@ -278,7 +285,7 @@ INLINE int feed_mid_stream(struct feed *feed)
 	if (length > 8)
 		length = 8;
 	if (!state->first_of_call || state->offset || !state->base ||
-	    bpf_probe_read_user(&word, masked(length, 15) & 15, (void *)state->base) ||
+	    read_bytes(state, &word, masked(length, 15) & 15, state->base) ||
 	    !may_be_head(feed, word, length))
 		return skip_piece(state);
 	state->first_of_call = 0;

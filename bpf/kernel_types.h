@@ -45,7 +45,14 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
+struct sk_buff {
+	unsigned int len;
+	unsigned int data_len;
+	unsigned char *data;
+};
+
 struct sk_buff_head {
+	struct sk_buff *prev;
 	u32 qlen;
 };
 

@@ -113,7 +113,8 @@ struct feed_state {
 	u8 blocking;
 	u8 fate;     /* enum fate: what has become of the connection */
 	u8 answered; /* a response is complete */
-	u8 reserved[3];
+	u8 in_kernel; /* `base` is an address of the kernel's */
+	u8 reserved[2];
 	u32 why; /* enum waggle_counter, with fate */
 	u32 unused;
 };

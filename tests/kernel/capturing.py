@@ -9,6 +9,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,6 +136,7 @@ class Actor:
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
         self.plain = not given and not prefix
+        self.listening: tuple[str, Any] | None = None
         self.window = Window(0, 0)
         self.pid = int(self._answer_to(0))
 
@@ -206,8 +208,15 @@ class Actor:
         self.process.kill()
         self.end()
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self.listening
+        return int(self.listening[1][1])
+
     def rest(self) -> bool:
         """Close all sockets. Whether the process can take part in another scenario."""
+        Path(_path_of(self.pid)).unlink(missing_ok=True)
         if not self.plain or self.process.poll() is not None:
             self.end()
             return False
@@ -217,7 +226,7 @@ class Actor:
             self.process.kill()
             self.end()
             return False
-        self.__dict__.pop("listening", None)
+        self.listening = None
         return True
 
     def end(self) -> None:
@@ -307,6 +316,7 @@ class Recording:
         self.seen: list[Seen] = []
         self._actors: list[Actor] = []
         self._numbers = itertools.count(1)
+        self._forget_connections()
         self._drain()
         self.seen.clear()
         self._before = capture.counters()
@@ -368,6 +378,12 @@ class Recording:
             if actor.rest():
                 _idle.append(actor)
         self._actors.clear()
+
+    def _forget_connections(self) -> None:
+        """What UNIX connections of other scenarios left behind is not this one's matter."""
+        connections = self.capture.bpf.map("connections")
+        for key in connections.items()[0]:
+            connections.delete(key.tobytes())
 
     def _drain(self) -> None:
         for ring, large in (
@@ -443,9 +459,9 @@ def open_connection(
     server: Actor, client: Actor, recorded: Recording, family: str = "ipv4", name: str = "c"
 ) -> Connection:
     """Connect two actors; the server listens first if it does not yet."""
-    if not hasattr(server, "listening"):
-        server.listening = _listen(server, family)  # type: ignore[attr-defined]
-    kind, address = server.listening  # type: ignore[attr-defined]
+    if not server.listening:
+        server.listening = _listen(server, family)
+    kind, address = server.listening
     if family == "dual":
         kind, address = "AF_INET", ["127.0.0.1", address[1]]
     client.do("connect", name=name, family=kind, address=address)
@@ -453,11 +469,13 @@ def open_connection(
     return Connection(recorded, client, server, name)
 
 
+def _path_of(pid: int) -> str:
+    return str(Path(tempfile.gettempdir()) / f"waggle-test-{pid}.sock")
+
+
 def _listen(server: Actor, family: str) -> tuple[str, Any]:
     if family == "unix":
-        address: Any = f"/tmp/waggle-test-{server.pid}.sock"  # noqa: S108
-        Path(address).unlink(missing_ok=True)
-        return "AF_UNIX", server.listen("AF_UNIX", address)
+        return "AF_UNIX", server.listen("AF_UNIX", _path_of(server.pid))
     if family == "abstract":
         return "AF_UNIX", server.listen("AF_UNIX", f"@waggle-test-{server.pid}")
     if family == "dual":
@@ -474,9 +492,6 @@ def connected(
     with recording(capture, mode) as recorded:
         server, client = recorded.actor(), recorded.actor()
         yield open_connection(server, client, recorded, family)
-        path = getattr(server, "listening", ("", ""))[1]
-        if family == "unix":
-            Path(path).unlink(missing_ok=True)
 
 
 def request(

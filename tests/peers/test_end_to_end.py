@@ -1,7 +1,8 @@
 """The whole way: three services, the agent, and the real Collector with its file exporter."""
 
+import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from .agent import Agent, started_agent
 from .collector import Collector, started_collector
-from .harness import RunningClient, Server, ensure_built, start_client, start_server
+from .harness import Server, ensure_built, run_client, start_client, start_server
 
 PROTOCOLS = ("http/protobuf", "grpc")
 # Of each request: nginx serves and calls, Flask serves and calls, Go serves.
@@ -65,37 +66,125 @@ def started_chain() -> Iterator[Chain]:
 @contextmanager
 def exporting_agent(chain: Chain, collector: Collector, protocol: str) -> Iterator[Agent]:
     """The agent, told by its environment only where to send what."""
-    endpoint = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
     environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": (
+            collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
+        ),
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     pids = [chain.front.pid, chain.middle.pid, chain.back.pid]
-    with started_agent("--verbose", pids=pids, env=environment, json_lines=False) as agent:
+    with started_agent(pids=pids, env=environment, json_lines=False) as agent:
         yield agent
-
-
-def load_on(chain: Chain, count: int, **more: int) -> "ClientContext":
-    return ClientContext(chain, count, more.get("gate"))
 
 
 @dataclass(frozen=True)
 class Arrived:
     """One span in the Collector's file, with the resource it came under."""
 
-    service: str
     resource: dict[str, str | int]
     span: Span
 
     @property
+    def place(self) -> tuple[str, "Span.SpanKind.ValueType"]:
+        return str(self.resource["service.name"]), self.span.kind
+
+    @property
     def number(self) -> int:
-        attributes = values_of(list(self.span.attributes))
+        """The truth: the number at the end of the path, on both sides."""
+        attributes = values_of(self.span.attributes)
         target = str(attributes.get("url.path") or attributes["url.full"]).partition("?")[0]
         return int(target.rpartition("/")[2])
 
 
-def values_of(attributes: list[KeyValue]) -> dict[str, str | int]:
+def values_of(attributes: Iterable[KeyValue]) -> dict[str, str | int]:
     return {
         one.key: one.value.int_value if one.value.HasField("int_value") else one.value.string_value
         for one in attributes
     }
+
+
+def arrived_at(collector: Collector) -> list[Arrived]:
+    return [
+        Arrived(values_of(group.resource.attributes), span)
+        for group in collector.resource_spans()
+        for scope in group.scope_spans
+        for span in scope.spans
+    ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_chain_of_services_arrives_whole(protocol: str, tmp_path: Path) -> None:
+    """Of each of 100 requests through three services the Collector's file has five spans, each
+    once, in one trace from nginx to the leaf; each came under the resource of its process."""
+    with (
+        started_chain() as chain,
+        started_collector(tmp_path) as collector,
+        exporting_agent(chain, collector, protocol) as agent,
+    ):
+        run_client("go", chain.front.base_url, 100, path=chain.path)
+        ended = agent.stop()
+        collector.wait_for_spans(100 * len(PLACES))
+        arrived = arrived_at(collector)
+        check_resources(chain, arrived)
+    assert (ended.code, ended.losses) == (0, ["nothing"])
+    by_number: dict[int, list[Arrived]] = {}
+    for one in arrived:
+        by_number.setdefault(one.number, []).append(one)
+    assert sorted(by_number) == list(range(1, 101))
+    for spans in by_number.values():
+        assert sorted(one.place for one in spans) == sorted(PLACES)
+        assert len({one.span.trace_id for one in spans}) == 1
+        assert chained([one.span for one in spans])
+    assert len({spans[0].span.trace_id for spans in by_number.values()}) == 100
+
+
+def chained(spans: list[Span]) -> bool:
+    """Whether each span but one root is the parent of exactly one other: a line, no tree."""
+    parents = sorted(span.parent_span_id for span in spans)
+    leaves = {span.span_id for span in spans} - set(parents)
+    return len(leaves) == 1 and parents == sorted({b"", *(s.span_id for s in spans)} - leaves)
+
+
+def check_resources(chain: Chain, arrived: list[Arrived]) -> None:
+    """Service, process and host as they are."""
+    for one in arrived:
+        service = str(one.resource["service.name"])
+        assert one.resource["process.pid"] in chain.pids_of(service)
+        assert one.resource["host.name"] == socket.gethostname()
+        assert one.resource["os.type"] == "linux"
+        assert one.resource["telemetry.sdk.name"]
+        if service == "stock":
+            assert one.resource["deployment.environment.name"] == "test"
+            assert one.resource["service.version"] == "1.2"
+            assert one.resource["process.executable.name"] == "nethttp"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_collector_that_is_killed_costs_no_span(protocol: str, tmp_path: Path) -> None:
+    """The Collector is killed under load and comes back: every exchange made before, meanwhile
+    and after is in its file; the agent said once that it could not send, and lost nothing."""
+    count = 1600
+    path = "/call/{}?url=@back@/slow/{}%3Fms%3D20"
+    with (
+        started_chain() as chain,
+        started_collector(tmp_path, durable=True) as collector,
+        exporting_agent(chain, collector, protocol) as agent,
+        start_client(
+            "go", chain.front.base_url, count, 8, path=path.replace("@back@", chain.back.base_url)
+        ) as client,
+    ):
+        collector.wait_for_spans(100)
+        collector.kill()
+        agent.wait_for_stderr("cannot send")
+        assert client.program.process.poll() is None, "the load ended before the Collector was back"
+        collector.start()
+        client.finish()
+        ended = agent.stop()
+        wanted = {(n, place) for n in range(1, count + 1) for place in PLACES}
+        collector.wait_for(lambda spans: len({s.span_id for s in spans}) >= len(wanted))
+        arrived = arrived_at(collector)
+    ids = {one.span.span_id: (one.number, one.place) for one in arrived}
+    assert Counter(ids.values()) == Counter(wanted)
+    assert ended.losses == ["nothing"]
+    assert ended.stderr.count("cannot send") == 1

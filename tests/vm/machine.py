@@ -182,6 +182,8 @@ def _session_ended(process: subprocess.Popen[str]) -> Iterator[None]:
             except ProcessLookupError:
                 continue
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _session(leader: int) -> list[int]:

@@ -24,10 +24,11 @@ PYTEST := $(NICE) $(VENV)/python -m pytest
 
 # Their helpers pass dictionaries on as keyword arguments, which mypy cannot follow.
 UNTYPED := $(addprefix tests/unit/test_,config.py console.py jsonlines.py processes.py)
-# What mypy looks at. The target programs under tests/peers run in an environment of their own.
-TYPED := agent/waggle bpf/tools deploy/demo tests/kernel tests/vm $(wildcard tests/bench) \
-	$(wildcard tests/peers/*.py) \
+# What mypy looks at; programs that are traced run in an environment of their own. The tests are
+# imported by pytest from tests/, the benchmarks from here.
+TYPED := agent/waggle bpf/tools deploy/demo/demo.py tests/kernel tests/vm $(wildcard tests/peers/*.py) \
 	$(filter-out $(UNTYPED),$(wildcard tests/unit/*.py))
+TYPED_BENCH := $(wildcard tests/bench/*.py)
 
 .DEFAULT_GOAL := build
 # Building is quick; two compilers at once would only disturb the programs that are measured.
@@ -76,12 +77,14 @@ lint: .venv/.packages-dev ## ruff: rules and format
 
 .PHONY: format
 format: .venv/.packages-dev ## ruff: mend what it can
-	$(VENV)/ruff check --fix .
+	$(VENV)/ruff check --fix --exit-zero --quiet .
 	$(VENV)/ruff format .
+	$(VENV)/ruff check .
 
 .PHONY: types
 types: .venv/.packages-dev ## mypy --strict
-	MYPYPATH=tests:tests/peers/programs/raw $(NICE) $(VENV)/mypy $(TYPED)
+	@MYPYPATH=tests:tests/peers/programs/raw $(NICE) $(VENV)/mypy $(TYPED)
+	@$(if $(TYPED_BENCH),$(NICE) $(VENV)/mypy $(TYPED_BENCH))
 
 .PHONY: unit
 unit: build .venv/.packages-dev ## Unit tests

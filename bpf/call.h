@@ -10,19 +10,6 @@
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
-/* Where the bytes of a call are. */
-struct memory {
-	const u8 *base;		    /* flat: one buffer, or null when we cannot know */
-	const struct iovec *vector; /* else an array of them */
-	u64 skip;		    /* bytes at the front that are not part of it */
-	u64 length;		    /* bytes that passed, or will */
-	u32 segments;		    /* 0: flat */
-	u32 in_kernel;		    /* enum memory_place */
-};
-
-/* What lies in the kernel's memory and not in the process's. */
-enum memory_place { MEMORY_OF_PROCESS = 0, VECTOR_IN_KERNEL = 1, BYTES_IN_KERNEL = 2 };
-
 #define CALL_STEPS 4096 /* pieces of memory and states passed in one call; a chunk is two */
 
 /* What the loop over one call is given. */
@@ -39,10 +26,10 @@ struct piece {
 /* The next piece of the call's memory, or 0 when it lies in what is to be skipped. */
 INLINE int next_piece(struct feed_state *walk, const struct memory *memory, struct piece *piece)
 {
-	const struct iovec *at = &memory->vector[walk->segment];
+	const struct iovec *at = (struct iovec *)memory->vector + walk->segment;
 	struct iovec segment = {};
 
-	piece->base = memory->base ? (u64)memory->base + walk->skip : 0;
+	piece->base = memory->base ? memory->base + walk->skip : 0;
 	piece->length = walk->left;
 	if (!memory->segments)
 		return 1;
@@ -151,8 +138,7 @@ INLINE int from_start(const struct endpoint *endpoint, u8 sent)
 	       (!offset || (!sent && offset == 1 && (endpoint->shutdown & RCV_SHUTDOWN)));
 }
 
-OUT_OF_LINE struct connection *
-new_connection(const struct endpoint *endpoint, u64 peer, u32 sent)
+OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u64 peer, u32 sent)
 {
 	u64 sock = endpoint->sock;
 	u32 zero = 0;
@@ -179,20 +165,21 @@ new_connection(const struct endpoint *endpoint, u64 peer, u32 sent)
 	return fresh;
 }
 
-/* The connection of a socket, made when it is new. */
-INLINE struct connection *connection_of(const struct endpoint *endpoint, u64 peer, u8 sent)
+/* The connection of a call, made when it is new; null when it is nothing to us. */
+INLINE struct connection *connection_of(const struct call *call)
 {
-	u64 sock = endpoint->sock;
+	u64 sock = call->endpoint.sock;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
 	/* A UNIX socket's end is seen by no hook: another peer, another connection. */
-	if (connection && !(endpoint->family == AF_UNIX && connection->peer_sock != peer))
-		return connection;
-	return new_connection(endpoint, peer, sent);
+	if (!connection ||
+	    (connection->family == AF_UNIX && connection->peer_sock != call->peer))
+		connection = new_connection(&call->endpoint, call->peer, call->sent);
+	return connection && !(connection->flags & CONNECTION_DEAD) ? connection : 0;
 }
 
 /* Rule `turn` wants to know what each read belongs to. */
-INLINE void remember_turn(struct connection *connection, u64 sock)
+OUT_OF_LINE int remember_turn(struct connection *connection, u64 sock)
 {
 	struct owner owner = {};
 
@@ -203,6 +190,7 @@ INLINE void remember_turn(struct connection *connection, u64 sock)
 		owner = connection->turn_owner;
 	}
 	turn_begin((u32)bpf_get_current_pid_tgid(), &owner);
+	return 0;
 }
 
 INLINE int uses_turns(u32 tgid)
@@ -214,24 +202,22 @@ INLINE int uses_turns(u32 tgid)
 
 /* All flavours meet here. A global function: the verifier proves it once, for any
  * arguments, and not again at each place that calls it. */
-PROVEN_ONCE int on_call(struct connection *connection,
-				      const struct endpoint *endpoint,
-				      const struct memory *memory, u32 sent)
+PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct feed feed = {
 		.connection = connection,
 		.tgid = id >> 32,
 		.tid = (u32)id,
-		.sent = sent,
 	};
 	struct feed_state *state;
 
-	if (!connection || !endpoint || !memory)
+	if (!connection || !call)
 		return 0;
-	feed.sock = endpoint->sock;
-	feed.stream = sent ? &connection->sent : &connection->received;
-	feed.scratch = scratch_of(sent ? SCRATCH_SEND : SCRATCH_RECEIVE);
+	feed.sock = call->endpoint.sock;
+	feed.sent = call->sent;
+	feed.stream = feed.sent ? &connection->sent : &connection->received;
+	feed.scratch = scratch_of(call->user);
 	if (!feed.scratch)
 		return 0;
 	state = &feed.scratch->state;
@@ -239,13 +225,13 @@ PROVEN_ONCE int on_call(struct connection *connection,
 	connection->last_ns = state->now;
 	state->carry = 0;
 	state->first_of_call = 1;
-	state->blocking = endpoint->blocking;
+	state->blocking = call->endpoint.blocking;
 	if (!connection->sent.started && !connection->received.started) {
-		connection->sent_base = endpoint->sent_base;
-		connection->received_base = endpoint->received_base;
+		connection->sent_base = call->endpoint.sent_base;
+		connection->received_base = call->endpoint.received_base;
 	}
-	state->skip = memory->skip;
-	state->left = memory->length;
+	state->skip = call->memory.skip;
+	state->left = call->memory.length;
 	state->gap = 0;
 	state->segment = 0;
 	state->base = 0;
@@ -253,12 +239,12 @@ PROVEN_ONCE int on_call(struct connection *connection,
 	state->offset = 0;
 	state->fate = FATE_FINE;
 	state->answered = 0;
-	state->in_kernel = !!(memory->in_kernel & BYTES_IN_KERNEL);
-	align_position(state, feed.stream, endpoint, sent);
+	state->in_kernel = !!(call->memory.in_kernel & BYTES_IN_KERNEL);
+	align_position(state, feed.stream, &call->endpoint, feed.sent);
 	if (!state->left)
 		return 0;
-	feed_call(&feed, memory);
-	feed.stream->next = endpoint->position + memory->length;
+	feed_call(&feed, &call->memory);
+	feed.stream->next = call->endpoint.position + call->memory.length;
 	return 0;
 }
 

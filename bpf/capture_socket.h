@@ -19,60 +19,60 @@ INLINE int no_room(struct sock *sk, const struct connection *connection, u64 len
 SEC("tp_btf/tcp_sendmsg_locked")
 int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, int size_goal)
 {
-	struct endpoint endpoint;
-	struct positions positions;
-	struct memory memory;
 	struct connection *connection;
 	struct tcp_sock *tcp;
+	struct call *call;
 
 	if (!traced_mode())
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp)
+	call = call_of(SCRATCH_SEND);
+	if (!tcp || !call)
 		return 0;
-	positions_direct(tcp, &positions);
-	tcp_endpoint(&endpoint, address_of(sk), sk->__sk_common.skc_family, &positions);
-	endpoint.position = positions.write_seq;
-	connection = connection_of(&endpoint, 0, 1);
-	if (!connection || connection->flags & CONNECTION_DEAD)
+	call->sk = address_of(sk);
+	positions_direct(tcp, &call->positions);
+	tcp_endpoint(call, sk->__sk_common.skc_family);
+	connection = connection_of(call);
+	if (!connection)
 		return 0;
-	iterator_direct(message, &memory);
+	iterator_direct(message, &call->memory);
 	/* One turn of the kernel's loop copies no more than this, and comes again. */
-	if (size_goal > 0 && memory.length > (u32)size_goal)
-		memory.length = size_goal;
-	if (no_room(sk, connection, memory.length))
+	if (size_goal > 0 && call->memory.length > (u32)size_goal)
+		call->memory.length = size_goal;
+	if (no_room(sk, connection, call->memory.length))
 		return 0;
-	on_call(connection, &endpoint, &memory, 1);
+	on_call(connection, call);
 	return 0;
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(socket_receive, struct sock *sk, int result, int flags)
 {
-	struct receipt receipt = { .sk = sk, .result = result, .flags = flags };
-	struct call_arguments arguments;
-	struct endpoint endpoint;
-	struct positions positions;
 	struct tcp_sock *tcp;
+	struct call *call;
+	u32 mode;
 
 	if (!worth_a_look(result, flags))
 		return 0;
-	receipt.mode = traced_mode();
-	if (!receipt.mode)
+	mode = traced_mode();
+	call = mode ? call_of(SCRATCH_RECEIVE) : 0;
+	if (!call)
 		return 0;
+	call->sk = address_of(sk);
+	call->result = result;
+	call->flags = flags;
+	call->mode = mode;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (tcp) {
-		positions_direct(tcp, &positions);
-		tcp_endpoint(&endpoint, address_of(sk), sk->__sk_common.skc_family, &positions);
-		endpoint.position = positions.copied_seq - result;
+		positions_direct(tcp, &call->positions);
+		tcp_endpoint(call, sk->__sk_common.skc_family);
 	} else if (sk->__sk_common.skc_family == AF_UNIX && sk->sk_type == SOCK_STREAM) {
-		unix_endpoint(sk, &endpoint);
-		receipt.peer = (u64)BPF_CORE_READ((struct unix_sock *)sk, peer);
+		unix_call(call);
 	} else {
 		return 0;
 	}
-	current_arguments(&arguments);
-	on_receive(&endpoint, &receipt, &arguments);
+	current_arguments(call);
+	on_receive(call);
 	return 0;
 }
 
@@ -81,15 +81,17 @@ int BPF_PROG(socket_receive, struct sock *sk, int result, int flags)
 SEC("tp_btf/sk_data_ready")
 int BPF_PROG(socket_unix_send, struct sock *receiver)
 {
-	struct call_arguments arguments;
+	struct call *call;
 
 	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
 	    receiver->__sk_common.skc_state == TCP_LISTEN)
 		return 0;
-	if (!traced_mode())
+	call = traced_mode() ? call_of(SCRATCH_UNIX) : 0;
+	if (!call)
 		return 0;
-	current_arguments(&arguments);
-	on_unix_queued(receiver, &arguments);
+	call->peer = address_of(receiver);
+	current_arguments(call);
+	on_unix_queued(call);
 	return 0;
 }
 

@@ -39,130 +39,99 @@ INLINE struct sock *socket_of_descriptor(u32 descriptor)
 	return BPF_CORE_READ(socket, sk);
 }
 
-INLINE void syscall_send(struct sock *sk, const struct call_arguments *arguments)
+/* The call that is being made, on a socket; null otherwise. */
+INLINE struct call *current_call(u32 user, u32 number, struct pt_regs *regs)
 {
-	struct endpoint endpoint;
-	struct positions positions;
-	struct connection *connection;
-	struct memory memory;
-	u16 family;
+	struct sock *sk = socket_of_descriptor(BPF_CORE_READ(regs, di));
+	struct call *call = sk ? call_of(user) : 0;
 
-	memory_of_call(&memory, arguments);
-	memory.length = requested_length(arguments, &memory);
-	if (!memory.length)
-		return;
-	if (!tcp_positions_of(sk, &family, &positions)) {
-		if (is_unix_stream(sk))
-			on_unix_send(sk, &memory);
-		return;
-	}
-	tcp_endpoint(&endpoint, (u64)sk, family, &positions);
-	endpoint.position = positions.write_seq;
-	connection = connection_of(&endpoint, 0, 1);
-	if (connection && !(connection->flags & CONNECTION_DEAD))
-		on_call(connection, &endpoint, &memory, 1);
-}
-
-INLINE void remember_call(struct sock *sk, u32 tid, const struct call_arguments *arguments)
-{
-	struct pending_call call = {
-		.sock = (u64)sk,
-		.args = { arguments->second, arguments->third },
-		.number = arguments->number,
-	};
-
-	bpf_map_update_elem(&pending_calls, &tid, &call, BPF_ANY);
+	if (!call)
+		return 0;
+	call->sk = (u64)sk;
+	call->number = number;
+	call->second = BPF_CORE_READ(regs, si);
+	call->third = BPF_CORE_READ(regs, dx);
+	return call;
 }
 
 SEC("raw_tp/sys_enter")
 int syscall_enter(struct bpf_raw_tracepoint_args *context)
 {
-	u64 id = bpf_get_current_pid_tgid();
 	u32 number = context->args[1];
-	struct pt_regs *regs = (void *)context->args[0];
-	struct call_arguments arguments = { .number = number };
-	struct sock *sk;
+	struct connection *connection;
+	struct call *call;
 
-	if (!traced_mode())
+	if (!traced_mode() || !is_send(number))
 		return 0;
-	if (!is_send(number) && !is_receive(number) && number != SYS_SENDFILE)
+	call = current_call(SCRATCH_SEND, number, (void *)context->args[0]);
+	if (!call)
 		return 0;
-	sk = socket_of_descriptor(BPF_CORE_READ(regs, di));
-	if (!sk)
+	memory_of_call(call);
+	call->memory.length = requested_length(call);
+	if (!call->memory.length)
 		return 0;
-	arguments.second = BPF_CORE_READ(regs, si);
-	arguments.third = BPF_CORE_READ(regs, dx);
-	if (is_send(number))
-		syscall_send(sk, &arguments);
-	if (is_receive(number) || number == SYS_SENDFILE || is_unix_stream(sk))
-		remember_call(sk, (u32)id, &arguments);
+	if (!tcp_call_by_address(call)) {
+		on_unix_send(call);
+		return 0;
+	}
+	connection = connection_of(call);
+	if (connection)
+		on_call(connection, call);
 	return 0;
 }
 
 /* What sendfile put into the connection is known by the position it reached. */
-INLINE void syscall_sent_file(struct sock *sk, u32 length)
+INLINE void syscall_sent_file(struct call *call, u32 length)
 {
-	struct endpoint endpoint;
-	struct positions positions;
 	struct connection *connection;
-	struct memory memory = { .length = length };
-	u16 family;
 
-	if (!tcp_positions_of(sk, &family, &positions))
+	if (!tcp_call_by_address(call))
 		return;
-	tcp_endpoint(&endpoint, (u64)sk, family, &positions);
-	endpoint.position = positions.write_seq - length;
-	connection = connection_of(&endpoint, 0, 1);
-	if (connection && !(connection->flags & CONNECTION_DEAD))
-		on_call(connection, &endpoint, &memory, 1);
+	call->memory.length = length;
+	call->endpoint.position -= length;
+	connection = connection_of(call);
+	if (connection)
+		on_call(connection, call);
 }
 
-INLINE void syscall_received(struct receipt *receipt, const struct call_arguments *arguments)
+INLINE void syscall_received(struct call *call, struct pt_regs *regs)
 {
-	if (arguments->number == SYS_RECVMMSG && receipt->result > 0)
-		bpf_probe_read_user(&receipt->result, 4,
-				    (void *)(arguments->second + USER_MMSGHDR_LENGTH));
-	on_receive_by_address(receipt, arguments);
+	if (call->number == SYS_RECVFROM || call->number == SYS_RECVMMSG)
+		call->flags = BPF_CORE_READ(regs, r10);
+	else if (call->number == SYS_RECVMSG)
+		call->flags = call->third;
+	if (call->number == SYS_RECVMMSG && call->result > 0)
+		bpf_probe_read_user(&call->result, 4,
+				    (void *)(call->second + USER_MMSGHDR_LENGTH));
+	on_receive_by_address(call);
 }
 
-INLINE u32 receive_flags(u32 number, struct pt_regs *regs)
-{
-	if (number == SYS_RECVFROM || number == SYS_RECVMMSG)
-		return BPF_CORE_READ(regs, r10);
-	return number == SYS_RECVMSG ? BPF_CORE_READ(regs, dx) : 0;
-}
-
+/* The arguments are still in the registers, so a call that began before we were
+ * attached is seen as well. */
 SEC("raw_tp/sys_exit")
 int syscall_exit(struct bpf_raw_tracepoint_args *context)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id;
-	long result = context->args[1];
 	struct pt_regs *regs = (void *)context->args[0];
-	struct call_arguments arguments = {};
-	struct pending_call *found, call;
-	struct receipt receipt = { .mode = traced_mode() };
+	long result = context->args[1];
+	u32 mode = traced_mode(), number;
+	struct call *call;
 
-	if (!receipt.mode)
+	if (!mode)
 		return 0;
-	found = bpf_map_lookup_elem(&pending_calls, &tid);
-	if (!found)
+	number = BPF_CORE_READ(regs, orig_ax);
+	if (!is_receive(number) && !is_send(number) && number != SYS_SENDFILE)
 		return 0;
-	call = *found;
-	bpf_map_delete_elem(&pending_calls, &tid);
-	receipt.sk = (void *)call.sock;
-	receipt.result = result;
-	arguments.number = call.number;
-	arguments.second = call.args[0];
-	arguments.third = call.args[1];
-	if (is_receive(call.number)) {
-		receipt.flags = receive_flags(call.number, regs);
-		syscall_received(&receipt, &arguments);
-	} else if (call.number == SYS_SENDFILE && result > 0) {
-		syscall_sent_file(receipt.sk, result);
-	} else if (is_send(call.number)) {
-		on_unix_sent(receipt.sk, result);
-	}
+	call = current_call(is_receive(number) ? SCRATCH_RECEIVE : SCRATCH_UNIX, number, regs);
+	if (!call)
+		return 0;
+	call->mode = mode;
+	call->result = result;
+	if (is_receive(number))
+		syscall_received(call, regs);
+	else if (number == SYS_SENDFILE && result > 0)
+		syscall_sent_file(call, result);
+	else if (is_send(number))
+		on_unix_sent(call->sk, result);
 	return 0;
 }
 

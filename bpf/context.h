@@ -54,26 +54,27 @@ INLINE u8 unhex_pair(u64 text, u64 *bad)
 INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *context)
 {
 	u64 bad = 0;
-	u32 trace[4], span[2];
+	u32 words[6], any_trace = 0;
 	u8 version = unhex_pair(load64(text), &bad);
 	u8 flags = unhex_pair(load64(text + 53), &bad);
 
 	context->valid = 0;
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		trace[i] = unhex(load64(text + 3 + 8 * i), &bad);
-	span[0] = unhex(load64(text + 36), &bad);
-	span[1] = unhex(load64(text + 44), &bad);
+	/* The trace id lies at 3, the span id behind a dash at 36. */
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 6; i++) {
+		words[i] = unhex(load64(text + 3 + 8 * i + (i >= 4)), &bad);
+		any_trace |= i < 4 ? words[i] : 0;
+	}
 	bad |= (text[2] ^ '-') | (text[35] ^ '-') | (text[52] ^ '-');
 	if (bad || length < TRACEPARENT_LENGTH || version == 0xff)
 		return 0;
 	/* A later version may append fields, after another dash. */
 	if (length > TRACEPARENT_LENGTH && (version == 0 || text[55] != '-'))
 		return 0;
-	if (!(trace[0] | trace[1] | trace[2] | trace[3]) || !(span[0] | span[1]))
+	if (!any_trace || !(words[4] | words[5]))
 		return 0;
-	__builtin_memcpy(context->trace_id, trace, 16);
-	__builtin_memcpy(context->span_id, span, 8);
+	__builtin_memcpy(context->trace_id, words, 16);
+	__builtin_memcpy(context->span_id, words + 4, 8);
 	context->flags = flags;
 	context->valid = 1;
 	return 1;

@@ -31,7 +31,7 @@ OUT_OF_LINE int on_receive_end(struct connection *connection,
 						    const struct endpoint *endpoint, s32 result)
 {
 	u64 now = bpf_ktime_get_ns();
-	u64 sock = endpoint->sock;
+	u64 sock = endpoint->sock, other = connection->peer_sock;
 	struct connection *peer;
 
 	if (connection->flags & CONNECTION_DEAD)
@@ -45,9 +45,9 @@ OUT_OF_LINE int on_receive_end(struct connection *connection,
 		return 0;
 	if (connection->family == AF_UNIX) {
 		/* The only moment at which the other end's close can be seen. */
-		peer = bpf_map_lookup_elem(&connections, &connection->peer_sock);
+		peer = bpf_map_lookup_elem(&connections, &other);
 		if (peer && peer->role == WAGGLE_ROLE_SERVER)
-			finish_until_close(peer, connection->peer_sock, now);
+			finish_until_close(peer, other, now);
 	}
 	if (connection->role == WAGGLE_ROLE_CLIENT) {
 		finish_until_close(connection, sock, now);

@@ -11,14 +11,6 @@
 #include "process.h"
 #include "syscalls.h"
 
-/* Where a TCP socket is in its two streams. */
-struct positions {
-	u32 sent_base; /* first sequence number of each direction */
-	u32 received_base;
-	u32 write_seq;
-	u32 copied_seq;
-};
-
 #define READ_DIRECT(pointer, field) ((pointer)->field)
 #define READ_BY_ADDRESS(pointer, field) BPF_CORE_READ(pointer, field)
 
@@ -55,25 +47,29 @@ INLINE u64 address_of(struct sock *sk)
 	return address;
 }
 
-INLINE void tcp_endpoint(struct endpoint *endpoint, u64 sock, u16 family,
-			 const struct positions *positions)
+INLINE void tcp_endpoint(struct call *call, u16 family)
 {
-	__builtin_memset(endpoint, 0, sizeof(*endpoint));
-	endpoint->sock = sock;
-	endpoint->family = family;
-	endpoint->sent_base = positions->sent_base;
-	endpoint->received_base = positions->received_base;
+	call->endpoint.sock = call->sk;
+	call->endpoint.family = family;
+	call->endpoint.sent_base = call->positions.sent_base;
+	call->endpoint.received_base = call->positions.received_base;
+	call->endpoint.position = call->sent ? call->positions.write_seq :
+					       call->positions.copied_seq - call->result;
 }
 
 /* Returns 0 where the socket is no TCP socket over IP. */
-INLINE int tcp_positions_of(struct sock *sk, u16 *family, struct positions *positions)
+INLINE int tcp_call_by_address(struct call *call)
 {
+	struct sock *sk = (void *)call->sk;
+	u16 family;
+
 	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
-	*family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	if (*family != AF_INET && *family != AF_INET6)
+	family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (family != AF_INET && family != AF_INET6)
 		return 0;
-	positions_by_address((void *)sk, positions);
+	positions_by_address((void *)sk, &call->positions);
+	tcp_endpoint(call, family);
 	return 1;
 }
 
@@ -92,11 +88,14 @@ INLINE int counts_only(const struct http1_stream *stream, u64 length)
 	       stream->remain >= length;
 }
 
-INLINE void unix_endpoint(struct sock *sk, struct endpoint *endpoint)
+INLINE void unix_call(struct call *call)
 {
-	__builtin_memset(endpoint, 0, sizeof(*endpoint));
-	endpoint->sock = address_of(sk);
-	endpoint->family = AF_UNIX;
+	struct unix_sock *sk = (void *)call->sk;
+
+	call->endpoint.sock = call->sk;
+	call->endpoint.family = AF_UNIX;
+	if (!call->peer)
+		call->peer = (u64)BPF_CORE_READ(sk, peer);
 }
 
 /* Whether the descriptor makes calls wait. */
@@ -107,96 +106,75 @@ INLINE int is_blocking(struct sock *sk, int flags)
 	return !(BPF_CORE_READ(sk, sk_socket, file, f_flags) & O_NONBLOCK);
 }
 
-INLINE void current_arguments(struct call_arguments *arguments)
+INLINE void current_arguments(struct call *call)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 
-	arguments->number = regs->orig_ax;
-	arguments->second = regs->si;
-	arguments->third = regs->dx;
-	arguments->reserved = 0;
+	call->number = regs->orig_ax;
+	call->second = regs->si;
+	call->third = regs->dx;
 }
-
-/* What a receiving call came to. */
-struct receipt {
-	struct sock *sk;
-	u64 peer; /* UNIX sockets */
-	s32 result; /* bytes, 0 or minus an errno */
-	u32 flags;
-	u32 mode; /* of the process */
-	u32 reserved;
-};
 
 INLINE int worth_a_look(s32 result, u32 flags)
 {
 	return result != -EAGAIN && !(flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE));
 }
 
-INLINE void received_nothing(struct endpoint *endpoint, const struct receipt *receipt)
+OUT_OF_LINE int received_nothing(struct call *call)
 {
-	struct connection *connection = bpf_map_lookup_elem(&connections, &endpoint->sock);
-	struct sock *sk = receipt->sk;
+	u64 sock = call->sk;
+	struct sock *sk = (void *)call->sk;
+	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
 	if (!connection)
-		return;
-	endpoint->shutdown = BPF_CORE_READ(sk, sk_shutdown);
-	if (receipt->mode & WAGGLE_PROCESS_RULE_TURN)
-		remember_turn(connection, endpoint->sock);
-	on_receive_end(connection, endpoint, receipt->result);
+		return 0;
+	call->endpoint.shutdown = BPF_CORE_READ(sk, sk_shutdown);
+	if (call->mode & WAGGLE_PROCESS_RULE_TURN)
+		remember_turn(connection, sock);
+	on_receive_end(connection, &call->endpoint, call->result);
+	return 0;
 }
 
-/* A receive has ended; `endpoint` knows its position, if it is TCP. */
-INLINE void on_receive(struct endpoint *endpoint, const struct receipt *receipt,
-		       const struct call_arguments *arguments)
+/* A receive has ended; its endpoint is filled but for a UNIX socket's position. */
+OUT_OF_LINE int on_receive(struct call *call)
 {
 	struct connection *connection;
-	struct memory memory;
-	struct sock *sk = receipt->sk;
+	struct endpoint *endpoint = &call->endpoint;
+	struct sock *sk = (void *)call->sk;
 
-	if (receipt->result <= 0) {
-		received_nothing(endpoint, receipt);
-		return;
-	}
-	connection = connection_of(endpoint, receipt->peer, 0);
-	if (!connection || connection->flags & CONNECTION_DEAD)
-		return;
+	if (call->result <= 0)
+		return received_nothing(call);
+	connection = connection_of(call);
+	if (!connection)
+		return 0;
 	if (endpoint->family == AF_UNIX)
 		endpoint->position = connection->received.next;
 	else if (endpoint->position != connection->received.next)
 		endpoint->shutdown = BPF_CORE_READ(sk, sk_shutdown);
-	memory_of_call(&memory, arguments);
-	if (receipt->flags & MSG_TRUNC) { /* TCP: thrown away, not copied */
-		memory.base = 0;
-		memory.segments = 0;
-	}
-	memory.length = receipt->result;
-	if (receipt->mode & WAGGLE_PROCESS_RULE_THREAD)
-		endpoint->blocking = is_blocking(sk, receipt->flags);
-	on_call(connection, endpoint, &memory, 0);
-	if (receipt->mode & WAGGLE_PROCESS_RULE_TURN)
+	if (!(call->flags & MSG_TRUNC)) /* TCP: thrown away, not copied */
+		memory_of_call(call);
+	call->memory.length = call->result;
+	if (call->mode & WAGGLE_PROCESS_RULE_THREAD)
+		endpoint->blocking = is_blocking(sk, call->flags);
+	on_call(connection, call);
+	if (call->mode & WAGGLE_PROCESS_RULE_TURN)
 		remember_turn(connection, endpoint->sock);
+	return 0;
 }
 
 /* The same for flavours that have nothing but the socket's address. */
-INLINE void on_receive_by_address(struct receipt *receipt, const struct call_arguments *arguments)
+INLINE void on_receive_by_address(struct call *call)
 {
-	struct endpoint endpoint;
-	struct positions positions;
-	struct sock *sk = receipt->sk;
-	u16 family;
+	struct sock *sk = (void *)call->sk;
 
-	if (!worth_a_look(receipt->result, receipt->flags))
+	if (!worth_a_look(call->result, call->flags))
 		return;
-	if (tcp_positions_of(sk, &family, &positions)) {
-		tcp_endpoint(&endpoint, address_of(sk), family, &positions);
-		endpoint.position = positions.copied_seq - receipt->result;
-	} else if (is_unix_stream(sk)) {
-		unix_endpoint(sk, &endpoint);
-		receipt->peer = (u64)BPF_CORE_READ((struct unix_sock *)sk, peer);
-	} else {
-		return;
+	if (!tcp_call_by_address(call)) {
+		if (!is_unix_stream(sk))
+			return;
+		unix_call(call);
 	}
-	on_receive(&endpoint, receipt, arguments);
+	on_receive(call);
 }
 
 /* The message's iterator: what is left to send, at this turn of the kernel's loop.
@@ -207,20 +185,19 @@ INLINE void on_receive_by_address(struct receipt *receipt, const struct call_arg
 		struct iov_iter___before_6_4 *old = (void *)&message->msg_iter;            \
 		u8 type = READ(message, msg_iter.iter_type);                               \
                                                                                            \
-		__builtin_memset(memory, 0, sizeof(*memory));                              \
 		memory->length = READ(message, msg_iter.count);                            \
 		if (type == bpf_core_enum_value(enum iter_type, ITER_IOVEC)) {             \
 			memory->skip = READ(message, msg_iter.iov_offset);                 \
 			memory->segments = READ(message, msg_iter.nr_segs);                \
 			memory->in_kernel = VECTOR_IN_KERNEL;                                             \
 			if (bpf_core_field_exists(message->msg_iter.__iov))                \
-				memory->vector = READ(message, msg_iter.__iov);            \
+				memory->vector = (u64)READ(message, msg_iter.__iov);       \
 			else                                                               \
-				memory->vector = BPF_CORE_READ(old, iov);                  \
+				memory->vector = (u64)BPF_CORE_READ(old, iov);             \
 		} else if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) &&        \
 			   type == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {       \
 			memory->skip = READ(message, msg_iter.iov_offset);                 \
-			memory->base = READ(message, msg_iter.ubuf);                       \
+			memory->base = (u64)READ(message, msg_iter.ubuf);                  \
 		}                                                                          \
 	}
 
@@ -243,95 +220,90 @@ INLINE u32 unix_piece(u64 left, int send_buffer)
 /* Calls whose arguments do not say how much was queued, or from where: look at the
  * buffer itself, which is the last in the receiver's queue unless it is read already.
  * Its first part can be read; pages behind it, as sendfile gives, only be counted. */
-INLINE int queued_buffer(struct sock *receiver, struct iovec *parts, struct memory *memory)
+INLINE int queued_buffer(struct call *call)
 {
+	struct sock *receiver = (void *)call->peer;
 	struct sk_buff *buffer = BPF_CORE_READ(receiver, sk_receive_queue.prev);
 	u32 length = BPF_CORE_READ(buffer, len), paged = BPF_CORE_READ(buffer, data_len);
 
 	if (!BPF_CORE_READ(receiver, sk_receive_queue.qlen) || paged > length)
 		return 0;
-	__builtin_memset(memory, 0, sizeof(*memory));
-	parts[0].iov_base = BPF_CORE_READ(buffer, data);
-	parts[0].iov_len = length - paged;
-	parts[1].iov_base = 0;
-	parts[1].iov_len = paged;
-	memory->vector = parts;
-	memory->segments = 2;
-	memory->in_kernel = VECTOR_IN_KERNEL | BYTES_IN_KERNEL;
-	memory->length = length;
+	call->parts[0].iov_base = BPF_CORE_READ(buffer, data);
+	call->parts[0].iov_len = length - paged;
+	call->parts[1].iov_len = paged;
+	call->memory.vector = (u64)call->parts;
+	call->memory.segments = 2;
+	call->memory.in_kernel = VECTOR_IN_KERNEL | BYTES_IN_KERNEL;
+	call->memory.length = length;
 	return 1;
 }
 
 /* Which bytes of a call were queued just now? A call larger than one buffer comes
  * here once per buffer. */
-INLINE void queued_piece(struct sock *sk, struct connection *connection,
-			 const struct call_arguments *arguments, struct memory *memory, u64 whole)
+INLINE void queued_piece(struct connection *connection, struct call *call, u64 whole)
 {
+	struct sock *sk = (void *)call->sk;
 	u32 piece;
 
-	if (!connection->unix_left || connection->unix_call != (arguments->second ^ whole)) {
+	if (!connection->unix_left || connection->unix_call != (call->second ^ whole)) {
 		connection->unix_left = whole;
-		connection->unix_call = arguments->second ^ whole;
+		connection->unix_call = call->second ^ whole;
 		unix_learn_delta(connection, 1);
 	}
-	memory->skip = whole - connection->unix_left;
+	call->memory.skip = whole - connection->unix_left;
 	piece = unix_piece(connection->unix_left, BPF_CORE_READ(sk, sk_sndbuf));
 	connection->unix_left -= piece;
-	memory->length = piece;
+	call->memory.length = piece;
 }
 
-/* Some bytes were queued on a UNIX connection. */
-INLINE void on_unix_queued(struct sock *receiver, const struct call_arguments *arguments)
+/* Some bytes were queued on a UNIX connection; `peer` is the receiver. */
+INLINE void on_unix_queued(struct call *call)
 {
-	struct sock *sk = BPF_CORE_READ((struct unix_sock *)receiver, peer);
-	struct iovec parts[2];
-	struct endpoint endpoint;
+	struct unix_sock *receiver = (void *)call->peer;
 	struct connection *connection;
-	struct memory memory;
 	u64 whole;
 
-	if (!sk)
+	call->sk = (u64)BPF_CORE_READ(receiver, peer);
+	if (!call->sk)
 		return;
-	unix_endpoint(sk, &endpoint);
-	connection = connection_of(&endpoint, (u64)receiver, 1);
-	if (!connection || connection->flags & CONNECTION_DEAD)
+	unix_call(call);
+	connection = connection_of(call);
+	if (!connection)
 		return;
-	memory_of_call(&memory, arguments);
-	whole = requested_length(arguments, &memory);
+	memory_of_call(call);
+	whole = requested_length(call);
 	if (whole) {
-		queued_piece(sk, connection, arguments, &memory, whole);
+		queued_piece(connection, call, whole);
 	} else {
 		unix_learn_delta(connection, 1);
-		if (!queued_buffer(receiver, parts, &memory))
+		if (!queued_buffer(call))
 			return;
 	}
-	endpoint.position = connection->sent.next;
-	on_call(connection, &endpoint, &memory, 1);
+	call->endpoint.position = connection->sent.next;
+	on_call(connection, call);
 }
 
 /* Flavours that see a UNIX call before it is done feed it whole; what the kernel
  * then refuses will be sent again and must not be fed twice. */
-INLINE void on_unix_send(struct sock *sk, struct memory *memory)
+INLINE void on_unix_send(struct call *call)
 {
-	struct endpoint endpoint;
+	struct sock *sk = (void *)call->sk;
 	struct connection *connection;
-	u64 peer = (u64)BPF_CORE_READ((struct unix_sock *)sk, peer);
 
-	if (!peer || !is_unix_stream(sk))
+	if (!is_unix_stream(sk))
 		return;
-	unix_endpoint(sk, &endpoint);
-	connection = connection_of(&endpoint, peer, 1);
-	if (!connection || connection->flags & CONNECTION_DEAD)
+	unix_call(call);
+	connection = call->peer ? connection_of(call) : 0;
+	if (!connection)
 		return;
 	unix_learn_delta(connection, 0);
-	endpoint.position = connection->sent.next - connection->unix_resend;
-	connection->unix_left = memory->length;
-	on_call(connection, &endpoint, memory, 1);
+	call->endpoint.position = connection->sent.next - connection->unix_resend;
+	connection->unix_left = call->memory.length;
+	on_call(connection, call);
 }
 
-INLINE void on_unix_sent(struct sock *sk, long result)
+INLINE void on_unix_sent(u64 sock, long result)
 {
-	u64 sock = (u64)sk;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 	u32 sent = result > 0 ? result : 0;
 

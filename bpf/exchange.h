@@ -72,11 +72,12 @@ INLINE void emit(struct found_exchange *found)
 INLINE void server_idle(struct connection *connection, u64 sock)
 {
 	struct waggle_process *process;
+	u32 tgid = connection->tgid;
 
 	if (!(connection->flags & CONNECTION_SERVER_OPEN))
 		return;
 	connection->flags &= ~CONNECTION_SERVER_OPEN;
-	process = bpf_map_lookup_elem(&processes, &connection->tgid);
+	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (process)
 		__sync_fetch_and_add(&process->open, -1);
 	if (connection->flags & CONNECTION_BLOCKING)

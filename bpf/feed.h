@@ -13,13 +13,66 @@ enum direction { RECEIVED = 0, SENT = 1 };
 /* What a hook knows of a socket at the moment of a call. */
 struct endpoint {
 	u64 sock; /* also the key in `connections` */
-	u32 sent_base;
+	u32 sent_base; /* first sequence number of each direction */
 	u32 received_base;
 	u32 position; /* sequence number of the call's first byte */
 	u16 family;
 	u8 blocking;
 	u8 shutdown;
 };
+
+/* Where the bytes of a call are. */
+struct memory {
+	u64 base;      /* flat: one buffer, or 0 when we cannot know */
+	u64 vector;    /* else an array of struct iovec */
+	u64 skip;      /* bytes at the front that are not part of it */
+	u64 length;    /* bytes that passed, or will */
+	u32 segments;  /* 0: flat */
+	u32 in_kernel; /* enum memory_place */
+};
+
+/* What lies in the kernel's memory and not in the process's. */
+enum memory_place { MEMORY_OF_PROCESS = 0, VECTOR_IN_KERNEL = 1, BYTES_IN_KERNEL = 2 };
+
+/* Where a TCP socket is in its two streams. */
+struct positions {
+	u32 sent_base;
+	u32 received_base;
+	u32 write_seq;
+	u32 copied_seq;
+};
+
+/* One call that sends or receives. In a map and not on the stack, which is short. */
+struct call {
+	struct endpoint endpoint;
+	struct memory memory;
+	struct positions positions;
+	struct iovec parts[2];
+	u64 sk;	      /* the socket's address */
+	u64 peer;     /* UNIX sockets: the other end's */
+	u64 second;   /* arguments: buffer, vector or message */
+	u64 third;    /* length or count */
+	u32 number;   /* of the system call */
+	u32 sent;     /* enum direction */
+	s32 result;   /* of a receive: bytes, 0 or minus an errno */
+	u32 flags;
+	u32 mode; /* of the process */
+	u32 user; /* enum scratch_user */
+};
+
+MAP(calls, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct call, 0);
+
+INLINE struct call *call_of(u32 user)
+{
+	struct call *call = bpf_map_lookup_elem(&calls, &user);
+
+	if (call) {
+		__builtin_memset(call, 0, sizeof(*call));
+		call->user = user;
+		call->sent = user != SCRATCH_RECEIVE;
+	}
+	return call;
+}
 
 /* What the parser is given. On the stack, since the verifier must know the pointers;
  * everything else of a call is in scratch->state. */

@@ -36,19 +36,20 @@ INLINE void handoff_key_of(struct handoff_key *key, const struct connection *con
  * the receiver has read exactly up to where this call's bytes begin. */
 INLINE void unix_learn_delta(struct connection *connection, u32 waiting_allowed)
 {
-	struct sock *peer = (void *)connection->peer_sock;
+	u64 receiver = connection->peer_sock;
+	struct sock *peer = (void *)receiver;
 	struct connection *other;
 	u32 read;
 
 	if (!peer || BPF_CORE_READ(peer, sk_receive_queue.qlen) > waiting_allowed)
 		return;
-	other = bpf_map_lookup_elem(&connections, &connection->peer_sock);
+	other = bpf_map_lookup_elem(&connections, &receiver);
 	read = other ? other->received.next : 0;
 	connection->unix_delta = read - connection->sent.next;
 	connection->flags |= CONNECTION_DELTA_KNOWN;
 }
 
-INLINE void leave_handoff(const struct connection *connection, u64 sock, u32 position,
+OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u32 position,
 			  const struct waggle_facts *facts)
 {
 	struct handoff_key key;
@@ -56,7 +57,7 @@ INLINE void leave_handoff(const struct connection *connection, u64 sock, u32 pos
 
 	if (connection->family == AF_UNIX) {
 		if (!(connection->flags & CONNECTION_DELTA_KNOWN))
-			return;
+			return 0;
 		position += connection->unix_delta;
 	}
 	handoff_key_of(&key, connection, sock, 1, position);
@@ -64,9 +65,10 @@ INLINE void leave_handoff(const struct connection *connection, u64 sock, u32 pos
 	copy_span_id(value.span_id, facts->span_id);
 	if (!bpf_map_update_elem(&handoffs, &key, &value, BPF_ANY))
 		count(WAGGLE_COUNT_HANDOFF_LEFT);
+	return 0;
 }
 
-INLINE int take_handoff(const struct connection *connection, u64 sock, u32 position,
+OUT_OF_LINE int take_handoff(const struct connection *connection, u64 sock, u32 position,
 			struct trace_context *context)
 {
 	struct handoff_key key;

@@ -76,7 +76,7 @@ INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
 }
 
 /* The entry of the current process, made provisionally when everybody is traced. */
-INLINE struct waggle_process *ensure_process(u32 tgid)
+OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct task_struct *task = (void *)bpf_get_current_task(), *leader;
@@ -170,11 +170,11 @@ INLINE void adopt(struct waggle_facts *facts, const struct trace_context *contex
 INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 			  struct waggle_facts *facts)
 {
-	struct trace_context handed;
+	struct trace_context *handed = &feed->scratch->handed;
 
-	if (take_handoff(feed->connection, feed->sock, feed->stream->head_at, &handed) &&
-	    (!header->valid || same_trace(header->trace_id, handed.trace_id)))
-		adopt(facts, &handed, WAGGLE_LINK_SOCKET);
+	if (take_handoff(feed->connection, feed->sock, feed->stream->head_at, handed) &&
+	    (!header->valid || same_trace(header->trace_id, handed->trace_id)))
+		adopt(facts, handed, WAGGLE_LINK_SOCKET);
 	else if (header->valid)
 		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
 	else
@@ -263,20 +263,20 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 	struct connection *connection = feed->connection;
 	struct waggle_facts *facts = &exchange->facts;
 	struct waggle_process *process = ensure_process(feed->tgid);
-	struct trace_context header;
+	struct trace_context *header = &feed->scratch->header;
 
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	fill_request(feed, head, facts, process);
-	read_traceparent(head, &header);
-	if (header.valid)
+	read_traceparent(head, header);
+	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
-		join_incoming(feed, &header, facts);
+		join_incoming(feed, header, facts);
 		server_busy(feed, process);
 	} else {
-		join_outgoing(feed, &header, facts, &exchange->owner);
+		join_outgoing(feed, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
 		connection->tgid = feed->tgid;
 		/* Nobody shall have a parent that may never be shown. */

@@ -7,6 +7,7 @@
 #ifndef WAGGLE_MAPS_H
 #define WAGGLE_MAPS_H
 
+#include "context.h"
 #include "http1_body.h"
 #include "kernel_types.h"
 #include "waggle.h"
@@ -121,6 +122,8 @@ struct feed_state {
 
 struct scratch {
 	struct feed_state state;
+	struct trace_context header; /* of the request at hand */
+	struct trace_context handed;
 	struct http1_lines lines;
 	struct http1_head head;
 };
@@ -157,13 +160,6 @@ struct partial_key {
 	u32 reserved;
 };
 
-struct pending_call {
-	u64 sock;
-	u64 args[2];
-	u32 number;
-	u32 reserved;
-};
-
 #define MAP(map_name, map_type, entries, key_type, value_type, map_flag) \
 	struct {                                                    \
 		__uint(type, map_type);                             \
@@ -184,7 +180,6 @@ MAP(large_exchanges, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_l
 MAP(partial_heads, BPF_MAP_TYPE_HASH, 1024, struct partial_key, struct partial_head, ON_DEMAND);
 MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
 MAP(handoffs, BPF_MAP_TYPE_LRU_HASH, 32768, struct handoff_key, struct handoff, 0);
-MAP(pending_calls, BPF_MAP_TYPE_HASH, 65536, u32, struct pending_call, ON_DEMAND);
 MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
 /* Never written: what a new connection begins as, too large for the stack. */
 MAP(blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct connection, 0);

@@ -14,17 +14,19 @@ INLINE int rule_thread(const struct waggle_process *process, u32 tid, struct own
 {
 	struct thread *slot;
 	struct connection *connection;
+	u64 sock;
 
 	if (!(process->mode & WAGGLE_PROCESS_RULE_THREAD) || process->thread_contradicts)
 		return 0;
 	slot = bpf_map_lookup_elem(&threads, &tid);
 	if (!slot || slot->open != 1 || !slot->sock)
 		return 0;
-	owner->sock = slot->sock;
-	connection = bpf_map_lookup_elem(&connections, &owner->sock);
+	sock = slot->sock;
+	connection = bpf_map_lookup_elem(&connections, &sock);
 	if (!connection || !(connection->flags & CONNECTION_SERVER_OPEN) ||
 	    connection->owner_tid != tid)
 		return 0;
+	owner->sock = sock;
 	owner->index = connection->responses;
 	owner->tid = tid;
 	return 1;
@@ -54,12 +56,13 @@ INLINE int rule_turn(const struct waggle_process *process, struct connection *co
 }
 
 /* Fills the parent of an outgoing request from what this process is serving. */
-INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct waggle_facts *facts,
+OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, struct waggle_facts *facts,
 		      struct owner *owner)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct connection *server;
 	struct found_exchange found;
+	u64 sock;
 	u8 link = WAGGLE_LINK_NONE;
 
 	if (!process)
@@ -68,7 +71,8 @@ INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct w
 		link = WAGGLE_LINK_THREAD;
 	else if (rule_turn(process, connection, tid, owner))
 		link = WAGGLE_LINK_TURN;
-	server = link ? bpf_map_lookup_elem(&connections, &owner->sock) : 0;
+	sock = owner->sock;
+	server = link ? bpf_map_lookup_elem(&connections, &sock) : 0;
 	if (!server || !find_exchange(server, owner->sock, owner->index, &found)) {
 		__builtin_memset(owner, 0, sizeof(*owner));
 		return WAGGLE_LINK_NONE;
@@ -82,13 +86,13 @@ INLINE u8 find_parent(struct connection *connection, u32 tgid, u32 tid, struct w
 
 /* The response of a request is being written: does it agree with what the rules
  * would have said? One contradiction ends a rule for the process. */
-INLINE void check_rules(const struct connection *connection, u64 sock, u32 tgid, u32 tid)
+OUT_OF_LINE int check_rules(const struct connection *connection, u64 sock, u32 tgid, u32 tid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct owner owner;
 
 	if (!process)
-		return;
+		return 0;
 	if (connection->flags & CONNECTION_BLOCKING) {
 		if (connection->owner_tid == tid) {
 			__sync_fetch_and_add(&process->thread_agrees, 1);
@@ -98,16 +102,17 @@ INLINE void check_rules(const struct connection *connection, u64 sock, u32 tgid,
 		}
 	}
 	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN))
-		return;
+		return 0;
 	turn_of_thread(tid, &owner);
 	if (!owner.sock)
-		return;
+		return 0;
 	if (owner.sock == sock && owner.index == connection->responses) {
 		__sync_fetch_and_add(&process->turn_agrees, 1);
 	} else {
 		__sync_fetch_and_add(&process->turn_contradicts, 1);
 		count(WAGGLE_COUNT_RULE_CONTRADICTED);
 	}
+	return 0;
 }
 
 #endif

@@ -65,7 +65,6 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	u32 tid = task->pid, tgid = task->tgid;
 
 	bpf_map_delete_elem(&threads, &tid);
-	bpf_map_delete_elem(&pending_calls, &tid);
 	if (task->signal->live.counter > 0 || !bpf_map_lookup_elem(&processes, &tgid))
 		return 0;
 	bpf_map_delete_elem(&processes, &tgid);

@@ -19,7 +19,9 @@ struct sweep {
 
 INLINE int is_gone(const struct connection *connection)
 {
-	return connection->tgid && !bpf_map_lookup_elem(&processes, &connection->tgid);
+	u32 tgid = connection->tgid;
+
+	return tgid && !bpf_map_lookup_elem(&processes, &tgid);
 }
 
 static long sweep_step(void *map, const u64 *key, struct connection *connection, void *context)

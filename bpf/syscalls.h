@@ -31,13 +31,6 @@ enum system_call {
 #define USER_MMSGHDR_SIZE 64
 #define USER_MMSGHDR_LENGTH 56
 
-struct call_arguments {
-	u64 second; /* buffer, vector or message */
-	u64 third;  /* length or count */
-	u32 number;
-	u32 reserved;
-};
-
 INLINE void message_memory(struct memory *memory, u64 message)
 {
 	u64 vector = 0, segments = 0;
@@ -45,45 +38,45 @@ INLINE void message_memory(struct memory *memory, u64 message)
 	if (bpf_probe_read_user(&vector, 8, (void *)(message + USER_MSGHDR_IOV)) ||
 	    bpf_probe_read_user(&segments, 8, (void *)(message + USER_MSGHDR_IOVLEN)))
 		return;
-	memory->vector = (void *)vector;
+	memory->vector = vector;
 	memory->segments = segments > SEGMENTS_MAX ? SEGMENTS_MAX : segments;
 }
 
-/* Where the bytes of a call lie. `length` is for the caller to fill; memory that
- * cannot be known stays flat with a null base. */
-INLINE void memory_of_call(struct memory *memory, const struct call_arguments *arguments)
+/* Where the bytes of a call lie, by its arguments. `length` is for the caller to fill;
+ * memory that cannot be known stays flat with a base of 0. */
+INLINE void memory_of_call(struct call *call)
 {
-	__builtin_memset(memory, 0, sizeof(*memory));
-	switch (arguments->number) {
+	struct memory *memory = &call->memory;
+
+	switch (call->number) {
 	case SYS_READ:
 	case SYS_WRITE:
 	case SYS_RECVFROM:
 	case SYS_SENDTO:
-		memory->base = (void *)arguments->second;
+		memory->base = call->second;
 		return;
 	case SYS_READV:
 	case SYS_WRITEV:
 	case SYS_PREADV2:
 	case SYS_PWRITEV2:
-		memory->vector = (void *)arguments->second;
-		memory->segments = arguments->third > SEGMENTS_MAX ? SEGMENTS_MAX :
-								     arguments->third;
+		memory->vector = call->second;
+		memory->segments = call->third > SEGMENTS_MAX ? SEGMENTS_MAX : call->third;
 		return;
 	case SYS_RECVMSG:
 	case SYS_SENDMSG:
-		message_memory(memory, arguments->second);
+		message_memory(memory, call->second);
 		return;
 	case SYS_RECVMMSG:
 	case SYS_SENDMMSG:
 		/* One message: no doubt which. Of several, see docs/limitations.md. */
-		if (arguments->third == 1)
-			message_memory(memory, arguments->second);
+		if (call->third == 1)
+			message_memory(memory, call->second);
 		return;
 	}
 }
 
 struct total {
-	const struct iovec *vector;
+	u64 vector;
 	u64 length;
 	u32 segments;
 	u32 reserved;
@@ -95,21 +88,22 @@ static long total_step(u32 index, void *context)
 	struct iovec piece;
 
 	if (index >= total->segments ||
-	    bpf_probe_read_user(&piece, sizeof(piece), &total->vector[index]))
+	    bpf_probe_read_user(&piece, sizeof(piece), (struct iovec *)total->vector + index))
 		return 1;
 	total->length += piece.iov_len;
 	return 0;
 }
 
-/* How many bytes a sending call asks for. */
-INLINE u64 requested_length(const struct call_arguments *arguments, const struct memory *memory)
+/* How many bytes a sending call asks for; 0 when its arguments do not say. */
+OUT_OF_LINE u64 requested_length(const struct call *call)
 {
-	struct total total = { .vector = memory->vector, .segments = memory->segments };
+	struct total total = {
+		.vector = call->memory.vector,
+		.segments = call->memory.segments,
+	};
 
-	if (!memory->segments)
-		return arguments->number == SYS_WRITE || arguments->number == SYS_SENDTO ?
-			       arguments->third :
-			       0;
+	if (!total.segments)
+		return call->number == SYS_WRITE || call->number == SYS_SENDTO ? call->third : 0;
 	LOOP(SEGMENTS_MAX, total_step, &total);
 	return total.length;
 }

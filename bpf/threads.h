@@ -16,7 +16,7 @@
 
 #include "feed.h"
 
-INLINE struct thread *thread_slot(u32 tid)
+OUT_OF_LINE struct thread *thread_slot(u32 tid)
 {
 	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
 	struct thread fresh = {};

@@ -15,11 +15,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from waggle.columns import Bytes, Positions, copy_slices, windows
+from waggle.columns import Bytes, Positions, Slices, copy_slices, windows
 from waggle.exporter.requests import EncodedRequest, Requests, ResourceFrames
 from waggle.exporter.rows import Groups, Rows, group_rows
 from waggle.exporter.template_cache import TemplateCache
-from waggle.exporter.templates import PLACES, Column, Template, encode_slowly
+from waggle.exporter.templates import (
+    PLACES,
+    TEXT_COLUMNS,
+    Column,
+    Template,
+    encode_slowly,
+)
 from waggle.spans import SpanBatch
 
 __all__ = ["EncodedRequest", "EncoderStats", "OtlpEncoder"]
@@ -168,7 +174,7 @@ def _fill_columns(
     places: npt.NDArray[np.int32],
     group: Positions,
 ) -> None:
-    slices: list[tuple[Positions, Positions, Positions]] = []
+    texts: list[tuple[Slices, Positions]] = []
     somewhere = np.flatnonzero(places.max(axis=1) >= 0).tolist()
     everywhere = (places.min(axis=1) >= 0).tolist()
     for number in somewhere:
@@ -177,15 +183,23 @@ def _fill_columns(
         if not everywhere[number]:
             present = (places[number] >= 0)[group]
             here, at = here[present], at[present]
-        if column in (Column.PATH, Column.QUERY):
-            slices.append((*rows.target_slices(column, here), at))
+        if column in TEXT_COLUMNS:
+            texts.append((rows.texts(column, here), at))
         else:
             values = rows.fixed_column(column)
             values = values if len(here) == len(values) else values[here]
             windows(target, values.dtype.itemsize)[at] = values
-    if slices:
-        starts, lengths, at = map(np.concatenate, zip(*slices, strict=True))
-        copy_slices(rows.buffer, starts, target, at, lengths)
+    _copy_texts([text for text in texts if text[0].buffer is rows.buffer], target)
+    _copy_texts([text for text in texts if text[0].buffer is not rows.buffer], target)
+
+
+def _copy_texts(texts: list[tuple[Slices, Positions]], target: Bytes) -> None:
+    """Copy slices of one buffer to the positions that come with them, all at once."""
+    if texts:
+        starts, lengths, at = map(
+            np.concatenate, zip(*((s.starts, s.lengths, at) for s, at in texts), strict=True)
+        )
+        copy_slices(texts[0][0].buffer, starts, target, at, lengths)
 
 
 def _by_resource(

@@ -1,8 +1,9 @@
 """The records of a batch as the encoder sees them: identities, and groups of equal rows.
 
 A row's identity is everything its template may depend on, byte for byte: the columns in
-templates.KEYED, what is derived from others, and the kept fields. A 64-bit key finds
-rows that are probably equal; they are compared before anything is made of it.
+templates.KEYED, what is derived from others, and the kept fields without what varies in
+them (kept.py). A 64-bit key finds rows that are probably equal; they are compared before
+anything is made of it.
 """
 
 import os
@@ -16,17 +17,21 @@ from waggle import layout
 from waggle.columns import (
     Bytes,
     Positions,
+    Slices,
     as_numbers,
     equal_rows,
-    equal_slices,
     low_bytes,
 )
+from waggle.exporter.kept import KeptFields
+from waggle.exporter.peers import PeerTexts
 from waggle.exporter.templates import (
     BODY_LIMIT,
     BODY_WIDTH,
+    KEPT_COLUMNS,
     KEYED,
     PORT_WIDTH,
     Column,
+    Meaning,
     ephemeral_ports,
     padded_varints,
     service_ports,
@@ -64,7 +69,21 @@ def _place(name: str) -> tuple[int, int]:
 
 _IDENTITY_RUNS = _runs(KEYED)
 _IDENTITY_SIZE = -8 * (-sum(length for _, length in _IDENTITY_RUNS) // 8)  # whole words
-_MULTIPLIERS = np.frombuffer(os.urandom(_IDENTITY_SIZE + 8), np.uint64) | np.uint64(1)
+_MULTIPLIERS = np.frombuffer(os.urandom(_MAX_KEPT), np.uint64) | np.uint64(1)
+assert _IDENTITY_SIZE + 8 <= _MAX_KEPT  # one list of multipliers serves both
+
+
+def _identity_place(name: str) -> int:
+    """Where in an identity a keyed column is."""
+    place, at = _place(name)[0], 0
+    for offset, length in _IDENTITY_RUNS:
+        if offset <= place < offset + length:
+            return at + place - offset
+        at += length
+    raise KeyError(name)
+
+
+_SHAPE, _PEER_ADDRESS, _KEPT_LENGTH = map(_identity_place, ("shape", "peer_addr", "kept_len"))
 
 
 class Rows:
@@ -82,14 +101,20 @@ class Rows:
         self.regular = self._within_bounds()
         self.queries, candidates = self._read_targets()
         self.regular = self._plain(candidates)
+        self.peers = PeerTexts(self.records)
+        self.kept = self._kept_fields()
         self.identities = self._identities()
         self.keys = _mix(self.identities)
 
     def identity(self, row: int) -> bytes:
         """All that decides which template is the row's, byte for byte."""
-        start = int(self.heads[row] + self.target_lengths[row])
-        kept = self.buffer[start : start + int(self.kept_lengths[row])]
-        return bytes(self.identities[row].tobytes() + kept.tobytes())
+        return bytes(self.identities[row].tobytes() + self.kept.fixed_bytes(row))
+
+    def meaning(self, row: int) -> Meaning:
+        """What of the row's identity is not to be read in its record."""
+        return Meaning(
+            int(self.queries[row]), int(self.peers.lengths[row]), self.kept.meanings(row)
+        )
 
     def fixed_column(self, column: Column) -> npt.NDArray[np.void]:
         """A column of fixed width as it appears in a span, for all rows."""
@@ -97,12 +122,17 @@ class Rows:
             return self._raw(_ID_FIELDS[column])
         return self._encoded(column)
 
-    def target_slices(self, column: Column, rows: Positions) -> tuple[Positions, Positions]:
-        """Where in `buffer` the PATH or QUERY column of some rows is: starts, lengths."""
+    def texts(self, column: Column, rows: Positions) -> Slices:
+        """A column of texts (one of templates.TEXT_COLUMNS) of some rows."""
+        if column == Column.PEER:
+            return self.peers.slices(rows)
+        if column in KEPT_COLUMNS:
+            return self.kept.varying[KEPT_COLUMNS[column]].texts(self.buffer, rows)
         heads, queries = self.heads[rows], self.queries[rows]
         if column == Column.PATH:
-            return heads + 1, queries - 1
-        return heads + queries + 1, self.target_lengths[rows] - queries - 1
+            return Slices(self.buffer, heads + 1, queries - 1)
+        lengths = self.target_lengths[rows] - queries - 1
+        return Slices(self.buffer, heads + queries + 1, lengths)
 
     def _raw(self, name: str) -> npt.NDArray[np.void]:
         """One field of all records as raw bytes, a void per row."""
@@ -156,6 +186,12 @@ class Rows:
                 plain[rows] = decoder.plain_targets(targets.take(rows))
         return plain
 
+    def _kept_fields(self) -> KeptFields:
+        regular = self.regular.nonzero()[0]
+        starts = self.heads + self.target_lengths
+        protocols = self.records["protocol"]
+        return KeptFields(self.buffer, regular, starts, self.kept_lengths, protocols)
+
     def _identities(self) -> npt.NDArray[np.uint64]:
         """A few words a row: every column that is in templates.KEYED, and what is derived."""
         records = self.records
@@ -164,11 +200,30 @@ class Rows:
         for offset, length in _IDENTITY_RUNS:
             _strided(matrix, length, at)[:] = _strided(self.rows, length, offset)
             at += length
+        self._leave_out_peers(matrix)
+        self._leave_out_varying(matrix)
         words: npt.NDArray[np.uint64] = matrix.view(np.uint64)
         words[:, -1] = service_ports(records)
         words[:, -1] |= self.queries.astype(np.uint64) << np.uint64(16)
         words[:, -1] |= self._has_parent().astype(np.uint64) << np.uint64(32)
+        words[:, -1] |= self.peers.lengths.astype(np.uint64) << np.uint64(33)
+        if self.kept.fixed is not None:
+            words[self.kept.fixed.rows, -1] |= np.uint64(1 << 40)
         return words
+
+    def _leave_out_peers(self, matrix: Bytes) -> None:
+        """Of a peer that is a column only the length of its text is identity."""
+        addresses = _strided(matrix, 16, _PEER_ADDRESS)
+        addresses[self.peers.lengths > 0] = np.void(bytes(16))
+
+    def _leave_out_varying(self, matrix: Bytes) -> None:
+        """A hash and a length that do not cover what varies in kept fields."""
+        fixed = self.kept.fixed
+        if fixed is not None:
+            shapes = _mix(fixed.matrix.view(np.uint64)).view("V8")
+            _strided(matrix, 8, _SHAPE)[fixed.rows] = shapes
+            lengths = low_bytes(fixed.lengths.astype(np.uint16), 2)
+            _strided(matrix, 2, _KEPT_LENGTH)[fixed.rows] = lengths
 
     def _has_parent(self) -> npt.NDArray[np.bool_]:
         ids = np.ndarray((len(self.rows),), np.uint64, self.buffer, _PARENT, (self.size,))
@@ -223,8 +278,7 @@ def _equal(rows: Rows, these: Positions, those: Positions) -> npt.NDArray[np.boo
     equal = equal_rows(as_numbers(voids[these]), as_numbers(voids[those]))
     pairs = equal.nonzero()[0]  # so their lengths are the same too
     these, those = these[pairs], those[pairs]
-    starts = rows.heads + rows.target_lengths
-    equal[pairs] = equal_slices(rows.buffer, starts[these], starts[those], rows.kept_lengths[these])
+    equal[pairs] = rows.kept.equal(these, those)
     return equal
 
 
@@ -237,7 +291,7 @@ def _strided(
 
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """A 64-bit key of each row of words; multipliers differ from run to run."""
-    keys: npt.NDArray[np.uint64] = words @ _MULTIPLIERS
+    keys: npt.NDArray[np.uint64] = words @ _MULTIPLIERS[: words.shape[1]]
     keys ^= keys >> np.uint64(32)
     keys *= _MULTIPLIERS[0]
     return keys

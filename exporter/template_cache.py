@@ -64,7 +64,7 @@ class TemplateCache:
             if len(self._sightings) > 4 * self._size:
                 self._sightings.popitem(last=False)
             return None
-        template = build_template(rows.records[first : first + 1], int(rows.queries[first]))
+        template = build_template(rows.records[first : first + 1], rows.meaning(first))
         self.built += 1
         entry = _Entry(rows.identity(first), template, self._batch)
         self._entries[key] = entry

@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from waggle import layout
 from waggle.exporter.messages import span_message
-from waggle.spans import Records, ResourceTable, SpanBatch, decode_span
+from waggle.spans import (
+    Exchange,
+    Records,
+    Span,
+    SpanBatch,
+    decode_span,
+    read_exchange,
+    span_of,
+    varying_field,
+)
 
 
 class Column(IntEnum):
@@ -32,6 +41,18 @@ class Column(IntEnum):
     RESPONSE_BODY = 7
     PATH = 8  # of the target, what lies between its first byte and its first '?'
     QUERY = 9  # and what follows that
+    PEER = 10  # the text of the peer's address
+    X_FORWARDED_FOR = 11  # the texts of kept fields that vary
+    FORWARDED = 12
+    TRACESTATE = 13
+
+
+KEPT_COLUMNS = {
+    Column.X_FORWARDED_FOR: layout.Kept.X_FORWARDED_FOR,
+    Column.FORWARDED: layout.Kept.FORWARDED,
+    Column.TRACESTATE: layout.Kept.TRACESTATE,
+}
+TEXT_COLUMNS = frozenset((Column.PATH, Column.QUERY, Column.PEER, *KEPT_COLUMNS))
 
 
 # A column may appear this often in one span (an id in an attribute, say).
@@ -72,6 +93,26 @@ _STARTS = (0x1111111111111111, 0x3333333333333333)
 _ENDS = (0x2222222222222222, 0x4444444444444444)
 _PATHS = (ord("v"), ord("w"))
 _QUERIES = (ord("x"), ord("y"))
+_PEERS = (b"p", b"q")
+_KEPT = {
+    layout.Kept.X_FORWARDED_FOR: (b"r", b"s"),
+    layout.Kept.FORWARDED: (b"i", b"j"),
+    layout.Kept.TRACESTATE: (b"m", b"n"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What of a row's identity is derived, not read in its record.
+
+    query: where the target's first '?' is, or the target's length.
+    peer: length of the peer's text where that is a column, else 0.
+    kept: tag, variant and length of text of each kept field that varies.
+    """
+
+    query: int
+    peer: int = 0
+    kept: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +157,11 @@ def delimited(span: bytes) -> bytes:
 
 def encode_slowly(batch: SpanBatch, row: int) -> bytes:
     """One row through opentelemetry-proto, as an element of ScopeSpans.spans."""
-    return delimited(span_message(decode_span(batch, row)).SerializeToString())
+    return _encode(decode_span(batch, row))
+
+
+def _encode(span: Span) -> bytes:
+    return delimited(span_message(span).SerializeToString())
 
 
 def service_ports(records: Records) -> npt.NDArray[np.uint16]:
@@ -131,27 +176,37 @@ def ephemeral_ports(records: Records) -> npt.NDArray[np.uint16]:
     return np.where(is_server, records["peer_port"], records["local_port"])
 
 
-def build_template(record: Records, query: int) -> Template | None:
-    """The template for records of the shape of `record` (one row), or None.
-
-    query: where the target's first '?' is, or its length.
-    """
-    marked = _marked_twice(record, query)
-    batch = SpanBatch(marked, np.zeros(2, np.intp), ResourceTable(), 0)
-    first, second = (encode_slowly(batch, row) for row in (0, 1))
+def build_template(record: Records, meaning: Meaning) -> Template | None:
+    """The template for records of the shape of `record` (one row), or None."""
+    marked = _marked_twice(record, meaning)
+    exchanges = (_with_marked_texts(marked, row, meaning) for row in (0, 1))
+    first, second = (_encode(span_of(exchange, 0, 0)) for exchange in exchanges)
     if len(first) != len(second):
         return None
-    places = _places(first, second, _markers(marked, query))
+    places = _places(first, second, _markers(marked, meaning))
     return None if places is None else Template(first, places.tobytes())
 
 
-def _marked_twice(record: Records, query: int) -> Records:
+def _with_marked_texts(marked: Records, row: int, meaning: Meaning) -> Exchange:
+    """A row of the marked records with markers for the texts that are no bytes of a record."""
+    exchange = read_exchange(marked, row)
+    if meaning.peer:
+        exchange.peer = (_PEERS[row] * meaning.peer).decode()
+    for tag, variant, length in meaning.kept:
+        field = varying_field(exchange.facts.protocol, tag)
+        assert field is not None  # or it would not be a column
+        exchange.kept[tag] = field.write(_KEPT[layout.Kept(tag)][row] * length, variant)
+    return exchange
+
+
+def _marked_twice(record: Records, meaning: Meaning) -> Records:
     """The record once with the first and once with the second marker in every free column."""
     marked = np.concatenate((record, record))
     is_server = int(record["role"][0]) == layout.Role.SERVER
     ephemeral, service = ("peer_port", "local_port")[:: 1 if is_server else -1]
+    keyed = {*KEYED, service, "parent_id", "head"} - ({"peer_addr"} if meaning.peer else set())
     for name in layout.EXCHANGE.names or ():
-        if name not in (*KEYED, service, "parent_id", "head"):  # nothing may come of these
+        if name not in keyed:  # nothing may come of these
             marked[name][0], marked[name][1] = 0, np.iinfo(marked[name].dtype).max
     for row in (0, 1):
         marked["trace_id"][row] = np.arange(16) + (0x10, 0x50)[row]
@@ -164,12 +219,12 @@ def _marked_twice(record: Records, query: int) -> Records:
         marked["request_body"][row] = _REQUEST_BODIES[row]
         marked["response_body"][row] = _RESPONSE_BODIES[row]
         length = int(record["target_len"][0])
-        marked["head"][row, 1:query] = _PATHS[row]
-        marked["head"][row, query + 1 : length] = _QUERIES[row]
+        marked["head"][row, 1 : meaning.query] = _PATHS[row]
+        marked["head"][row, meaning.query + 1 : length] = _QUERIES[row]
     return marked
 
 
-def _markers(marked: Records, query: int) -> dict[bytes, Column]:
+def _markers(marked: Records, meaning: Meaning) -> dict[bytes, Column]:
     """What each column's first marker looks like in a serialized span."""
     length = int(marked["target_len"][0])
     markers = {
@@ -181,9 +236,14 @@ def _markers(marked: Records, query: int) -> dict[bytes, Column]:
         varint(_PORTS[0]): Column.EPHEMERAL_PORT,
         varint(_REQUEST_BODIES[0]): Column.REQUEST_BODY,
         varint(_RESPONSE_BODIES[0]): Column.RESPONSE_BODY,
-        bytes([_PATHS[0]]) * (query - 1): Column.PATH,
-        bytes([_QUERIES[0]]) * (length - query - 1): Column.QUERY,
+        bytes([_PATHS[0]]) * (meaning.query - 1): Column.PATH,
+        bytes([_QUERIES[0]]) * (length - meaning.query - 1): Column.QUERY,
+        _PEERS[0] * meaning.peer: Column.PEER,
     }
+    columns = {tag: column for column, tag in KEPT_COLUMNS.items()}
+    for tag, _, size in meaning.kept:
+        kept = layout.Kept(tag)
+        markers[_KEPT[kept][0] * size] = columns[kept]
     markers.pop(b"", None)
     return markers
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from waggle import layout
+from waggle import features, layout
 from waggle.discovery import Decision
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.layout import Counter
@@ -42,6 +42,13 @@ FLAVOURS = (
         "socket",
         ("socket_send", "socket_receive", "socket_unix_send"),
         "the tracepoints tcp_sendmsg_locked, sock_recv_length and sk_data_ready (Linux 6.16)",
+    ),
+    # Where there are tracepoints for what is received (6.4), they also see calls that
+    # began before we came.
+    Flavour(
+        "probe",
+        ("probe_send", "socket_receive", "socket_unix_send"),
+        "fentry programs, and the tracepoints sock_recv_length and sk_data_ready (Linux 6.4)",
     ),
     Flavour(
         "probe",
@@ -79,6 +86,7 @@ class Capture:
 
     def __init__(self, bpf: Object, flavour: Flavour, links: Sequence[Link]) -> None:
         self.flavour = flavour.name
+        self._program_names = (*_COMMON, *flavour.programs)
         self.bpf = bpf
         self._links = list(links)
         self._sweep = bpf.program(_SWEEP)
@@ -102,6 +110,10 @@ class Capture:
                 if error.exit_code == PrivilegeError.exit_code:
                     raise
                 refused.append(f"{flavour.name} needs {flavour.needs}: {error}")
+        if not features.bpf_loop():
+            raise UnsupportedError(
+                "this kernel has no bpf_loop, which came with Linux 5.17: upgrade the kernel"
+            )
         raise UnsupportedError("no way to capture works on this kernel\n  " + "\n  ".join(refused))
 
     @classmethod
@@ -158,11 +170,7 @@ class Capture:
 
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already."""
-        return sum(self.bpf.program(name).info().recursion_misses for name in self._programs())
-
-    def _programs(self) -> tuple[str, ...]:
-        own = next(f for f in FLAVOURS if f.name == self.flavour)
-        return (*_COMMON, *own.programs)
+        return sum(self.bpf.program(name).info().recursion_misses for name in self._program_names)
 
     def detach(self) -> None:
         """Stop capturing; rings and counters can still be read."""
@@ -182,7 +190,7 @@ def _wanted(capture: str) -> tuple[Flavour, ...]:
         return FLAVOURS
     found = tuple(f for f in FLAVOURS if f.name == capture)
     if not found:
-        names = ", ".join(f.name for f in FLAVOURS)
+        names = ", ".join(dict.fromkeys(f.name for f in FLAVOURS))
         raise WaggleError(f"no capture flavour '{capture}': auto, {names}")
     return found
 

@@ -6,6 +6,7 @@ Indexing a window with positions moves `width` bytes per row in one memcpy: 10 t
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,31 @@ Positions = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.unsignedinteger]
 
 
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """A piece of text for each of some rows: buffer[starts[i]:][:lengths[i]]."""
+
+    buffer: Bytes
+    starts: Positions
+    lengths: Positions
+
+    def take(self, rows: Positions) -> "Slices":
+        return Slices(self.buffer, self.starts[rows], self.lengths[rows])
+
+    def one(self, row: int) -> bytes:
+        start = int(self.starts[row])
+        return self.buffer[start : start + int(self.lengths[row])].tobytes()
+
+
 def windows(buffer: Bytes, width: int) -> npt.NDArray[np.void]:
     """All `width` bytes wide windows of a contiguous buffer, writable if it is."""
     count = max(0, len(buffer) - width + 1)
     return np.ndarray((count,), f"V{width}", buffer, 0, (1,))
+
+
+def words(buffer: Bytes) -> npt.NDArray[np.uint32]:
+    """The little-endian 32-bit number at every position of a contiguous buffer, aligned or not."""
+    return np.ndarray((max(0, len(buffer) - 3),), "<u4", buffer, 0, (1,))
 
 
 def low_bytes(column: npt.NDArray[np.unsignedinteger], width: int) -> npt.NDArray[np.void]:
@@ -37,10 +59,18 @@ def gather_bytes(buffer: Bytes, starts: Positions, lengths: Positions) -> Bytes:
 
 
 def copy_slices(
-    source: Bytes, starts: Positions, target: Bytes, places: Positions, lengths: Positions
+    source: Bytes,
+    starts: Positions,
+    target: Bytes,
+    places: Positions,
+    lengths: Positions,
+    widest: int = 16,
 ) -> None:
-    """target[place:place + length] = source[start:start + length], for every row."""
-    for width, rows, offsets in _chunks(lengths, widest=16):
+    """target[place:place + length] = source[start:start + length], for every row.
+
+    widest: the chunk (a power of two) that long slices are moved by.
+    """
+    for width, rows, offsets in _chunks(lengths, widest):
         moved = windows(source, width)[starts[rows] + offsets]
         windows(target, width)[places[rows] + offsets] = moved
 

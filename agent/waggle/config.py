@@ -145,7 +145,14 @@ _NOT_IN_FILES = frozenset({"command", "config"})
 _NOT_IN_ENVIRONMENT = frozenset({"command"})
 
 # Ours, but not settings: switches of tests and benchmarks, inherited by what they start.
-_NOT_SETTINGS = ("WAGGLE_TEST_", "WAGGLE_BENCH_")
+_NOT_SETTINGS = (
+    "WAGGLE_TEST_",
+    "WAGGLE_BENCH_",
+    "WAGGLE_BUILD_",
+    "WAGGLE_REQUIRE_",
+    "WAGGLE_VM",
+    "WAGGLE_WRITE_GOLDEN",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Counter(IntEnum):
     RULE_CONTRADICTED = 23
     RESYNCED = 24
 
+
 class End(IntEnum):
     OPEN = 0
     DONE = 1
@@ -45,6 +46,7 @@ class End(IntEnum):
     PEER_CLOSED = 4
     LOCAL_CLOSED = 5
     PROCESS_EXIT = 6
+
 
 class Flag(IntEnum):
     TARGET_CUT = 1
@@ -59,6 +61,7 @@ class Flag(IntEnum):
     UNSAMPLED = 512
     NO_POSITION = 1024
 
+
 class Kept(IntEnum):
     END = 0
     METHOD = 1
@@ -70,12 +73,14 @@ class Kept(IntEnum):
     TRACESTATE = 7
     UPGRADE = 8
 
+
 class Link(IntEnum):
     NONE = 0
     TRACEPARENT = 1
     SOCKET = 2
     THREAD = 3
     TURN = 4
+
 
 class Method(IntEnum):
     OTHER = 0
@@ -89,12 +94,14 @@ class Method(IntEnum):
     TRACE = 8
     PATCH = 9
 
+
 class ProcessEventKind(IntEnum):
     EXEC = 1
     FORK = 2
     EXIT = 3
     LISTEN = 4
     SEEN = 5
+
 
 class ProcessMode(IntEnum):
     TRACED = 1
@@ -104,14 +111,17 @@ class ProcessMode(IntEnum):
     RULE_THREAD = 16
     RULE_TURN = 32
 
+
 class Protocol(IntEnum):
     NONE = 0
     HTTP1 = 1
+
 
 class Role(IntEnum):
     NONE = 0
     SERVER = 1
     CLIENT = 2
+
 
 def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
     return np.dtype(
@@ -122,6 +132,7 @@ def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]"
             "itemsize": size,
         }
     )
+
 
 EXCHANGE = _dtype(
     512,

@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from waggle.errors import WaggleError
 from waggle.exporter.base import Exporter
 from waggle.layout import Flag
 from waggle.ring import MAX_RECORDS, RingPoller
@@ -144,6 +145,7 @@ class Pipeline:
     ) -> None:
         self.stats = PipelineStats()
         self.traces = TraceCount()
+        self.complaint: WaggleError | None = None  # an exporter's, for the user
         self._rings = rings
         self._processes = processes
         self._exporters = exporters
@@ -268,6 +270,9 @@ class Pipeline:
         for exporter in self._exporters:
             try:
                 act(exporter, max(0.0, deadline - time.monotonic()))
+            except WaggleError as error:
+                self.complaint = self.complaint or error
+                self._failures(exporter).add(error, 0)
             except Exception as error:
                 self._failures(exporter).add(error, 0)
 

@@ -9,16 +9,18 @@ folder, nothing here changes.
 import importlib
 import importlib.util
 import pkgutil
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
+from waggle.columns import Positions, Slices, gather_bytes
 
 AttributeValue = str | int | bool | float | list[str]
 Attributes = dict[str, AttributeValue]
@@ -34,6 +36,7 @@ FLAG_HAS_IS_REMOTE = 0x100
 FLAG_IS_REMOTE = 0x200
 
 _U64 = (1 << 64) - 1
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,15 @@ class Facts(NamedTuple):
 
 @dataclass(slots=True)
 class Exchange:
-    """One record taken apart. `kept` holds raw bytes by layout.Kept."""
+    """One record taken apart. `kept` holds raw bytes by layout.Kept.
+
+    peer: the address of the connection's other end, as text; None when it has none.
+    """
 
     facts: Facts
     target: bytes
     kept: dict[int, bytes]
+    peer: str | None
 
     def text(self, tag: int) -> str:
         """A kept field as text; bytes that are not UTF-8 become U+FFFD."""
@@ -170,10 +177,42 @@ class Targets:
         return Targets(self.buffer, self.starts[rows], self.lengths[rows], self.queries[rows])
 
 
+class VaryingField(Protocol):
+    """A kept field that differs from request to request: a column, not part of a shape.
+
+    Its value means one text and one variant, nothing else: the span is the same for
+    any other value of that meaning. The text appears in the span unchanged or not at
+    all, and only its length may decide anything; the variant may.
+    """
+
+    def plain(self, values: Slices) -> Positions:
+        """How long the text is where the value begins with it and the variant is 0.
+
+        -1 says that `read` must look at the value.
+        """
+        ...
+
+    def read(self, value: bytes) -> tuple[int, int, int] | None:
+        """Where in the value its text is, how long it is, and the variant (0 to 254).
+
+        None: the value means more than that, and stays a part of the shape.
+        """
+        ...
+
+    def write(self, text: bytes, variant: int) -> bytes:
+        """A value of this meaning."""
+        ...
+
+
 class Decoder(Protocol):
-    """What a protocol offers to the pipeline: `DECODER` in waggle.probes.NAME.decode."""
+    """What a protocol offers to the pipeline: `DECODER` in waggle.probes.NAME.decode.
+
+    The text of a server's peer is a column too: `decode` uses Exchange.peer, never
+    facts.peer_addr, and of a server shows it unchanged or not at all.
+    """
 
     protocol: int  # layout.Protocol
+    varying: Mapping[int, VaryingField]  # by layout.Kept
 
     def decode(self, exchange: Exchange) -> Decoded: ...
 
@@ -211,6 +250,11 @@ _LISTS = (layout.Kept.X_FORWARDED_FOR, layout.Kept.FORWARDED, layout.Kept.TRACES
 def decode_span(batch: SpanBatch, i: int) -> Span:
     """The span of row `i`, spelled out."""
     exchange = read_exchange(batch.records, i)
+    return span_of(exchange, batch.clock_offset_ns, int(batch.resources[i]))
+
+
+def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:
+    """The span of an exchange that was taken apart."""
     facts = exchange.facts
     decoded = _decoded(exchange)
     parent_id = facts.parent_id if any(facts.parent_id) else b""
@@ -222,13 +266,13 @@ def decode_span(batch: SpanBatch, i: int) -> Span:
         trace_state=exchange.text(layout.Kept.TRACESTATE),
         name=decoded.name,
         kind=decoded.kind,
-        start_unix_ns=(facts.start_ns + batch.clock_offset_ns) & _U64,
-        end_unix_ns=(max(facts.start_ns, facts.end_ns) + batch.clock_offset_ns) & _U64,
+        start_unix_ns=(facts.start_ns + clock_offset_ns) & _U64,
+        end_unix_ns=(max(facts.start_ns, facts.end_ns) + clock_offset_ns) & _U64,
         attributes=decoded.attributes,
         error=decoded.error,
         status_message=decoded.status_message,
         flags=_span_flags(facts, parent_id),
-        resource=int(batch.resources[i]),
+        resource=resource,
     )
 
 
@@ -249,7 +293,52 @@ def read_exchange(records: Records, i: int) -> Exchange:
             kept[tag] = value
         elif tag in _LISTS:
             kept[tag] += b", " + value
-    return Exchange(facts, raw[_HEAD:target_end], kept)
+    return Exchange(facts, raw[_HEAD:target_end], kept, connection_address(facts, facts.peer_addr))
+
+
+def connection_address(facts: Facts, address: bytes) -> str | None:
+    """An end of the connection as text; UNIX sockets have none, whatever the record holds."""
+    return None if is_unix(facts) else address_text(address)
+
+
+def is_unix(facts: Facts) -> bool:
+    return facts.family == socket.AF_UNIX or bool(facts.flags & layout.Flag.NO_POSITION)
+
+
+@lru_cache(maxsize=1024)
+def address_text(address: bytes) -> str | None:
+    """An address of a record (IPv6, or IPv4 mapped into it); None when there is none."""
+    if not any(address):
+        return None
+    if address.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+class _TraceState:
+    """tracestate goes through unchanged, and vendors put an id of each request into it."""
+
+    def plain(self, values: Slices) -> Positions:
+        text = gather_bytes(values.buffer, values.starts, values.lengths)
+        if int(text.max(initial=0)) < 0x80:
+            return values.lengths
+        return np.full(len(values.lengths), -1, np.intp)
+
+    def read(self, value: bytes) -> tuple[int, int, int] | None:
+        return (0, len(value), 0) if value.isascii() else None
+
+    def write(self, text: bytes, variant: int) -> bytes:
+        return text
+
+
+_COMMON_VARYING: Mapping[int, VaryingField] = {layout.Kept.TRACESTATE: _TraceState()}
+
+
+def varying_field(protocol: int, tag: int) -> VaryingField | None:
+    """How a kept field of a protocol varies; None when it is part of a shape."""
+    decoder = decoder_of(protocol)
+    own = decoder.varying.get(tag) if decoder is not None else None
+    return own or _COMMON_VARYING.get(tag)
 
 
 def _kept_fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:

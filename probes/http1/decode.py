@@ -4,9 +4,7 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 """
 
 import os
-import socket
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +20,9 @@ from waggle.spans import (
     Exchange,
     Facts,
     Targets,
+    VaryingField,
+    connection_address,
+    is_unix,
 )
 
 KNOWN_METHODS_VARIABLE = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
@@ -29,7 +30,6 @@ KNOWN_METHODS_VARIABLE = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
 _KNOWN_METHODS = frozenset(m.name for m in Method if m != Method.OTHER) | {"QUERY"}
 _METHOD_NAMES: Mapping[int, str] = {m.value: m.name for m in Method if m != Method.OTHER}
 _VERSIONS: Mapping[int, str] = {10: "1.0", 11: "1.1"}
-_MAPPED = bytes(10) + b"\xff\xff"
 _INT64_MAX = (1 << 63) - 1
 
 
@@ -40,20 +40,14 @@ def known_methods(environ: Mapping[str, str]) -> frozenset[str]:
     return names or _KNOWN_METHODS
 
 
-@lru_cache(maxsize=1024)
-def address_text(address: bytes) -> str | None:
-    """An address of a record (IPv6, or IPv4 mapped into it); None when there is none."""
-    if not any(address):
-        return None
-    if address.startswith(_MAPPED):
-        return socket.inet_ntop(socket.AF_INET, address[12:])
-    return socket.inet_ntop(socket.AF_INET6, address)
-
-
 class Http1Decoder:
     """Decodes records of layout.Protocol.HTTP1; `methods` are the known ones."""
 
     protocol: int = Protocol.HTTP1
+    varying: Mapping[int, VaryingField] = {
+        Kept.X_FORWARDED_FOR: forwarded.XForwardedFor(),
+        Kept.FORWARDED: forwarded.Forwarded(),
+    }
 
     def __init__(self, methods: frozenset[str] = _KNOWN_METHODS) -> None:
         self._methods = methods
@@ -96,9 +90,10 @@ def _server_attributes(exchange: Exchange, attributes: Attributes) -> None:
     attributes["url.path"] = target.path
     if target.query:
         attributes["url.query"] = target.query
-    _server_address(_authority(exchange, target), scheme, facts.local_addr, facts, attributes)
+    local = connection_address(facts, facts.local_addr)
+    _server_address(_authority(exchange, target), scheme, local, facts, attributes)
     client = forwarded.client_address(said, exchange.text(Kept.X_FORWARDED_FOR))
-    client = client or _address(facts, facts.peer_addr)
+    client = client or exchange.peer
     if client is not None:
         attributes["client.address"] = client
     user_agent = exchange.text(Kept.USER_AGENT)
@@ -112,7 +107,7 @@ def _client_attributes(exchange: Exchange, attributes: Attributes) -> None:
     scheme = target.scheme or "http"
     authority = _authority(exchange, target)
     rest = "" if target.path == "*" else target.rest
-    _server_address(authority, scheme, facts.peer_addr, facts, attributes)
+    _server_address(authority, scheme, exchange.peer, facts, attributes)
     shown = targets.redact_userinfo(authority) if authority.host else _peer_authority(attributes)
     attributes["url.full"] = f"{scheme}://{shown}{rest}"
 
@@ -128,7 +123,11 @@ def _authority(exchange: Exchange, target: targets.Target) -> targets.Authority:
 
 
 def _server_address(
-    authority: targets.Authority, scheme: str, address: bytes, facts: Facts, attributes: Attributes
+    authority: targets.Authority,
+    scheme: str,
+    address: str | None,
+    facts: Facts,
+    attributes: Attributes,
 ) -> None:
     """server.address and server.port; `address` is the server's end of the connection."""
     if authority.host:
@@ -137,9 +136,8 @@ def _server_address(
         if port is not None:
             attributes["server.port"] = port
         return
-    text = _address(facts, address)
-    if text is not None:
-        attributes["server.address"] = text
+    if address is not None:
+        attributes["server.address"] = address
         attributes["server.port"] = (
             facts.local_port if facts.role == Role.SERVER else facts.peer_port
         )
@@ -160,11 +158,10 @@ def _common_attributes(exchange: Exchange, attributes: Attributes) -> None:
     facts = exchange.facts
     if facts.status:
         attributes["http.response.status_code"] = facts.status
-    if _is_unix(facts):
+    if is_unix(facts):
         attributes["network.transport"] = "unix"
-    peer = _address(facts, facts.peer_addr)
-    if peer is not None:
-        attributes["network.peer.address"] = peer
+    if exchange.peer is not None:
+        attributes["network.peer.address"] = exchange.peer
         attributes["network.peer.port"] = facts.peer_port
     version = _VERSIONS.get(facts.version)
     if version is not None:
@@ -190,14 +187,6 @@ def _outcome(facts: Facts, attributes: Attributes) -> tuple[bool, str]:
         return False, ""
     attributes["error.type"] = failure[0]
     return True, failure[1]
-
-
-def _is_unix(facts: Facts) -> bool:
-    return facts.family == socket.AF_UNIX or bool(facts.flags & Flag.NO_POSITION)
-
-
-def _address(facts: Facts, address: bytes) -> str | None:
-    return None if _is_unix(facts) else address_text(address)
 
 
 DECODER = Http1Decoder(known_methods(os.environ))

@@ -4,11 +4,22 @@ Only the first element counts: it was added by the proxy nearest to the client.
 """
 
 import re
+from functools import lru_cache
 
+import numpy as np
+
+from waggle.columns import Positions, Slices, windows
 from waggle.probes.http1.targets import parse_authority
 
 _PAIR = re.compile(r'\s*([^=;,\s"]+)=(?:"((?:[^"\\]|\\.)*)"|([^;,"\s]*))\s*([;,]|$)', re.DOTALL)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+# Columns look at this much of an X-Forwarded-For: the longest IPv6 address and a comma.
+_WIDE = 40
+_STOPS = np.ones(256, np.bool_)  # what cannot be part of an address
+_STOPS[list(b"0123456789abcdefABCDEF.:")] = False
+_SCHEMES = (None, "http", "https")  # of a Forwarded field that is a column, by variant
+_REMEMBERED = 4096  # fields that had to be read one by one
 
 
 def first_element(header: str) -> dict[str, str]:
@@ -50,3 +61,75 @@ def scheme(forwarded: str, x_forwarded_proto: str) -> str | None:
         if _SCHEME.fullmatch(candidate):
             return candidate
     return None
+
+
+class XForwardedFor:
+    """X-Forwarded-For as a varying field: its text is the client's address."""
+
+    def plain(self, values: Slices) -> Positions:
+        """Values that begin with a bare address, up to the first comma or the end."""
+        found = np.full(len(values.lengths), -1, np.intp)
+        rows = (values.starts + _WIDE <= len(values.buffer)).nonzero()[0]
+        if len(rows):
+            found[rows] = _bare_addresses(values.take(rows))
+        return found
+
+    @lru_cache(maxsize=_REMEMBERED)  # noqa: B019  # there is one object
+    def read(self, value: bytes) -> tuple[int, int, int] | None:
+        client = node_address(value.decode("utf-8", "replace").partition(",")[0]) or ""
+        if (node_address(client) or "") != client:
+            return None
+        return _within(value, client, 0)
+
+    def write(self, text: bytes, variant: int) -> bytes:
+        return text
+
+
+class Forwarded:
+    """Forwarded as a varying field: its text is the client's address, its variant the scheme."""
+
+    def plain(self, values: Slices) -> Positions:
+        return np.full(len(values.lengths), -1, np.intp)
+
+    @lru_cache(maxsize=_REMEMBERED)  # noqa: B019  # there is one object
+    def read(self, value: bytes) -> tuple[int, int, int] | None:
+        said = value.decode("utf-8", "replace")
+        client, named = client_address(said, "") or "", scheme(said, "")
+        if named not in _SCHEMES:
+            return None
+        variant = _SCHEMES.index(named)
+        again = self.write(client.encode("utf-8", "replace"), variant).decode()
+        if (client_address(again, "") or "", scheme(again, "")) != (client, named):
+            return None
+        return _within(value, client, variant)
+
+    def write(self, text: bytes, variant: int) -> bytes:
+        pairs = [b'for="' + text + b'"'] if text else []
+        named = _SCHEMES[variant]
+        if named is not None:
+            pairs.append(b"proto=" + named.encode())
+        return b";".join(pairs)
+
+
+def _within(value: bytes, text: str, variant: int) -> tuple[int, int, int] | None:
+    """Where the text is in the value it was read from, if it is there to be copied."""
+    at = value.find(text.encode()) if text.isascii() else -1
+    return (at, len(text), variant) if at >= 0 else None
+
+
+def _bare_addresses(values: Slices) -> Positions:
+    """The length of the address each value begins with, -1 where something is unusual.
+
+    Exactly one colon is unusual: it comes before a port.
+    """
+    text = windows(values.buffer, _WIDE)[values.starts].view(np.uint8).reshape(-1, _WIDE)
+    stops = _STOPS[text]
+    ends = stops.argmax(axis=1)
+    last = text.reshape(-1)[np.arange(0, text.size, _WIDE) + ends]
+    ends[~stops.any(axis=1)] = _WIDE
+    ends = np.minimum(ends, values.lengths)
+    bare = (ends > 0) & ((ends == values.lengths) | (last == ord(",")))
+    colons = text == ord(":")
+    if colons.any():
+        bare &= (colons & (np.arange(_WIDE) < ends[:, np.newaxis])).sum(axis=1) != 1
+    return np.where(bare, ends, -1)

@@ -69,8 +69,20 @@ def listen(name: str, family: str, address: Any, reuse_port: bool = False) -> An
 @verb
 def accept(listener: str, name: str) -> None:
     sockets[name], _ = sockets[listener].accept()
+    sockets[name].setblocking(True)
     if sockets[name].family != socket.AF_UNIX:
         sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+@verb
+def try_accept(listener: str, name: str) -> bool:
+    """Accepts from a listener that does not block; whether there was somebody."""
+    try:
+        sockets[name], _ = sockets[listener].accept()
+    except BlockingIOError:
+        return False
+    sockets[name].setblocking(True)
+    return True
 
 
 @verb
@@ -197,7 +209,8 @@ def _receive(sock: socket.socket, size: int, how: str) -> bytes:
     if how == "recvmmsg-one":
         return _receive_one_by_recvmmsg(sock, size)
     if how == "trunc":
-        return b"\0" * sock.recv_into(bytearray(1), size, socket.MSG_TRUNC)
+        received = _LIBC.recv(sock.fileno(), None, size, socket.MSG_TRUNC)
+        return b"\0" * int(rawio._checked(received))
     return rawio.RECEIVERS[how](sock, size)
 
 
@@ -312,6 +325,30 @@ def answer_many(listener: str, count: int) -> None:
         with sock:
             sock.recv(_SIZE)
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@verb
+def answer_loop(listener: str, count: int) -> None:
+    """As answer_many, but all connections are taken before the first is answered."""
+    taken = [sockets[listener].accept()[0] for _ in range(count)]
+    for sock in taken:
+        with sock:
+            sock.recv(_SIZE)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@verb
+def ask_at_once(port: int, first: int, count: int) -> None:
+    """Makes `count` requests on as many connections, and only then reads the answers."""
+    asked = []
+    for n in range(first, first + count):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.sendall(b"GET /n/%d HTTP/1.1\r\nHost: once\r\n\r\n" % n)
+        asked.append(sock)
+    for sock in asked:
+        while sock.recv(_SIZE):
+            pass
+        sock.close()
 
 
 @verb

@@ -36,6 +36,8 @@ PATIENCE_S = 10.0
 SETTLED_S = 1.5  # how long a record may take that nothing happens for any more
 LOOPBACK = {"AF_INET": "127.0.0.1", "AF_INET6": "::1"}
 
+# Maps that must be empty when all connections are closed.
+LEFT_BEHIND = ("connections", "exchanges", "large_exchanges", "partial_heads", "threads")
 LOSSES = tuple(counter for counter in Counter if counter.name.startswith("LOST_"))
 
 
@@ -381,9 +383,10 @@ class Recording:
 
     def _forget_connections(self) -> None:
         """What UNIX connections of other scenarios left behind is not this one's matter."""
-        connections = self.capture.bpf.map("connections")
-        for key in connections.items()[0]:
-            connections.delete(key.tobytes())
+        for name in LEFT_BEHIND:
+            left = self.capture.bpf.map(name)
+            for key in left.items()[0]:
+                left.delete(key.tobytes())
 
     def _drain(self) -> None:
         for ring, large in (

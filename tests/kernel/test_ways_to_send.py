@@ -169,7 +169,7 @@ def send_big(pair: Connection, number: int, size: int, *, up: bool) -> int:
     return short
 
 
-@pytest.mark.parametrize("family", ["ipv4", "ipv6", "unix"])
+@pytest.mark.parametrize("family", ["ipv4", "unix"])
 @pytest.mark.parametrize("up", [True, False], ids=["request", "response"])
 @pytest.mark.parametrize("size", [MEGABYTE, 10 * MEGABYTE], ids=["1MB", "10MB"])
 def test_big_bodies(capture: Capture, family: str, up: bool, size: int) -> None:
@@ -177,7 +177,7 @@ def test_big_bodies(capture: Capture, family: str, up: bool, size: int) -> None:
     counted to the byte."""
     with connected(capture, family) as pair:
         for actor in (pair.client, pair.server):
-            actor.do("set_option", name="c", option="SO_SNDBUF", value=30_000)
+            actor.do("set_option", name="c", option="SO_SNDBUF", value=size // 33)
             actor.do("set_blocking", name="c", on=False)
         short = send_big(pair, 1, size, up=up)
         assert short, "the scenario must cut sends short"

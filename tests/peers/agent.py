@@ -139,6 +139,14 @@ class Agent:
             time.sleep(_POLL_S)
         return said
 
+    def wait_for_stdout(self, words: str, timeout_s: float = 20) -> None:
+        """Returns when `words` is on its stdout."""
+        deadline = time.monotonic() + timeout_s
+        while words.encode() not in self.stdout.read_bytes():
+            if time.monotonic() > deadline:
+                raise self.error(f"did not print {words!r} in {timeout_s:g} s")
+            time.sleep(_POLL_S)
+
     def settle(self, count: int, timeout_s: float = 5) -> None:
         """Gives `count` spans the time to arrive. Fewer are no error here: the test that
         follows tells which are missing."""
@@ -154,11 +162,14 @@ class Agent:
 
     def wait(self, timeout_s: float = STOPPED_WITHIN_S) -> Ended:
         """What it wrote, once it has ended by itself. Raises ProgramError when it does not."""
+        return Ended(self.wait_for_end(timeout_s), self.spans(), self.stderr())
+
+    def wait_for_end(self, timeout_s: float = STOPPED_WITHIN_S) -> int:
+        """The exit code, for a run whose stdout is no JSON."""
         try:
-            code = self.process.wait(timeout_s)
+            return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise self.error(f"had not ended after {timeout_s:g} s") from None
-        return Ended(code, self.spans(), self.stderr())
 
     def kill(self) -> None:
         """SIGKILL: no chance to clean up."""
@@ -250,21 +261,33 @@ def started_agent(
     command: what it is to start and trace. before: a program that becomes the agent (setpriv).
     Raises ProgramError when it does not get ready.
     """
-    ready, write = os.pipe()
     arguments = [*before, *program, "run", *(["--json"] if json_lines else []), *flags]
     arguments += [f"--pid={pid}" for pid in pids]
-    arguments += [f"--ready-fd={write}", *(["--", *command] if command else [])]
+    after = ["--", *command] if command else []
+    with started_as(lambda ready: [*arguments, f"--ready-fd={ready}", *after], env) as agent:
+        yield agent
+
+
+@contextmanager
+def started_as(
+    command: Callable[[int], Sequence[str | Path]],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[Agent]:
+    """The agent by a command of the caller's, which is given the descriptor for --ready-fd."""
+    ready, write = os.pipe()
     LOGS.mkdir(parents=True, exist_ok=True)
     name = f"waggle-{os.getpid()}-{time.monotonic_ns()}"
     stdout, stderr = LOGS / f"{name}.jsonl", LOGS / f"{name}.log"
     try:
         with stdout.open("wb") as out, stderr.open("wb") as err:
             process = subprocess.Popen(
-                [str(argument) for argument in arguments],
+                [str(part) for part in command(write)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 env=environment(env),
+                cwd=cwd,
                 pass_fds=[write],
             )
     finally:

@@ -166,7 +166,7 @@ def test_an_event_loop_with_one_request_needs_no_proof() -> None:
 @pytest.mark.parametrize("caller", UNRULED)
 def test_no_wrong_parent_where_no_rule_holds(caller: str) -> None:
     """Goroutines, coroutines, callbacks and pools: a parent is the right one or there is none."""
-    calls = watch(caller, Load(300, 8))
+    calls = watch(caller, Load(200, 8))
     verdicts = calls.verdicts()
     print(f"{caller}: {dict(verdicts)}")
     assert verdicts["wrong"] == 0, (verdicts, calls.links())
@@ -184,7 +184,8 @@ def test_no_wrong_parent_in_a_thread_pool_under_a_loop() -> None:
 @pytest.mark.parametrize("concurrency", [1, 32])
 def test_no_wrong_parent_under_load(caller: str, concurrency: int) -> None:
     """The same with thousands of requests, and with more at once than there are threads."""
-    calls = watch(caller, Load(3000, concurrency))
+    # Alone, Java's server takes 40 ms for each answer on a kept connection.
+    calls = watch(caller, Load(3000 if concurrency > 1 else 500, concurrency))
     assert calls.verdicts()["wrong"] == 0, (calls.verdicts(), calls.links())
 
 

@@ -15,7 +15,7 @@ from waggle.columns import copy_slices, equal_slices, gather_bytes
 from waggle.exporter import rows, template_cache
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
 from waggle.exporter.messages import SCHEMA_URL
-from waggle.exporter.templates import BODY_LIMIT, build_template, padded_varints
+from waggle.exporter.templates import BODY_LIMIT, Meaning, build_template, padded_varints
 from waggle.layout import End, Flag, Kept, Link, Method, Role
 from waggle.probes.http1 import decode
 from waggle.spans import Decoded, Exchange, Records, SpanBatch
@@ -271,7 +271,7 @@ def test_a_use_of_a_value_that_columns_cannot_follow_gives_no_template(
         return Decoded(f"took {exchange.facts.tid}", 2, {"n": exchange.facts.request_body // 3})
 
     monkeypatch.setattr(decode.DECODER, "decode", leaky)
-    assert build_template(record(), 1) is None
+    assert build_template(record(), Meaning(query=1)) is None
     spans = batch([repeated(record(), 20)])
     encoder = OtlpEncoder()
     assert decoded(encoder.encode(spans)) == expected(spans)

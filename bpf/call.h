@@ -74,6 +74,31 @@ INLINE int turn_to_next_piece(struct feed_state *state, const struct memory *mem
 	return 1;
 }
 
+/* A server answers while we have not seen all of the request's body, as when it reads
+ * with splice. TCP's position says how much it took; of a UNIX connection nothing
+ * does, so the next head is looked for anew. */
+INLINE void catch_up(struct feed *feed)
+{
+	struct connection *connection = feed->connection;
+	struct http1_stream *stream = &connection->received;
+	struct tcp_sock *sk = (void *)feed->sock;
+	s32 ahead;
+
+	if (connection->role != WAGGLE_ROLE_SERVER || stream->state != HTTP1_LENGTH ||
+	    open_requests(connection) != 1)
+		return;
+	if (connection->family == AF_UNIX) {
+		stream->state = HTTP1_LOST;
+		return;
+	}
+	ahead = BPF_CORE_READ(sk, copied_seq) - stream->next;
+	if (ahead <= 0)
+		return;
+	stream->next += http1_skip(stream, ahead);
+	if (!stream->remain)
+		stream->state = HTTP1_HEAD;
+}
+
 static long call_step(u32 index, void *context)
 {
 	struct walk *walk = context;
@@ -86,6 +111,7 @@ static long call_step(u32 index, void *context)
 	stop = feed_state(feed);
 	if (state->answered) {
 		state->answered = 0;
+		catch_up(feed);
 		finish_exchange(feed->connection, feed->sock, state->now, WAGGLE_END_DONE);
 	}
 	return stop || state->fate || (feed->connection->flags & CONNECTION_DEAD);

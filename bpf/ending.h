@@ -12,6 +12,7 @@
 #define ECONNRESET 104
 #define EPIPE 32
 #define ETIMEDOUT 110
+#define SHUTDOWN_BOTH 3
 
 enum tcp_state { TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_CLOSE_WAIT = 8, TCP_LAST_ACK = 9 };
 
@@ -26,13 +27,57 @@ INLINE void finish_until_close(struct connection *connection, u64 sock, u64 now)
 	finish_exchange(connection, sock, now, WAGGLE_END_DONE);
 }
 
+/* Whether the process that a connection belonged to is there no more. */
+INLINE int is_gone(const struct connection *connection)
+{
+	u32 tgid = connection->tgid;
+
+	return tgid && !bpf_map_lookup_elem(&processes, &tgid);
+}
+
+/* How what is open ends when this side closes. */
+INLINE u8 local_end(const struct connection *connection)
+{
+	if (connection->flags & CONNECTION_PEER_CLOSED)
+		return WAGGLE_END_PEER_CLOSED;
+	return is_gone(connection) ? WAGGLE_END_PROCESS_EXIT : WAGGLE_END_LOCAL_CLOSED;
+}
+
+/* Nothing will be sent or received on this connection any more. */
+OUT_OF_LINE int end_connection(struct connection *connection, u64 sock, u64 now, u32 end)
+{
+	if (end != WAGGLE_END_RESET && end != WAGGLE_END_TIMED_OUT)
+		finish_until_close(connection, sock, now);
+	end_open_exchanges(connection, sock, now, end);
+	return 0;
+}
+
+/* A UNIX socket that was closed has lost its descriptor's side, or is another's. */
+INLINE int unix_is_closed(u64 sock, u64 peer)
+{
+	struct sock *sk = (void *)sock;
+	struct unix_sock *end = (void *)sock;
+
+	return !BPF_CORE_READ(sk, sk_socket) || (u64)BPF_CORE_READ(end, peer) != peer;
+}
+
+/* The reader of a UNIX connection sees its end: was the other side closed? */
+INLINE void end_unix_peer(u64 sock, u64 other, u64 now)
+{
+	struct connection *peer = bpf_map_lookup_elem(&connections, &other);
+
+	if (!peer || (peer->flags & CONNECTION_DEAD))
+		return;
+	if (peer->role == WAGGLE_ROLE_SERVER || unix_is_closed(other, sock))
+		end_connection(peer, other, now, local_end(peer));
+}
+
 /* A receive returned nothing or failed: `result` is 0 or minus an errno. */
-OUT_OF_LINE int on_receive_end(struct connection *connection,
-						    const struct endpoint *endpoint, s32 result)
+OUT_OF_LINE int on_receive_end(struct connection *connection, const struct endpoint *endpoint,
+			       s32 result)
 {
 	u64 now = bpf_ktime_get_ns();
-	u64 sock = endpoint->sock, other = connection->peer_sock;
-	struct connection *peer;
+	u64 sock = endpoint->sock;
 
 	if (connection->flags & CONNECTION_DEAD)
 		return 0;
@@ -43,16 +88,11 @@ OUT_OF_LINE int on_receive_end(struct connection *connection,
 	}
 	if (result || !(endpoint->shutdown & RCV_SHUTDOWN))
 		return 0;
-	if (connection->family == AF_UNIX) {
-		/* The only moment at which the other end's close can be seen. */
-		peer = bpf_map_lookup_elem(&connections, &other);
-		if (peer && peer->role == WAGGLE_ROLE_SERVER)
-			finish_until_close(peer, other, now);
-	}
-	if (connection->role == WAGGLE_ROLE_CLIENT) {
-		finish_until_close(connection, sock, now);
-		end_open_exchanges(connection, sock, now, WAGGLE_END_PEER_CLOSED);
-	}
+	if (connection->family == AF_UNIX)
+		end_unix_peer(sock, connection->peer_sock, now);
+	connection->flags |= CONNECTION_PEER_CLOSED;
+	if (connection->role == WAGGLE_ROLE_CLIENT)
+		end_connection(connection, sock, now, WAGGLE_END_PEER_CLOSED);
 	return 0;
 }
 
@@ -66,28 +106,28 @@ INLINE void forget_connection(u64 sock)
 	bpf_map_delete_elem(&connections, &sock);
 }
 
+/* How what is open ends when the kernel has given a TCP connection up: the error that
+ * the peer or the network caused, or our own closing. */
+INLINE u8 tcp_end(const struct connection *connection, int error)
+{
+	if (error == ETIMEDOUT)
+		return WAGGLE_END_TIMED_OUT;
+	if (error == ECONNRESET || error == EPIPE)
+		return WAGGLE_END_RESET;
+	return local_end(connection);
+}
+
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tcp_destroy, struct sock *sk)
 {
-	u64 sock = (u64)sk, now;
+	u64 sock = (u64)sk;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
-	int error;
-	u8 end = WAGGLE_END_LOCAL_CLOSED;
 
 	if (!connection)
 		return 0;
-	if (!(connection->flags & CONNECTION_DEAD)) {
-		now = bpf_ktime_get_ns();
-		error = sk->sk_err;
-		if (error == ETIMEDOUT)
-			end = WAGGLE_END_TIMED_OUT;
-		else if (error == ECONNRESET || error == EPIPE)
-			end = WAGGLE_END_RESET;
-		else if (connection->flags & CONNECTION_PEER_CLOSED)
-			end = WAGGLE_END_PEER_CLOSED;
-		finish_until_close(connection, sock, now);
-		end_open_exchanges(connection, sock, now, end);
-	}
+	if (!(connection->flags & CONNECTION_DEAD))
+		end_connection(connection, sock, bpf_ktime_get_ns(),
+			       tcp_end(connection, sk->sk_err));
 	forget_connection(sock);
 	return 0;
 }
@@ -132,8 +172,14 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 	connection = bpf_map_lookup_elem(&connections, &sock);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
-	if (new_state == TCP_CLOSE_WAIT)
+	if (new_state == TCP_CLOSE_WAIT) {
 		connection->flags |= CONNECTION_PEER_CLOSED;
+		return 0;
+	}
+	/* Closed, and not only its sending side: nothing can come any more. */
+	if (new_state == TCP_CLOSE || (sk->sk_shutdown & SHUTDOWN_BOTH) == SHUTDOWN_BOTH)
+		end_connection(connection, sock, bpf_ktime_get_ns(),
+			       tcp_end(connection, sk->sk_err));
 	else if (connection->role == WAGGLE_ROLE_SERVER)
 		finish_until_close(connection, sock, bpf_ktime_get_ns());
 	return 0;

@@ -17,27 +17,25 @@ struct sweep {
 	u64 removed;
 };
 
-INLINE int is_gone(const struct connection *connection)
-{
-	u32 tgid = connection->tgid;
-
-	return tgid && !bpf_map_lookup_elem(&processes, &tgid);
-}
-
 static long sweep_step(void *map, const u64 *key, struct connection *connection, void *context)
 {
 	struct sweep *sweep = context;
-	u64 idle = sweep->now - connection->last_ns, sock = *key;
-	int gone;
+	u64 sock = *key, idle = sweep->now - connection->last_ns;
+	int gone, closed;
 
 	if (connection->family != AF_UNIX || connection->last_ns > sweep->now)
 		return 0;
 	gone = is_gone(connection);
-	if (!gone && idle < (open_requests(connection) ? UNIX_OPEN_IDLE_NS : UNIX_IDLE_NS))
+	closed = unix_is_closed(sock, connection->peer_sock);
+	if (!closed && unix_is_closed(connection->peer_sock, sock)) {
+		connection->flags |= CONNECTION_PEER_CLOSED;
+		closed = 1;
+	}
+	if (!gone && !closed &&
+	    idle < (open_requests(connection) ? UNIX_OPEN_IDLE_NS : UNIX_IDLE_NS))
 		return 0;
-	finish_until_close(connection, sock, connection->last_ns);
-	end_open_exchanges(connection, sock, connection->last_ns,
-			   gone ? WAGGLE_END_PROCESS_EXIT : WAGGLE_END_LOCAL_CLOSED);
+	if (!(connection->flags & CONNECTION_DEAD))
+		end_connection(connection, sock, sweep->now, local_end(connection));
 	forget_connection(sock);
 	sweep->removed++;
 	return 0;

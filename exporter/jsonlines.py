@@ -104,6 +104,11 @@ class JsonLinesExporter:
             now = self._stats
             return ExporterStats(now.exported, now.queued, dict(now.lost))
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more: the reader has gone, or the disk is full."""
+        return self._failure is not None
+
     def _reason_to_refuse(self, spans: int) -> str | None:
         if self._failure is not None:
             return _reason(self._failure)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from waggle.columns import Bytes, Positions, Slices, copy_slices, equal_slices, words
+from waggle.columns import Bytes, Positions, Slices, copy_slices, equal_rows, equal_slices, words
 from waggle.layout import Kept
 from waggle.spans import VaryingField, varying_field
 
@@ -90,8 +90,7 @@ class KeptFields:
             return self._equal_in_records(these, those)
         cut = self.fixed.index[these] >= 0
         equal = np.empty(len(these), np.bool_)
-        left, right = self.fixed.slices(these[cut]), self.fixed.slices(those[cut])
-        equal[cut] = equal_slices(left.buffer, left.starts, right.starts, left.lengths)
+        equal[cut] = self.fixed.equal(these[cut], those[cut])
         equal[~cut] = self._equal_in_records(these[~cut], those[~cut])
         return equal
 
@@ -116,6 +115,11 @@ class FixedParts:
     def slices(self, rows: Positions) -> Slices:
         index = self.index[rows]
         return Slices(self.matrix.reshape(-1), index * self.matrix.shape[1], self.lengths[index])
+
+    def equal(self, these: Positions, those: Positions) -> npt.NDArray[np.bool_]:
+        """Whether two of the rows, of the same length, have the same bytes, pair by pair."""
+        numbers = self.matrix.view(np.uint64)
+        return equal_rows(numbers[self.index[these]], numbers[self.index[those]])
 
 
 def _find(
@@ -172,23 +176,22 @@ def _note(
 
 def _as_column(tag: int, values: Slices, protocols: npt.NDArray[np.uint8]) -> Varying:
     """Ask the protocols what the values mean; what means too much is no column."""
-    starts, text_starts = values.starts, np.full(len(protocols), -1, np.intp)
-    text_lengths, variants = np.zeros_like(starts), np.zeros_like(starts)
-    for protocol in np.bincount(protocols[starts >= 0]).nonzero()[0].tolist():
+    texts = values.starts.copy()
+    lengths, variants = np.zeros_like(texts), np.zeros_like(texts)
+    have = (texts >= 0).nonzero()[0]
+    for protocol in np.bincount(protocols[have]).nonzero()[0].tolist():
+        rows = have[protocols[have] == protocol]
         field = varying_field(protocol, tag)
         if field is None:
+            texts[rows] = -1
             continue
-        rows = ((protocols == protocol) & (starts >= 0)).nonzero()[0]
-        lengths = field.plain(values.take(rows))
-        plain = lengths >= 0
-        text_starts[rows[plain]] = starts[rows[plain]]
-        text_lengths[rows[plain]] = lengths[plain]
-        left = rows[~plain]
+        lengths[rows] = field.plain(values.take(rows))
+        left = rows[lengths[rows] < 0]
         if len(left):
-            offsets, text_lengths[left], variants[left] = _read(field, values.take(left))
-            text_starts[left] = np.where(offsets >= 0, starts[left] + offsets, -1)
-    starts = np.where(text_starts >= 0, starts, -1)
-    return Varying(tag, starts, values.lengths, text_starts, text_lengths, variants)
+            offsets, lengths[left], variants[left] = _read(field, values.take(left))
+            texts[left] = np.where(offsets >= 0, texts[left] + offsets, -1)
+    starts = np.where(texts >= 0, values.starts, -1)
+    return Varying(tag, starts, values.lengths, texts, lengths, variants)
 
 
 def _read(field: VaryingField, values: Slices) -> tuple[Positions, Positions, Positions]:
@@ -248,10 +251,15 @@ def _cuts(
     cuts = np.where(there, cuts, ends[:, np.newaxis])
     sizes = np.column_stack([column.lengths[rows] for column in columns])
     heads = np.column_stack([_headers(column, rows) for column in columns])
+    sizes, heads = sizes * there, heads * there
+    if len(columns) == 1:
+        return cuts, sizes, heads
     order = cuts.argsort(axis=1, kind="stable")
-    picked = (np.take_along_axis(m, order, 1) for m in (cuts, sizes * there, heads * there))
-    cuts, sizes, heads = picked
-    return cuts, sizes, heads
+    return (
+        np.take_along_axis(cuts, order, 1),
+        np.take_along_axis(sizes, order, 1),
+        np.take_along_axis(heads, order, 1),
+    )
 
 
 def _headers(column: Varying, rows: Positions) -> npt.NDArray[np.uint32]:

@@ -38,10 +38,10 @@ class PeerTexts:
         self._octets = np.ndarray((len(records), 4), "u1", buffer, _ADDRESS + 12, (size, 1))
         self._ipv4 = (rows & is_ipv4).nonzero()[0]
         self._ipv6 = (rows & ~is_ipv4).nonzero()[0]
-        self._sizes = _OCTET_SIZES[self._octets[self._ipv4]]
+        self._sizes = [_OCTET_SIZES[self._octets[self._ipv4, octet]] for octet in range(4)]
         self._ipv6_texts = _ipv6_texts(records["peer_addr"][self._ipv6])
         self.lengths = np.zeros(len(records), np.intp)
-        self.lengths[self._ipv4] = self._sizes.sum(axis=1) - 1
+        self.lengths[self._ipv4] = sum(self._sizes) - 1
         self.lengths[self._ipv6] = np.char.str_len(self._ipv6_texts) if len(self._ipv6) else 0
         self._matrix: Bytes | None = None
 
@@ -58,7 +58,7 @@ class PeerTexts:
         anywhere = words(matrix.reshape(-1))
         for octet in range(4):  # what each writes too much, the next one writes over
             anywhere[at] = _OCTET_WORDS[self._octets[self._ipv4, octet]]
-            at = at + self._sizes[:, octet]
+            at = at + self._sizes[octet]
         if len(self._ipv6):
             matrix[self._ipv6] = self._ipv6_texts.view(np.uint8).reshape(-1, width)
         return matrix

@@ -20,6 +20,7 @@ from waggle import privileges
 from waggle.capture import Capture
 from waggle.config import Settings
 from waggle.discovery import Discovery, Selector
+from waggle.errors import WaggleError
 from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
@@ -72,7 +73,7 @@ class Session:
         summary = self._summary(pipeline, exporters)
         if not self._settings.quiet:
             say(render(summary), prefix="")
-        return self._exit_code()
+        return self._exit_code(pipeline.complaint)
 
     def _look(self) -> None:
         """What the run goes on doing to the kernel side; raises when it may not."""
@@ -122,7 +123,7 @@ class Session:
                 pipeline.step(_LAST_WORDS_S)
                 return
             if any(getattr(exporter, "closed", False) for exporter in exporters):
-                return  # whoever read our output has gone
+                return  # whoever read our output has gone, or its disk is full
             if self._watcher.nothing_left():
                 say("every process that was traced has ended")
                 return
@@ -147,9 +148,13 @@ class Session:
             lost=failed | {"programs_busy": self._capture.missed_runs()},
         )
 
-    def _exit_code(self) -> int:
+    def _exit_code(self, complaint: WaggleError | None) -> int:
         if self._launched is None:
+            if complaint is not None:
+                raise complaint
             return 0
+        if complaint is not None:
+            say(f"error: {complaint}")
         # Ctrl-C reached the command as well; it may take its time to end.
         code = self._launched.poll()
         return self._launched.wait() if code is None else code

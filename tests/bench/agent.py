@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.peers.toolchain import ToolMissingError, tool
+
 from waggle.layout import Counter
+
+TRACING = frozenset(
+    {"raw_tracepoint", "raw_tracepoint_writable", "tracing", "kprobe", "tracepoint"}
+)
 
 
 def counters(pid: int) -> dict[Counter, int]:
@@ -39,6 +44,14 @@ def lost(summary: str) -> dict[str, int]:
         raise LookupError(f"no losses in the summary {summary!r}")
     losses = re.findall(r"([\d,]+) (?:otlp )?(\w+)", found.group(1))
     return {reason: int(count.replace(",", "")) for count, reason in losses}
+
+
+def strangers(ours: int | None = None) -> int:
+    """How many tracing programs are loaded that the agent `ours` did not load: they cost the
+    whole machine something, and a comparison made meanwhile is not to be trusted."""
+    own = {fields["prog_id"] for fields in _descriptors(ours, "prog_id")} if ours else set()
+    loaded = _bpftool("prog", "show")
+    return sum(one["type"] in TRACING and str(one["id"]) not in own for one in loaded)
 
 
 def _map_id(pid: int, name: str) -> int:

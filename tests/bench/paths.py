@@ -28,7 +28,7 @@ def c_program(name: str) -> Path:
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         BIN.mkdir(parents=True, exist_ok=True)
         warnings = ["-Wall", "-Wextra", "-Werror"]
-        command = [tool("cc"), "-O2", "-std=gnu11", *warnings, "-o", target, source]
+        command = [tool("cc"), "-O2", "-std=gnu11", *warnings, "-o", str(target), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ToolMissingError(f"{source.name} does not compile:\n{done.stderr}")

@@ -1,8 +1,7 @@
 """A server under full load: without the agent, with it, and with it exporting."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 
@@ -46,6 +45,7 @@ class Run:
     load: load.Load
     server_cpu_us: float
     others: float
+    strangers: int
     account: Account | None = None
 
 
@@ -82,11 +82,10 @@ def _loaded(
     came_to = load.full_load(server.url, connections, seconds)
     server_s = server.cpu_s() - server_s
     agent_s = measure.cpu_s(agent.pid) - agent_s if agent else 0.0
-    others = measure.others_share(
-        busy, measure.Busy.now(), server_s + agent_s + came_to.cpu_s
-    )
+    others = measure.others_share(busy, measure.Busy.now(), server_s + agent_s + came_to.cpu_s)
     requests = server.answered() - answered
-    return Run(came_to, server_s / requests * 1e6, others), requests
+    strangers = seen.strangers(agent.pid if agent else None)
+    return Run(came_to, server_s / requests * 1e6, others, strangers), requests
 
 
 def _accounted(
@@ -104,13 +103,21 @@ def _accounted(
         bytes=after.bytes - taken.bytes,
         lost=seen.lost(agent.stop().stderr),
     )
-    return Run(run.load, run.server_cpu_us, run.others, account)
+    return Run(run.load, run.server_cpu_us, run.others, run.strangers, account)
 
 
 def table(name: str, title: str, runs: dict[str, list[Run]]) -> Table:
     rows = [_row(arm, runs[arm], runs[WITHOUT]) for arm in ARMS]
-    columns = ["agent", "requests/s", "server CPU us a request", "added us", "CPU x",
-               "throughput x", "p99 ms", "p99 x"]
+    columns = [
+        "agent",
+        "requests/s",
+        "server CPU us a request",
+        "added us",
+        "CPU x",
+        "throughput x",
+        "p99 ms",
+        "p99 x",
+    ]
     return Table(name, title, columns, rows, [_noise(runs), *_account(runs[OTLP])])
 
 
@@ -122,16 +129,24 @@ def _row(arm: str, runs: Sequence[Run], base: Sequence[Run]) -> list[str]:
     p99 = [run.load.p99_ms for run in runs]
     _, p99_ratio = measure.paired([run.load.p99_ms for run in base], p99)
     return [
-        arm, middle(rate, 0), f"{middle(cpu)} ({spread(cpu)})", f"{added:+.2f}",
-        f"{cpu_ratio:.3f}", f"{rate_ratio:.3f}", middle(p99), f"{p99_ratio:.2f}",
+        arm,
+        middle(rate, 0),
+        f"{middle(cpu)} ({spread(cpu)})",
+        f"{added:+.2f}",
+        f"{cpu_ratio:.3f}",
+        f"{rate_ratio:.3f}",
+        middle(p99),
+        f"{p99_ratio:.2f}",
     ]
 
 
 def _noise(runs: dict[str, list[Run]]) -> str:
     others = [run.others for arm in runs.values() for run in arm]
+    strangers = sum(run.strangers > 0 for arm in runs.values() for run in arm)
     return (
         f"{len(runs[WITHOUT])} interleaved rounds; other programs had "
-        f"{100 * median(others):.0f} % of the machine (at most {100 * max(others):.0f} %)."
+        f"{100 * median(others):.0f} % of the machine (at most {100 * max(others):.0f} %), "
+        f"and other programs traced it in {strangers} of {len(others)} runs."
     )
 
 
@@ -157,7 +172,8 @@ def bench(
     name: str,
     title: str,
     started: AbstractContextManager[Target],
-    *, connections: int,
+    *,
+    connections: int,
     seconds: float,
     rounds: int,
 ) -> Table:

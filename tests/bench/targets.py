@@ -15,6 +15,7 @@ from . import measure
 from .paths import PROGRAMS, go_programs
 
 READY_WITHIN_S = 20.0
+_QUIET_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,15 @@ class Target:
         return measure.cpu_s(self.worker)
 
     def answered(self) -> int:
-        """How many requests for numbers it has answered."""
-        return int(_get(self.port, "/answered"))
+        """How many requests for numbers it has answered, once that grows no more.
+
+        A load generator that stops leaves requests behind that the server still works on.
+        """
+        before, now = -1, int(_get(self.port, "/answered"))
+        while now != before:
+            time.sleep(_QUIET_S)
+            before, now = now, int(_get(self.port, "/answered"))
+        return now
 
 
 @dataclass(frozen=True, slots=True)

@@ -401,7 +401,7 @@ def execute() -> None:
     for sock in sockets.values():
         sock.set_inheritable(True)
     given = [f"{name}={sock.fileno()}" for name, sock in sockets.items()]
-    os.execv(sys.executable, [sys.executable, __file__, *given])
+    os.execv(sys.executable, [sys.executable, __file__, *given])  # noqa: S606
 
 
 @verb

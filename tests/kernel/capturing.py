@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
+from kernel.support import HERE, unavailable
 from waggle import capture as capturing
 from waggle import procfs, spans
 from waggle.capture import FLAVOURS, OBJECT_PATH, Capture, CaptureOptions
@@ -27,8 +29,6 @@ from waggle.discovery import Decision
 from waggle.errors import UnsupportedError
 from waggle.layout import Counter, End, Link, ProcessMode, Role
 from waggle.libbpf import LoadError, Object
-
-from kernel.support import HERE, unavailable
 
 TRACED = ProcessMode.TRACED | ProcessMode.FOLLOW
 THREADED = TRACED | ProcessMode.RULE_THREAD
@@ -68,7 +68,7 @@ def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:
     programs = (*capturing._COMMON, *chosen.programs)
     bpf = Object.open(OBJECT_PATH)
     try:
-        bpf.load_only(*programs)
+        bpf.load_only(capturing._SWEEP, *programs)
         capturing._configure(bpf, CaptureOptions())
         for name, count in entries.items():
             bpf.map(name).max_entries = count
@@ -124,9 +124,7 @@ _CHANGING = frozenset({"fork", "fork_aside", "execute"})
 class Actor:
     """One process. Verbs of actor.py are methods: actor.send("a", ...)."""
 
-    def __init__(
-        self, given: Mapping[str, int] | None = None, prefix: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, given: Mapping[str, int] | None = None, prefix: Sequence[str] = ()) -> None:
         given = given or {}
         arguments = [f"{name}={descriptor}" for name, descriptor in given.items()]
         self.process = subprocess.Popen(
@@ -173,6 +171,7 @@ class Actor:
     # The verbs that nearly every test uses, spelled out.
 
     def listen(self, family: str = "AF_INET", address: Any = None, **more: Any) -> Any:
+        address = address or [LOOPBACK[family], 0]
         return self.do("listen", name="listener", family=family, address=address, **more)
 
     def send(self, name: str, *pieces: bytes, how: str = "send", thread: str = "") -> Window:
@@ -180,9 +179,7 @@ class Actor:
         self.do("send", name=name, pieces=text, how=how, thread=thread)
         return self.window
 
-    def receive(
-        self, name: str, size: int = 65536, how: str = "recv", thread: str = ""
-    ) -> bytes:
+    def receive(self, name: str, size: int = 65536, how: str = "recv", thread: str = "") -> bytes:
         got: str = self.do("receive", name=name, size=size, how=how, thread=thread)
         return got.encode("latin-1")
 
@@ -370,8 +367,10 @@ class Recording:
         return self.seen
 
     def finish(self, count: int, patience_s: float = SETTLED_S) -> list[Seen]:
-        """As wait(), after all sockets are closed: whatever comes, has come then."""
+        """As wait(), after all sockets are closed and the kernel side has looked for those that
+        no hook saw end: whatever comes, has come then."""
         self.dismiss()
+        self.capture.sweep()
         return self.wait(count, patience_s)
 
     def dismiss(self) -> None:
@@ -397,6 +396,11 @@ class Recording:
                 self.seen += decode(records, large=large)
         while len(self.capture.events.read()):
             pass
+
+    def left_behind(self) -> dict[str, int]:
+        """Entries of maps that hold something, by map: none once all connections are closed."""
+        counts = {name: entries(self.capture, name) for name in LEFT_BEHIND}
+        return {name: count for name, count in counts.items() if count}
 
     def of(self, role: Role) -> list[Seen]:
         return [one for one in self.seen if one.role == role]
@@ -488,9 +492,7 @@ def _listen(server: Actor, family: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def connected(
-    capture: Capture, family: str = "ipv4", mode: int = TRACED
-) -> Iterator[Connection]:
+def connected(capture: Capture, family: str = "ipv4", mode: int = TRACED) -> Iterator[Connection]:
     """Two traced processes, a server and a client, connected."""
     with recording(capture, mode) as recorded:
         server, client = recorded.actor(), recorded.actor()
@@ -559,5 +561,3 @@ def entries(capture: Capture, name: str) -> int:
     """How many entries a map has."""
     keys, _ = capture.bpf.map(name).items()
     return len(keys)
-
-

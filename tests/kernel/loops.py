@@ -1,6 +1,6 @@
 """Two small event loops that serve connections at once and call another server for each.
 
-    loops.py asyncio|select BACK_PORT COUNT      prints its port; ends after COUNT connections
+loops.py asyncio|select BACK_PORT COUNT      prints its port; ends after COUNT connections
 """
 
 import asyncio

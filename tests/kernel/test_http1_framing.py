@@ -1,8 +1,6 @@
 """HTTP/1 messages in every framing, as two processes really exchange them."""
 
 import pytest
-from waggle.capture import Capture
-from waggle.layout import Counter, End, Flag, Method, Role
 
 from kernel.capturing import (
     Connection,
@@ -15,6 +13,8 @@ from kernel.capturing import (
     request,
     response,
 )
+from waggle.capture import Capture
+from waggle.layout import Counter, End, Flag, Method, Role
 
 capture = capture_fixture()
 
@@ -104,8 +104,10 @@ def test_pipelining_overlapped(capture: Capture) -> None:
         pair.close()
         pair.recorded.finish(4)
         expect_pairs(pair.recorded, [1, 2])
-        sizes = {one.number: (one.facts.request_body, one.facts.response_body)
-                 for one in pair.recorded.seen}
+        sizes = {
+            one.number: (one.facts.request_body, one.facts.response_body)
+            for one in pair.recorded.seen
+        }
         assert sizes == {1: (0, 3), 2: (10, 6)}
 
 
@@ -202,8 +204,14 @@ CHUNKED_BODIES = {
     "many": chunks(*[b"%d" % i for i in range(400)]),
 }
 CHUNKED_SIZES = {
-    "one": 5, "odd": 343, "empty": 0, "extension": 23, "trailers": 3, "upper-case": 10,
-    "leading-zeros": 5, "looks-like-http": 2 * len(FAKE) + len(FAKE_ANSWER),
+    "one": 5,
+    "odd": 343,
+    "empty": 0,
+    "extension": 23,
+    "trailers": 3,
+    "upper-case": 10,
+    "leading-zeros": 5,
+    "looks-like-http": 2 * len(FAKE) + len(FAKE_ANSWER),
     "many": len("".join(str(i) for i in range(400))),
 }
 
@@ -455,7 +463,13 @@ def test_refused_connect(capture: Capture) -> None:
 
 def test_targets(capture: Capture) -> None:
     """Absolute-form, asterisk, query and odd bytes of a target come out as they were sent."""
-    targets = ["http://far.test:81/n/1", "*", "/n/3?a=1&b=%2F", "/n/4?q=" + "ü€".encode().decode("latin-1"), "//n/5"]
+    targets = [
+        "http://far.test:81/n/1",
+        "*",
+        "/n/3?a=1&b=%2F",
+        "/n/4?q=" + "ü€".encode().decode("latin-1"),
+        "//n/5",
+    ]
     with connected(capture) as pair:
         for target in targets:
             pair.exchange(request(0, method="OPTIONS", target=target), response())

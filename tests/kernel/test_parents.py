@@ -4,8 +4,6 @@ import subprocess
 import sys
 
 import pytest
-from waggle.capture import Capture
-from waggle.layout import Link, ProcessMode, Role
 
 from kernel.capturing import (
     HERE,
@@ -19,6 +17,8 @@ from kernel.capturing import (
     request,
     response,
 )
+from waggle.capture import Capture
+from waggle.layout import Link, ProcessMode, Role
 
 capture = capture_fixture()
 
@@ -354,5 +354,3 @@ def test_real_loops(capture: Capture, program: str) -> None:
         assert (len(served), len(calls)) == (20, 20), str(recorded)
         for one in calls:
             assert not one.has_parent or served[one.span.parent_id] == one.number - 1000
-
-

@@ -249,19 +249,20 @@ def _old_jobs(server: str, *, unix: bool = False) -> tuple[Job, ...]:
     )
 
 
-TRACED = ("go-nethttp", "flask-gunicorn-gthread", "node-http")
+TRACED = ("go-nethttp", "node-http")
 FEW = ("curl", "requests", "go", "node-fetch", "java", "raw")
-STRIPPED = ("go-nethttp-stripped", "go-gin-stripped")
+# Too like another server for the short selection.
+ALIKE = ("go-nethttp-stripped", "go-gin-stripped", "fastapi-uvicorn-asyncio", "raw")
 
 
 def _plans() -> list[Plan]:
-    """The short selection, which has every server and every client, then the rest."""
+    """The short selection, which has every kind of server and every client, then all."""
     short = [
         Plan(server, _jobs(server, traceparent=server in TRACED))
         for server in SERVERS
-        if server not in STRIPPED
+        if server not in ALIKE
     ]
-    short += [Plan(server, _jobs(server), "ipv6") for server in ("go-nethttp", "node-http")]
+    short.append(Plan("node-http", _jobs("node-http"), "ipv6"))
     short += [
         Plan(server, _jobs(server, unix=True), "unix")
         for server in ("flask-gunicorn-gthread", "fastapi-uvicorn-uvloop", "go-gin")

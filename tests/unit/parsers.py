@@ -72,7 +72,7 @@ def _table(of: type[ctypes.Structure], name: str) -> Iterator[ctypes.Structure]:
     """The rows of one of the library's tables, which ends in a row without a name."""
     row = ctypes.pointer(of.in_dll(_LIB, name))
     for i in range(1000):
-        if not row[i].name:
+        if row[i].name is None:
             return
         yield row[i]
     raise AssertionError(f"the table {name} has no end")
@@ -327,9 +327,7 @@ class Body:
         window = piece[:LINE_WINDOW]
         self._lines["length"] = len(window)
         self._lines.write("bytes", window)
-        _LIB.read_lines(
-            ctypes.c_void_p(self._stream.address), ctypes.c_void_p(self._lines.address)
-        )
+        _LIB.read_lines(ctypes.c_void_p(self._stream.address), ctypes.c_void_p(self._lines.address))
         self.outcome = self._lines["outcome"]
         assert self._lines["taken"] <= len(window)
         return self._lines["taken"]

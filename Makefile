@@ -42,7 +42,8 @@ build: .venv/.waggle $(BPF_OBJECT) ## Build the agent: leaves a working .venv/bi
 .PHONY: demo
 demo: build ## Start a small system of four programs, trace it, print the traces
 	@$(AS_ROOT) tests/peers/install.sh demo
-	@$(AS_ROOT) $(VENV)/python deploy/demo/demo.py $(VENV)/waggle
+	@$(AS_ROOT) env WAGGLE_BUILD_JOBS=$${WAGGLE_BUILD_JOBS:-$$(nproc)} \
+		$(VENV)/python deploy/demo/demo.py $(VENV)/waggle
 	$(GIVE_BACK)
 
 .PHONY: check

@@ -74,24 +74,25 @@ INLINE int turn_to_next_piece(struct feed_state *state, const struct memory *mem
 	return 1;
 }
 
-/* A server answers while we have not seen all of the request's body, as when it reads
- * with splice. TCP's position says how much it took; of a UNIX connection nothing
- * does, so the next head is looked for anew. */
+/* A response is complete while we have not seen all of the request's body, as when it
+ * goes through splice. TCP's position says how much passed; of a UNIX connection
+ * nothing does, so the next head is looked for anew. */
 INLINE void catch_up(struct feed *feed)
 {
 	struct connection *connection = feed->connection;
-	struct http1_stream *stream = &connection->received;
+	struct http1_stream *stream = request_stream(connection);
 	struct tcp_sock *sk = (void *)feed->sock;
 	s32 ahead;
 
-	if (connection->role != WAGGLE_ROLE_SERVER || stream->state != HTTP1_LENGTH ||
-	    open_requests(connection) != 1)
+	if (stream->state != HTTP1_LENGTH || open_requests(connection) != 1)
 		return;
 	if (connection->family == AF_UNIX) {
 		stream->state = HTTP1_LOST;
 		return;
 	}
-	ahead = BPF_CORE_READ(sk, copied_seq) - stream->next;
+	ahead = connection->role == WAGGLE_ROLE_SERVER ? BPF_CORE_READ(sk, copied_seq) :
+							 BPF_CORE_READ(sk, write_seq);
+	ahead -= stream->next;
 	if (ahead <= 0)
 		return;
 	stream->next += http1_skip(stream, ahead);

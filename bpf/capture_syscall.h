@@ -15,6 +15,11 @@ INLINE int is_send(u32 number)
 	       number == SYS_SENDMSG || number == SYS_SENDMMSG || number == SYS_PWRITEV2;
 }
 
+INLINE int is_file(u32 number)
+{
+	return number == SYS_SENDFILE || number == SYS_SPLICE;
+}
+
 INLINE int is_receive(u32 number)
 {
 	return number == SYS_READ || number == SYS_READV || number == SYS_RECVFROM ||
@@ -42,7 +47,9 @@ INLINE struct sock *socket_of_descriptor(u32 descriptor)
 /* The call that is being made, on a socket; null otherwise. */
 INLINE struct call *current_call(u32 user, u32 number, struct pt_regs *regs)
 {
-	struct sock *sk = socket_of_descriptor(BPF_CORE_READ(regs, di));
+	/* splice sends to its third argument. */
+	u32 descriptor = number == SYS_SPLICE ? BPF_CORE_READ(regs, dx) : BPF_CORE_READ(regs, di);
+	struct sock *sk = socket_of_descriptor(descriptor);
 	struct call *call = sk ? call_of(user) : 0;
 
 	if (!call)
@@ -54,18 +61,11 @@ INLINE struct call *current_call(u32 user, u32 number, struct pt_regs *regs)
 	return call;
 }
 
-SEC("raw_tp/sys_enter")
-int syscall_enter(struct bpf_raw_tracepoint_args *context)
+/* Looks at the bytes that a call is about to send. */
+OUT_OF_LINE int syscall_send(struct call *call)
 {
-	u32 number = context->args[1];
 	struct connection *connection;
-	struct call *call;
 
-	if (!traced_mode() || !is_send(number))
-		return 0;
-	call = current_call(SCRATCH_SEND, number, (void *)context->args[0]);
-	if (!call)
-		return 0;
 	memory_of_call(call);
 	call->memory.length = requested_length(call);
 	if (!call->memory.length)
@@ -74,24 +74,117 @@ int syscall_enter(struct bpf_raw_tracepoint_args *context)
 		on_unix_send(call);
 		return 0;
 	}
+	call->endpoint.position += call->sent_before;
 	connection = connection_of(call);
 	if (connection)
 		on_call(connection, call);
 	return 0;
 }
 
-/* What sendfile put into the connection is known by the position it reached. */
+struct messages {
+	struct call *call;
+	u64 first;
+	u32 count;
+	u32 reserved;
+};
+
+/* One message of sendmmsg after the other, each where the one before it will end. */
+static long message_step(u32 index, void *context)
+{
+	struct messages *messages = context;
+	struct call *call = messages->call;
+
+	if (index >= messages->count)
+		return 1;
+	call->second = messages->first + index * USER_MMSGHDR_SIZE;
+	call->number = SYS_SENDMSG;
+	__builtin_memset(&call->memory, 0, sizeof(call->memory));
+	syscall_send(call);
+	call->sent_before += call->memory.length;
+	return 0;
+}
+
+INLINE void syscall_send_messages(struct call *call)
+{
+	struct messages messages = {
+		.call = call,
+		.first = call->second,
+		.count = call->third,
+	};
+
+	LOOP(SEGMENTS_MAX, message_step, &messages);
+}
+
+SEC("raw_tp/sys_enter")
+int syscall_enter(struct bpf_raw_tracepoint_args *context)
+{
+	u32 number = context->args[1];
+	struct call *call;
+
+	if (!traced_mode() || !is_send(number))
+		return 0;
+	call = current_call(SCRATCH_SEND, number, (void *)context->args[0]);
+	if (!call)
+		return 0;
+	if (number == SYS_SENDMMSG)
+		syscall_send_messages(call);
+	else
+		syscall_send(call);
+	return 0;
+}
+
+/* What sendfile or splice put into a connection can only be counted. */
 INLINE void syscall_sent_file(struct call *call, u32 length)
 {
+	struct sock *sk = (void *)call->sk;
 	struct connection *connection;
 
-	if (!tcp_call_by_address(call))
-		return;
 	call->memory.length = length;
-	call->endpoint.position -= length;
+	if (tcp_call_by_address(call)) {
+		call->endpoint.position -= length;
+	} else {
+		if (!is_unix_stream(sk))
+			return;
+		unix_call(call);
+	}
 	connection = connection_of(call);
-	if (connection)
-		on_call(connection, call);
+	if (!connection)
+		return;
+	if (call->endpoint.family == AF_UNIX)
+		call->endpoint.position = connection->sent.next;
+	on_call(connection, call);
+}
+
+struct message_sum {
+	u64 first;
+	u64 bytes;
+	u32 count;
+	u32 reserved;
+};
+
+static long sum_step(u32 index, void *context)
+{
+	struct message_sum *sum = context;
+	u32 length = 0;
+
+	if (index >= sum->count)
+		return 1;
+	bpf_probe_read_user(&length, 4,
+			    (void *)(sum->first + index * USER_MMSGHDR_SIZE + USER_MMSGHDR_LENGTH));
+	sum->bytes += length;
+	return 0;
+}
+
+/* sendmmsg returns how many messages it sent; their sizes are in the vector. */
+INLINE long sum_of_messages(const struct call *call)
+{
+	struct message_sum sum = {
+		.first = call->second,
+		.count = call->result > 0 ? call->result : 0,
+	};
+
+	LOOP(SEGMENTS_MAX, sum_step, &sum);
+	return sum.bytes;
 }
 
 INLINE void syscall_received(struct call *call, struct pt_regs *regs)
@@ -119,7 +212,7 @@ int syscall_exit(struct bpf_raw_tracepoint_args *context)
 	if (!mode)
 		return 0;
 	number = BPF_CORE_READ(regs, orig_ax);
-	if (!is_receive(number) && !is_send(number) && number != SYS_SENDFILE)
+	if (!is_receive(number) && !is_send(number) && !is_file(number))
 		return 0;
 	call = current_call(is_receive(number) ? SCRATCH_RECEIVE : SCRATCH_UNIX, number, regs);
 	if (!call)
@@ -128,10 +221,10 @@ int syscall_exit(struct bpf_raw_tracepoint_args *context)
 	call->result = result;
 	if (is_receive(number))
 		syscall_received(call, regs);
-	else if (number == SYS_SENDFILE && result > 0)
+	else if (is_file(number) && result > 0)
 		syscall_sent_file(call, result);
 	else if (is_send(number))
-		on_unix_sent(call->sk, result);
+		on_unix_sent(call->sk, number == SYS_SENDMMSG ? sum_of_messages(call) : result);
 	return 0;
 }
 

@@ -298,7 +298,7 @@ INLINE void on_unix_send(struct call *call)
 		return;
 	unix_learn_delta(connection, 0);
 	call->endpoint.position = connection->sent.next - connection->unix_resend;
-	connection->unix_left = call->memory.length;
+	connection->unix_left = call->sent_before + call->memory.length;
 	on_call(connection, call);
 }
 

@@ -58,6 +58,7 @@ struct call {
 	u32 flags;
 	u32 mode; /* of the process */
 	u32 user; /* enum scratch_user */
+	u64 sent_before; /* by earlier messages of the same call */
 };
 
 MAP(calls, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct call, 0);

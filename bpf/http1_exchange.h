@@ -267,6 +267,10 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
+	/* Found in mid-stream, and a second request before the first was answered: that
+	 * may as well be a body that looks like requests. */
+	if ((connection->flags & CONNECTION_RESYNCED) && open_requests(connection))
+		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	fill_request(feed, head, facts, process);
 	read_traceparent(head, header);
@@ -286,7 +290,6 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 	if (!store_exchange(feed, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;
 	connection->requests++;
-	connection->flags &= ~CONNECTION_RESYNCED;
 	return 0;
 }
 
@@ -312,6 +315,7 @@ OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
 	if (!open_requests(connection) ||
 	    !find_exchange(connection, feed->sock, connection->responses, &found))
 		return RESPONSE_UNKNOWN;
+	connection->flags &= ~CONNECTION_RESYNCED;
 	head->method = found.facts->method;
 	if (head->status < 200 && head->status != 101)
 		return RESPONSE_INTERIM;

@@ -93,6 +93,8 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 	if (head->want_request) {
 		int why = on_request_head(feed, head);
 
+		if (why == WAGGLE_COUNT_LOST_BAD_FRAMING)
+			return feed_lost(feed, why);
 		if (why)
 			return feed_over(feed, why);
 		outcome = http1_enter_request_body(stream, head);

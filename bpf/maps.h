@@ -23,7 +23,7 @@ enum connection_flag {
 	CONNECTION_DEAD = 1,	    /* judged, and not HTTP */
 	CONNECTION_SERVER_OPEN = 2, /* counted in its thread's and process's open requests */
 	CONNECTION_BLOCKING = 4,    /* the request was read by a call that blocks */
-	CONNECTION_RESYNCED = 8,    /* found in mid-stream, no exchange recorded yet */
+	CONNECTION_RESYNCED = 8,    /* found in mid-stream, no response seen yet */
 	CONNECTION_FRESH = 16,	    /* no request sent on it yet */
 	CONNECTION_FROM_START = 32, /* seen from its first byte */
 	CONNECTION_DELTA_KNOWN = 64, /* unix_delta holds */

@@ -67,7 +67,6 @@ INLINE void memory_of_call(struct call *call)
 		message_memory(memory, call->second);
 		return;
 	case SYS_RECVMMSG:
-	case SYS_SENDMMSG:
 		/* One message: no doubt which. Of several, see docs/limitations.md. */
 		if (call->third == 1)
 			message_memory(memory, call->second);

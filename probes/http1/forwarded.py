@@ -140,11 +140,11 @@ def _in_addresses(text: Bytes) -> npt.NDArray[np.bool_]:
     found = (text - np.uint8(ord("."))) <= ord(":") - ord(".")  # "./0123456789:", others wrap
     found &= text != ord("/")
     found |= ((text | np.uint8(0x20)) - np.uint8(ord("a"))) <= 5
-    return found
+    return np.asarray(found, np.bool_)
 
 
 def _has_one(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Whether exactly one mark of each row is set."""
     first, behind = marks.argmax(axis=1), marks[:, ::-1].argmax(axis=1)
     rows = np.arange(len(marks))
-    return marks[rows, first] & (first + behind == marks.shape[1] - 1)
+    return np.asarray(marks[rows, first] & (first + behind == marks.shape[1] - 1), np.bool_)

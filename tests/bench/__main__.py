@@ -1,6 +1,7 @@
 """python -m tests.bench [NAME...]: what Waggle costs, side by side with going without it."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"tests.bench: no {', '.join(unknown)}; there is {', '.join(BENCHES)}", file=sys.stderr
         )
         return 2
+    # Unwind instead of dying at once: servers and agents are processes that must end with us.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     print(f"Machine: {measure.machine()}.\n", flush=True)
     try:
         for name in names:

@@ -21,15 +21,14 @@ KINDS = {
     "tcp": "TCP loopback, write and read 64 B",
 }
 FLAVOURS = (None, "socket", "syscall")
+Measured = dict[tuple[str | None, str], list[float]]  # (flavour, kind) -> ns of each run
 _STRETCH_S = 0.4
-_PATIENCE_S = 2.0
+_PATIENCE_S = 0.3  # more would not help while other tests run, and the bench must end
 
 
 def bench(rounds: int) -> Table:
     """One run of each kind of work, of `_STRETCH_S` CPU seconds, per flavour and round."""
-    measured: dict[tuple[str | None, str], list[float]] = {
-        (flavour, kind): [] for flavour in FLAVOURS for kind in KINDS
-    }
+    measured: Measured = {(flavour, kind): [] for flavour in FLAVOURS for kind in KINDS}
     strangers = 0
     with go_server() as other:
         for _ in range(rounds):
@@ -38,9 +37,7 @@ def bench(rounds: int) -> Table:
     return _table(measured, rounds, strangers)
 
 
-def _measure(
-    flavour: str | None, pid: int, measured: dict[tuple[str | None, str], list[float]]
-) -> int:
+def _measure(flavour: str | None, pid: int, measured: Measured) -> int:
     """Adds a run of each kind of work; how many of them were made beside others' programs."""
     beside = 0
     with _attached(flavour, pid) as agent_pid:
@@ -74,9 +71,7 @@ def _turn_ns(kind: str) -> float:
     return float(middle)
 
 
-def _table(
-    measured: dict[tuple[str | None, str], list[float]], rounds: int, strangers: int
-) -> Table:
+def _table(measured: Measured, rounds: int, strangers: int) -> Table:
     rows = []
     for kind, words in KINDS.items():
         base = measured[None, kind]

@@ -218,7 +218,7 @@ def _receive_one_by_recvmmsg(sock: socket.socket, size: int) -> bytes:
     buffer = ctypes.create_string_buffer(size)
     messages = rawio._Messages([buffer], [size])
     rawio._checked(_LIBC.recvmmsg(sock.fileno(), messages.array, 1, 0, None))
-    return buffer.raw[: messages.array[0].length]
+    return bytes(buffer.raw[: messages.array[0].length])
 
 
 @verb

@@ -80,10 +80,10 @@ def test_pipelining(capture: Capture, depth: int, joined: bool) -> None:
             pair.ask(b"".join(asked))
             pair.answer(b"".join(answers))
         else:
-            for one in asked:
-                pair.ask(one)
-            for one in answers:
-                pair.answer(one)
+            for message in asked:
+                pair.ask(message)
+            for message in answers:
+                pair.answer(message)
         pair.close()
         pair.recorded.finish(2 * depth)
         expect_pairs(pair.recorded, numbers)

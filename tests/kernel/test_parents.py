@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from kernel.capturing import (
-    HERE,
     THREADED,
     TRACED,
     Connection,
@@ -17,6 +16,7 @@ from kernel.capturing import (
     request,
     response,
 )
+from kernel.support import HERE
 from waggle.capture import Capture
 from waggle.layout import Link, ProcessMode, Role
 

@@ -13,8 +13,10 @@ import pytest
 
 from .agent import Ended, SeenSpan, started_agent
 from .harness import (
+    Family,
     Server,
     ensure_built,
+    run_client,
     start_client,
     start_server,
     traceparent_of,
@@ -219,3 +221,28 @@ def test_a_proxy_that_passes_the_header_on_is_not_skipped() -> None:
     for number, call in calls.calling.items():
         assert number is not None
         assert call.trace_id == traceparent_of(number)[0].hex()
+
+
+@pytest.mark.parametrize("flavour", ["socket", "syscall"])
+@pytest.mark.parametrize("family", ["ipv4", "unix"])
+def test_a_hand_off_that_nobody_took_is_nobodys(family: Family, flavour: str) -> None:
+    """A traced client calls a server that is not traced; then a client that is not traced calls a
+    traced server, over sockets that may lie where the first ones did: no span of that server has
+    a parent."""
+    with (
+        start_server("go-nethttp", family=family) as unknown,
+        start_server("go-nethttp", family=family) as known,
+        start_client(
+            "go", unknown.base_url, 200, gate=0, unix_path=unknown.unix_path, close=True
+        ) as client,
+    ):
+        client.wait_for_gate()
+        with started_agent("--capture", flavour, pids=[known.pid, client.pid]) as agent:
+            client.open_gate()
+            client.finish()
+            run_client("go", known.base_url, 200, unix_path=known.unix_path, close=True)
+            agent.settle(400)
+            spans = agent.stop().spans
+    served = [span for span in spans if span.kind == "server"]
+    assert len(served) == 200
+    assert not [(span.number, span.link) for span in served if span.parent_id]

@@ -12,7 +12,8 @@ from opentelemetry.semconv.schemas import Schemas
 from unit.otlp_messages import Spans, expected, received
 from unit.records import NO_PARENT, batch, record, resource_table
 from waggle.columns import copy_slices, equal_slices, gather_bytes
-from waggle.exporter import rows, template_cache
+from waggle.exporter import rows as rows_module
+from waggle.exporter import template_cache
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
 from waggle.exporter.messages import SCHEMA_URL
 from waggle.exporter.templates import BODY_LIMIT, Meaning, build_template, padded_varints
@@ -95,7 +96,69 @@ KEPT = st.lists(
     ),
     max_size=5,
 )
-ADDRESSES = st.sampled_from(["::ffff:0:0", "::", "10.1.2.3", "2001:db8::7", "127.0.0.1"])
+# Fields that differ from row to row, in good and in odd forms.
+VARYING = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just(Kept.X_FORWARDED_FOR),
+            st.one_of(
+                st.sampled_from(
+                    [
+                        b"192.0.2.1",
+                        b"192.0.2.2",
+                        b"192.0.2.3, 10.0.0.1",
+                        b"192.0.2.4,fe80::1",
+                        b"192.0.2.5:4711",
+                        b"2001:db8::17",
+                        b"2001:db8::18, 192.0.2.1:80",
+                        b"[2001:db8::19]:80",
+                        b"2001:0db8:0000:0000:0000:0000:0000:0011",
+                        b"2001:0db8:0000:0000:0000:0000:0000:0012, ::1",
+                        b"unknown",
+                        b"_hidden, 192.0.2.1",
+                        b'"192.0.2.6"',
+                        b" 192.0.2.7 ",
+                        b",192.0.2.8",
+                        b"[[::1]:1]",
+                        b"caf\xc3\xa9",
+                        b"fade:1/2",
+                    ]
+                ),
+                st.text("0123456789abcf.:,[]/@ ", max_size=50).map(str.encode),
+                st.binary(max_size=12),
+            ),
+        ),
+        st.tuples(
+            st.just(Kept.FORWARDED),
+            st.one_of(
+                st.sampled_from(
+                    [
+                        b"for=192.0.2.1;proto=https",
+                        b"for=192.0.2.2;proto=http;by=10.0.0.1",
+                        b'for="[2001:db8::17]:4711"',
+                        b"proto=https;For=192.0.2.3, for=10.0.0.1",
+                        b"proto=gopher;for=192.0.2.4",
+                        b"for=unknown;proto=https",
+                        b'for="a\\"b"',
+                        b'for="a@b:1"',
+                        b"proto=HTTPS",
+                    ]
+                ),
+                st.text('for=proths;", 12', max_size=30).map(str.encode),
+            ),
+        ),
+        st.tuples(
+            st.just(Kept.TRACESTATE),
+            st.one_of(st.sampled_from([b"dd=p:0123", b"dd=p:4567"]), st.binary(max_size=8)),
+        ),
+    ),
+    max_size=3,
+)
+ADDRESSES = st.one_of(
+    st.sampled_from(["::ffff:0:0", "::", "10.1.2.3", "2001:db8::7", "127.0.0.1", "::1.2.3.4"]),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str),
+)
 U64 = st.one_of(st.sampled_from([0, 1, BODY_LIMIT - 1, BODY_LIMIT]), st.integers(0, 2**64 - 1))
 U16 = st.one_of(st.sampled_from([0, 80, 8080]), st.integers(0, 2**16 - 1))
 COLUMNS = st.fixed_dictionaries(
@@ -139,7 +202,10 @@ def batches(draw: st.DrawFn) -> SpanBatch:
     shapes = st.tuples(KEPT, COLUMNS, st.lists(TARGETS, max_size=4), st.sampled_from([1, 2, 6]))
     for kept, columns, targets, times in draw(st.lists(shapes, max_size=5)):
         for target in targets:
-            one = record(target, kept, large=large, **columns)
+            own = draw(st.permutations([*kept, *draw(VARYING)])) if draw(st.booleans()) else kept
+            if draw(st.booleans()):
+                columns = {**columns, "peer": draw(ADDRESSES)}
+            one = record(target, own, large=large, **columns)
             rows.append(one if times == 1 else repeated(one, times))
     if draw(st.booleans()):  # a shape that says nothing: everything collides
         for one in rows:
@@ -157,7 +223,7 @@ def batches(draw: st.DrawFn) -> SpanBatch:
 @given(batches())
 def test_both_paths_give_the_same_spans(spans: SpanBatch) -> None:
     """Whatever is in a batch, bytes made by columns decode to what the slow path gives."""
-    encoder = OtlpEncoder()
+    encoder = OtlpEncoder(min_rows=1)
     want = expected(spans)
     for _ in range(template_cache.BUILD_AFTER + 1):  # new, then sighted, then from templates
         assert decoded(encoder.encode(spans)) == want
@@ -212,16 +278,16 @@ def test_the_place_of_the_query_is_part_of_the_shape() -> None:
 )
 def test_what_columns_cannot_do_is_counted_as_irregular(one: Records) -> None:
     """Rows that need care are encoded slowly, and counted with the reason."""
-    spans = batch([one] * 10)
+    spans = batch([one] * 20)
     encoder = OtlpEncoder()
     assert decoded(encoder.encode(spans)) == expected(spans)
-    assert encoder.stats().slow == {"irregular": 10}
+    assert encoder.stats().slow == {"irregular": 20}
 
 
 def test_a_new_shape_gets_no_template_at_first_sight() -> None:
     """One row of an unknown shape is not worth a template; when enough were seen, it is."""
     spans = batch([record()])
-    encoder = OtlpEncoder()
+    encoder = OtlpEncoder(min_rows=1)
     for _ in range(template_cache.BUILD_AFTER - 1):
         encoder.encode(spans)
     assert (encoder.stats().built, encoder.stats().hits) == (0, 0)
@@ -231,10 +297,10 @@ def test_a_new_shape_gets_no_template_at_first_sight() -> None:
 
 def test_a_collision_of_keys_never_exports_a_wrong_span(monkeypatch: pytest.MonkeyPatch) -> None:
     """When every key is the same, rows are told apart by their bytes, within and across batches."""
-    monkeypatch.setattr(rows, "_mix", lambda words: np.zeros(len(words), np.uint64))
+    monkeypatch.setattr(rows_module, "_mix", lambda words: np.zeros(len(words), np.uint64))
     mixed = batch([record(status=200)] * 8 + [record(status=503)] * 8)
     other = batch([record(status=404)] * 8)
-    encoder = OtlpEncoder()
+    encoder = OtlpEncoder(min_rows=1)
     assert decoded(encoder.encode(mixed)) == expected(mixed)
     assert decoded(encoder.encode(other)) == expected(other)
     assert encoder.stats().slow["key_collision"] == 8
@@ -250,9 +316,85 @@ def test_a_collision_of_shapes_never_exports_a_wrong_span() -> None:
     assert encoder.stats().slow == {"key_collision": 10}
 
 
+def clients(number: int) -> list[tuple[str, bytes]]:
+    """As many different addresses: of peers, and as the client a proxy names."""
+    return [
+        (f"10.{i % 200}.{i // 200}.{7 * i % 256}", b"198.%d.%d.7" % (i // 100, i % 100))
+        for i in range(number)
+    ]
+
+
+@pytest.mark.parametrize("role", [Role.SERVER, Role.CLIENT])
+def test_clients_are_columns(role: Role) -> None:
+    """A different peer and a different X-Forwarded-For in every row share few templates."""
+    rows = []
+    for peer, client in clients(400):
+        peer = peer if role == Role.SERVER else "10.0.0.9"
+        kept = [(Kept.HOST, b"a"), (Kept.X_FORWARDED_FOR, client), (Kept.USER_AGENT, b"x" * 99)]
+        rows.append(record(b"/", kept, role=role, peer=peer))
+    spans = batch(rows)
+    encoder = OtlpEncoder()
+    for _ in range(template_cache.BUILD_AFTER):
+        assert decoded(encoder.encode(spans)) == expected(spans)
+    before = encoder.stats().hits
+    encoder.encode(spans)
+    assert encoder.stats().hits - before == 400
+    assert encoder.stats().templates < 30
+
+
+@pytest.mark.parametrize(
+    ("tag", "form"),
+    [
+        (Kept.X_FORWARDED_FOR, b"192.0.2.%03d, 10.0.0.1"),
+        (Kept.X_FORWARDED_FOR, b"192.0.2.%03d:80"),
+        (Kept.X_FORWARDED_FOR, b"2001:db8::%03d"),
+        (Kept.FORWARDED, b"for=192.0.2.%03d;proto=https"),
+        (Kept.FORWARDED, b'by=x;for="[2001:db8::%03d]:80"'),
+        (Kept.TRACESTATE, b"dd=p:%03d"),
+    ],
+)
+def test_what_varies_in_kept_fields_is_a_column(tag: Kept, form: bytes) -> None:
+    """Rows that differ only in such a field share one template, whatever its form."""
+    spans = batch([record(kept=[(Kept.HOST, b"a"), (tag, form % i)]) for i in range(100)])
+    encoder = OtlpEncoder()
+    assert decoded(encoder.encode(spans)) == expected(spans)
+    assert (encoder.stats().hits, encoder.stats().templates) == (100, 1)
+
+
+def test_the_scheme_a_proxy_names_is_part_of_the_shape() -> None:
+    """Forwarded fields of one client text but different schemes do not share a template."""
+    said = (b"for=192.0.2.%d;proto=http", b"for=192.0.2.%d;proto=https", b"for=192.0.2.%d")
+    spans = batch([record(kept={Kept.FORWARDED: said[i % 3] % (i % 10)}) for i in range(60)])
+    encoder = OtlpEncoder()
+    assert decoded(encoder.encode(spans)) == expected(spans)
+    assert (encoder.stats().hits, encoder.stats().templates) == (60, 3)
+
+
+def test_other_kept_fields_are_told_apart_beside_one_that_varies() -> None:
+    """With every key and hash the same, two user agents keep their own."""
+    rows = [
+        record(kept=[(Kept.X_FORWARDED_FOR, b"192.0.2.%d" % (i % 10)), (Kept.USER_AGENT, agent)])
+        for i, agent in enumerate([b"a", b"b"] * 20)
+    ]
+    spans = batch(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "_mix", lambda words: np.zeros(len(words), np.uint64))
+        encoder = OtlpEncoder()
+        assert decoded(encoder.encode(spans)) == expected(spans)
+    assert encoder.stats().slow == {"key_collision": 20}
+
+
+def test_small_batches_are_encoded_slowly() -> None:
+    """Few rows go where few rows are quicker, and are counted with the reason."""
+    spans = batch([record()] * 3, [0, 1, 0])
+    encoder = OtlpEncoder(min_rows=4)
+    assert decoded(encoder.encode(spans)) == expected(spans)
+    assert encoder.stats().slow == {"small_batch": 3}
+
+
 def test_the_cache_of_templates_is_bounded() -> None:
     """No more templates than allowed; old ones go only when they are out of use."""
-    encoder = OtlpEncoder(max_templates=2)
+    encoder = OtlpEncoder(max_templates=2, min_rows=1)
     first = batch([record(status=200 + i // 4) for i in range(12)])
     encoder.encode(first)
     assert (encoder.stats().templates, encoder.stats().evicted) == (2, 0)

@@ -92,17 +92,20 @@ unit: build .venv/.packages-dev ## Unit tests
 	$(PYTEST) tests/unit
 
 .PHONY: generate
-generate: $(BPF_OBJECT) | packages-dev ## Write agent/waggle/layout.py from bpf/waggle.h
-	@$(call write_layout,$(LAYOUT).new)
-	@mv $(LAYOUT).new $(LAYOUT)
+generate: $(BPF_OBJECT) .venv/.packages-dev ## Write agent/waggle/layout.py from bpf/waggle.h
+	@mkdir -p build
+	@$(call write_layout,build/layout.py)
+	@cp build/layout.py $(LAYOUT)
 
 .PHONY: check-generated
-check-generated: $(BPF_OBJECT) | packages-dev ## Fail when agent/waggle/layout.py is not what bpf/waggle.h says
+check-generated: $(BPF_OBJECT) .venv/.packages-dev ## Fail when agent/waggle/layout.py is not what bpf/waggle.h says
 	@mkdir -p build
 	@$(call write_layout,build/layout.py)
 	@diff -u $(LAYOUT) build/layout.py || { echo 'make: bpf/waggle.h has changed: run make generate'; exit 1; }
 
-write_layout = PATH="$$PATH:/usr/sbin" $(PYTHON) bpf/tools/generate_layout.py $(BPF_OBJECT) >$(1)
+# Formatted like everything else, so that no formatter can make it differ.
+write_layout = PATH="$$PATH:/usr/sbin" $(PYTHON) bpf/tools/generate_layout.py $(BPF_OBJECT) >$(1).raw && \
+	$(VENV)/ruff format --quiet - <$(1).raw >$(1) && rm $(1).raw
 
 .PHONY: lock
 lock: | packages ## Pin the newest versions in requirements.lock and requirements-dev.lock

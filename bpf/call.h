@@ -165,7 +165,7 @@ INLINE int from_start(const struct endpoint *endpoint, u8 sent)
 	       (!offset || (!sent && offset == 1 && (endpoint->shutdown & RCV_SHUTDOWN)));
 }
 
-OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u64 peer, u32 sent)
+OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u32 sent)
 {
 	u64 sock = endpoint->sock;
 	u32 zero = 0;
@@ -181,7 +181,6 @@ OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u
 	if (!fresh)
 		return 0;
 	fresh->family = endpoint->family;
-	fresh->peer_sock = peer;
 	fresh->flags = CONNECTION_FRESH;
 	/* Of a UNIX socket it cannot be told, and is nothing to speak of. */
 	if (endpoint->family != AF_UNIX)
@@ -198,10 +197,15 @@ INLINE struct connection *connection_of(const struct call *call)
 	u64 sock = call->endpoint.sock;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
-	/* A UNIX socket's end is seen by no hook: another peer, another connection. */
-	if (!connection ||
-	    (connection->family == AF_UNIX && connection->peer_sock != call->peer))
-		connection = new_connection(&call->endpoint, call->peer, call->sent);
+	/* A UNIX socket's end is seen by no hook: another inode, another connection. */
+	if (!connection || (connection->family == AF_UNIX &&
+			    (connection->peer_sock != call->peer || connection->inode != call->inode))) {
+		connection = new_connection(&call->endpoint, call->sent);
+		if (connection) {
+			connection->peer_sock = call->peer;
+			connection->inode = call->inode;
+		}
+	}
 	return connection && !(connection->flags & CONNECTION_DEAD) ? connection : 0;
 }
 

@@ -143,7 +143,7 @@ INLINE void on_connect(struct sock *sk)
 	if (!uses_turns(id >> 32))
 		return;
 	endpoint.family = sk->__sk_common.skc_family;
-	connection = new_connection(&endpoint, 0, 1);
+	connection = new_connection(&endpoint, 1);
 	if (!connection)
 		return;
 	connection->flags = CONNECTION_FRESH | CONNECTION_FROM_START;

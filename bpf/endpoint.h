@@ -90,12 +90,14 @@ INLINE int counts_only(const struct http1_stream *stream, u64 length)
 
 INLINE void unix_call(struct call *call)
 {
-	struct unix_sock *sk = (void *)call->sk;
+	struct unix_sock *end = (void *)call->sk;
+	struct sock *sk = (void *)call->sk;
 
 	call->endpoint.sock = call->sk;
 	call->endpoint.family = AF_UNIX;
+	call->inode = inode_of(sk);
 	if (!call->peer)
-		call->peer = (u64)BPF_CORE_READ(sk, peer);
+		call->peer = (u64)BPF_CORE_READ(end, peer);
 }
 
 /* Whether the descriptor makes calls wait. */
@@ -248,7 +250,7 @@ INLINE void queued_piece(struct connection *connection, struct call *call, u64 w
 	if (!connection->unix_left || connection->unix_call != (call->second ^ whole)) {
 		connection->unix_left = whole;
 		connection->unix_call = call->second ^ whole;
-		unix_learn_delta(connection, 1);
+		unix_learn_delta(connection, call->sk, 1);
 	}
 	call->memory.skip = whole - connection->unix_left;
 	piece = unix_piece(connection->unix_left, BPF_CORE_READ(sk, sk_sndbuf));
@@ -275,7 +277,7 @@ INLINE void on_unix_queued(struct call *call)
 	if (whole) {
 		queued_piece(connection, call, whole);
 	} else {
-		unix_learn_delta(connection, 1);
+		unix_learn_delta(connection, call->sk, 1);
 		if (!queued_buffer(call))
 			return;
 	}
@@ -296,7 +298,8 @@ INLINE void on_unix_send(struct call *call)
 	connection = call->peer ? connection_of(call) : 0;
 	if (!connection)
 		return;
-	unix_learn_delta(connection, 0);
+	if (!call->sent_before && !connection->unix_resend)
+		unix_learn_delta(connection, call->sk, 0);
 	call->endpoint.position = connection->sent.next - connection->unix_resend;
 	connection->unix_left = call->sent_before + call->memory.length;
 	on_call(connection, call);

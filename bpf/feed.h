@@ -50,6 +50,7 @@ struct call {
 	struct iovec parts[2];
 	u64 sk;	      /* the socket's address */
 	u64 peer;     /* UNIX sockets: the other end's */
+	u64 inode;    /* UNIX sockets: our own, another for every socket */
 	u64 second;   /* arguments: buffer, vector or message */
 	u64 third;    /* length or count */
 	u32 number;   /* of the system call */

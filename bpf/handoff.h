@@ -14,6 +14,9 @@
 #include "context.h"
 #include "feed.h"
 
+#define HANDOFF_CLOCK_NS 1000000000ULL /* how fine last_handoff_ns is */
+#define HANDOFF_QUIET_NS 60000000000LL /* no request waits longer to be read */
+
 INLINE void handoff_key_of(struct handoff_key *key, const struct connection *connection, u64 sock,
 			   u32 sent, u32 position)
 {
@@ -31,10 +34,17 @@ INLINE void handoff_key_of(struct handoff_key *key, const struct connection *con
 	key->kind = 0;
 }
 
+/* The inode of a socket's descriptor, 0 before it has one: another for every socket,
+ * while addresses come again. */
+INLINE u64 inode_of(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
+}
+
 /* The two ends of a UNIX connection count from when each was first seen. What is
  * between the counts shows when nothing else waits in the receiver's queue: then
  * the receiver has read exactly up to where this call's bytes begin. */
-INLINE void unix_learn_delta(struct connection *connection, u32 waiting_allowed)
+INLINE void unix_learn_delta(struct connection *connection, u64 sock, u32 waiting_allowed)
 {
 	u64 receiver = connection->peer_sock;
 	struct sock *peer = (void *)receiver;
@@ -44,12 +54,15 @@ INLINE void unix_learn_delta(struct connection *connection, u32 waiting_allowed)
 	if (!peer || BPF_CORE_READ(peer, sk_receive_queue.qlen) > waiting_allowed)
 		return;
 	other = bpf_map_lookup_elem(&connections, &receiver);
+	/* What we know under this address may be of a socket that was there before. */
+	if (other && (other->peer_sock != sock || other->inode != inode_of(peer)))
+		other = 0;
 	read = other ? other->received.next : 0;
 	connection->unix_delta = read - connection->sent.next;
 	connection->flags |= CONNECTION_DELTA_KNOWN;
 }
 
-OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u32 position,
+OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
 			  const struct waggle_facts *facts)
 {
 	struct handoff_key key;
@@ -65,16 +78,20 @@ OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u32
 	copy_span_id(value.span_id, facts->span_id);
 	if (!bpf_map_update_elem(&handoffs, &key, &value, BPF_ANY))
 		count(WAGGLE_COUNT_HANDOFF_LEFT);
+	if (now - last_handoff_ns > HANDOFF_CLOCK_NS)
+		last_handoff_ns = now;
 	return 0;
 }
 
-OUT_OF_LINE int take_handoff(const struct connection *connection, u64 sock, u32 position,
+OUT_OF_LINE int take_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
 			struct trace_context *context)
 {
 	struct handoff_key key;
 	struct handoff *value;
 
 	context->valid = 0;
+	if (!last_handoff_ns || (s64)(now - last_handoff_ns) > HANDOFF_QUIET_NS)
+		return 0;
 	handoff_key_of(&key, connection, sock, 0, position);
 	value = bpf_map_lookup_elem(&handoffs, &key);
 	if (!value) {

@@ -222,6 +222,8 @@ INLINE void http1_status_line(struct http1_head *head, u32 line, u32 length)
 	head->version = http1_version(http1_word(head, line));
 	if (length < 12 || !head->version || (code & 0xff) != ' ')
 		return;
+	if (length > 12 && ((code >> 32) & 0xff) != ' ')
+		return;
 	if (a < 1 || a > 9 || b > 9 || c > 9)
 		return;
 	head->status = a * 100 + b * 10 + c;
@@ -265,41 +267,56 @@ INLINE void http1_content_length(struct http1_head *head, u32 at, u32 end)
 INLINE void http1_transfer_encoding(struct http1_head *head, u32 at, u32 end)
 {
 	u64 last;
+	u8 before;
 
 	head->chunked = 0;
 	head->other_encoding = 1;
 	if (end - at < 7 || end - at > HTTP1_HEAD_MAX)
 		return;
-	last = (http1_word(head, end - 7) | LOWER) & TEXT_MASK("chunked", 0);
-	if (last == TEXT_WORD("chunked", 0)) {
+	last = http1_word(head, end - 8);
+	before = last & 0xff;
+	/* A coding that only ends in these letters is another one. */
+	if (before != ',' && before != ' ' && before != '\t' && before != ':')
+		return;
+	if (((last >> 8) | (LOWER >> 8)) == TEXT_WORD("chunked", 0)) {
 		head->chunked = 1;
 		head->other_encoding = 0;
 	}
 }
 
-/* Where the value of a field begins, leading blanks skipped (at most eight). */
+/* The high bit of each byte that is neither a space nor a tab, exact in every byte. */
+INLINE u64 http1_text_bytes(u64 word)
+{
+	u64 no_space = word ^ (ONES * ' '), no_tab = word ^ (ONES * '\t');
+
+	return (((no_space & LOWS) + LOWS) | no_space) & (((no_tab & LOWS) + LOWS) | no_tab) &
+	       HIGHS;
+}
+
+/* Where the value of a field begins, leading blanks skipped (at most sixteen). */
 INLINE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
 {
-	u64 word = http1_word(head, at);
-	u64 no_space = word ^ (ONES * ' '), no_tab = word ^ (ONES * '\t');
-	/* The high bit of each byte that is neither, exact in every byte. */
-	u64 text = (((no_space & LOWS) + LOWS) | no_space) & (((no_tab & LOWS) + LOWS) | no_tab) &
-		   HIGHS;
-
-	/* As many bytes as lie below the first of them; eight if there is none. */
-	at += bytes_below(text);
+	at += bytes_below(http1_text_bytes(http1_word(head, at)));
+	at += bytes_below(http1_text_bytes(http1_word(head, at)));
 	return at < end ? at : end;
+}
+
+/* Where it ends, trailing blanks left out (at most sixteen). The colon is no blank, so
+ * this stays in the line. */
+INLINE u32 http1_value_end(const struct http1_head *head, u32 end)
+{
+	end -= bytes_below(__builtin_bswap64(http1_text_bytes(http1_word(head, end - 8))));
+	end -= bytes_below(__builtin_bswap64(http1_text_bytes(http1_word(head, end - 8))));
+	return end;
 }
 
 INLINE void http1_framing_field(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
 {
-	/* Blanks after a value would end in a wrong number: trim one, the usual case. */
-	u32 trimmed = http1_byte(head, end - 1) == ' ' ? end - 1 : end;
-
+	end = http1_value_end(head, end);
 	if (STARTS(w0, w1, w2, "content-length:"))
-		http1_content_length(head, http1_value(head, line + 15, trimmed), trimmed);
+		http1_content_length(head, http1_value(head, line + 15, end), end);
 	else if (STARTS(w0, w1, w2, "transfer-encoding:"))
-		http1_transfer_encoding(head, http1_value(head, line + 18, trimmed), trimmed);
+		http1_transfer_encoding(head, http1_value(head, line + 18, end), end);
 }
 
 INLINE u32 http1_kept_field(u64 w0, u64 w1, u64 w2, u8 *tag)
@@ -333,18 +350,23 @@ INLINE u32 http1_kept_field(u64 w0, u64 w1, u64 w2, u8 *tag)
 
 INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
 {
-	u8 tag = 0;
+	u8 tag = WAGGLE_KEPT_END;
 	u32 name = http1_kept_field(w0, w1, w2, &tag), value;
 
-	if (name) {
-		value = http1_value(head, line + name, end);
+	if (!name && STARTS(w0, w1, w2, "traceparent:"))
+		name = 12;
+	if (!name)
+		return;
+	end = http1_value_end(head, end);
+	value = http1_value(head, line + name, end);
+	if (tag != WAGGLE_KEPT_END) {
 		if (end > value)
 			http1_keep(head, tag, value, end - value);
-	} else if (STARTS(w0, w1, w2, "traceparent:")) {
-		value = http1_value(head, line + 12, end);
-		head->traceparent = value;
-		head->traceparent_len = end - value;
+		return;
 	}
+	/* Trace Context 3.2: of several none is to be taken. */
+	head->traceparent_len = head->traceparent ? 0 : end - value;
+	head->traceparent = value;
 }
 
 INLINE void http1_field(struct http1_head *head, u32 line, u32 end)

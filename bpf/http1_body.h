@@ -31,7 +31,7 @@ struct http1_stream {
 	u32 next;  /* sequence number of the first byte not yet seen */
 	u32 head_at; /* sequence number of the current head's first byte */
 	u8 state;
-	u8 line;    /* bytes of the current chunk or trailer line, capped at 255 */
+	u8 line;    /* bytes of the current trailer line, capped at 255; of a size: any yet */
 	u8 in_size; /* still reading hexadecimal digits */
 	u8 started; /* `next` is known */
 	u8 reserved[4];
@@ -151,9 +151,10 @@ INLINE u32 http1_chunk_byte(struct http1_stream *stream, u8 byte)
 		stream->in_size = 0;
 		return HTTP1_CONTINUES;
 	}
-	if (stream->line >= 15)
+	/* Leading zeros are no size; one that is lost at the top would be. */
+	if (stream->remain >> 56)
 		return HTTP1_NONSENSE;
-	stream->line++;
+	stream->line = 1;
 	stream->remain = stream->remain * 16 + digit;
 	return HTTP1_CONTINUES;
 }

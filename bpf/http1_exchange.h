@@ -172,7 +172,8 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 {
 	struct trace_context *handed = &feed->scratch->handed;
 
-	if (take_handoff(feed->connection, feed->sock, feed->stream->head_at, handed) &&
+	if (take_handoff(feed->connection, feed->sock, feed->scratch->state.now,
+			 feed->stream->head_at, handed) &&
 	    (!header->valid || same_trace(header->trace_id, handed->trace_id)))
 		adopt(facts, handed, WAGGLE_LINK_SOCKET);
 	else if (header->valid)
@@ -285,7 +286,8 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 		connection->tgid = feed->tgid;
 		/* Nobody shall have a parent that may never be shown. */
 		if (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL))
-			leave_handoff(connection, feed->sock, feed->stream->head_at, facts);
+			leave_handoff(connection, feed->sock, feed->scratch->state.now,
+				      feed->stream->head_at, facts);
 	}
 	if (!store_exchange(feed, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;

@@ -64,6 +64,7 @@ struct file {
 
 struct inode {
 	unsigned short i_mode;
+	unsigned long i_ino;
 };
 
 struct socket {

@@ -19,6 +19,9 @@ const volatile u32 watch_processes = 0;	  /* provisional capture of every new pr
 const volatile u64 shape_seed = 1;	  /* so that nobody can aim for collisions */
 const volatile u32 turn_proof = 20;	  /* agreeing responses before rule `turn` is trusted */
 
+/* When a hand-off was last left, to the second: where nobody leaves any, nobody looks. */
+u64 last_handoff_ns = 0;
+
 enum connection_flag {
 	CONNECTION_DEAD = 1,	    /* judged, and not HTTP */
 	CONNECTION_SERVER_OPEN = 2, /* counted in its thread's and process's open requests */
@@ -59,7 +62,8 @@ struct connection {
 	struct http1_stream sent;
 	struct http1_stream received;
 	struct owner turn_owner; /* client: who called connect, then who sent the last request */
-	u64 peer_sock;		    /* UNIX sockets: tells a reused address */
+	u64 peer_sock;		    /* UNIX sockets: the other end, and our inode: */
+	u64 inode;		    /* together they tell a reused address */
 	u64 last_ns;		    /* of the last call with bytes */
 	u32 sent_base;		    /* sequence number of the first byte ever sent */
 	u32 received_base;
@@ -213,11 +217,16 @@ INLINE struct scratch *scratch_of(u32 user)
 	return bpf_map_lookup_elem(&scratches, &user);
 }
 
-/* Wake the reader only when much is waiting: it looks by itself now and then. */
+#define WAKE_AT (512 << 10)
+#define WAKE_WINDOW (16 << 10)
+
+/* Wake the reader when much is waiting, around the moment that it comes to be so and
+ * not for every record after: it looks by itself now and then. */
 INLINE u64 wakeup(void *ring)
 {
-	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > (512 << 10) ? BPF_RB_FORCE_WAKEUP :
-									  BPF_RB_NO_WAKEUP;
+	u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+
+	return waiting - WAKE_AT < WAKE_WINDOW ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 
 #endif

@@ -231,8 +231,9 @@ def _put_together(
     matrix = np.zeros((len(starts), width), np.uint8)
     flat = matrix.reshape(-1)
     reached += np.arange(0, matrix.size, width)[:, np.newaxis]
-    places = (reached - lengths).reshape(-1)
-    copy_slices(buffer, starts.reshape(-1), flat, places, lengths.reshape(-1), widest=64)
+    for piece in range(starts.shape[1]):  # the first ones of all rows are often of one length
+        size = lengths[:, piece]
+        copy_slices(buffer, starts[:, piece], flat, reached[:, piece] - size, size, widest=64)
     cut = heads != 0
     words(flat)[reached[:, :-1][cut] - 4] = heads[cut]
     return matrix, total

@@ -7,7 +7,7 @@ A flavour is a set of programs that see the same things from different places
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +72,15 @@ class CaptureOptions:
 
     capture: auto or a flavour's name. trace_all: record whoever is in no entry.
     watch_processes: record every new program until it is decided about.
-    ring_bytes: of the ring of ordinary records, a power of two.
+    ring_bytes: of the ring of ordinary records, a power of two. max_entries: other
+    bounds than the maps have by themselves, by name of the map.
     """
 
     capture: str = "auto"
     trace_all: bool = False
     watch_processes: bool = False
     ring_bytes: int = 8 << 20
+    max_entries: Mapping[str, int] = field(default_factory=dict)
 
 
 class Capture:
@@ -139,6 +141,8 @@ class Capture:
         row = self._process(key, decision.start_ns)
         if decision.mode:
             row["mode"] = decision.mode
+            if not row["start_ns"][0]:
+                row["start_ns"] = decision.start_ns
             self._processes.update(key, row.tobytes())
         elif row["start_ns"][0]:
             self._processes.delete(key)
@@ -205,3 +209,5 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
     for name, value in settings.items():
         bpf.rodata[name] = value
     bpf.map("exchange_ring").max_entries = options.ring_bytes
+    for name, entries in options.max_entries.items():
+        bpf.map(name).max_entries = entries

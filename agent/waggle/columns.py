@@ -103,23 +103,27 @@ def as_numbers(chunks: npt.NDArray[np.void]) -> Numbers:
     return chunks.view(f"u{part}").reshape(len(chunks), width // part)
 
 
-def _chunks(lengths: Positions, widest: int) -> Iterator[tuple[int, Positions, Positions | int]]:
+def _chunks(
+    lengths: Positions, widest: int
+) -> Iterator[tuple[int, Positions | slice, Positions | int]]:
     """Cover slices with chunks of few widths, never a byte outside: (width, rows, offsets).
 
     Slices of `widest` or more take chunks of that width, the last one overlapping the
     one before it; shorter ones take two overlapping chunks of half, a quarter, ... of it.
     """
     longest = int(lengths.max(initial=0))
-    width = widest
-    upper = longest
-    while width and longest:
-        rows = ((lengths >= width) & (lengths <= upper)).nonzero()[0]
-        if len(rows):
-            last = lengths[rows] - width
+    shortest = int(lengths.min(initial=longest))
+    width, upper = widest, longest
+    while width and shortest <= upper and longest:
+        rows: Positions | slice = slice(None)
+        if shortest < width or longest > upper:
+            rows = ((lengths >= width) & (lengths <= upper)).nonzero()[0]
+        last = lengths[rows] - width
+        if len(last):
             yield width, rows, last
             yield width, rows, 0
             for at in range(width, int(last.max()), width):
-                inside = last > at
-                yield width, rows[inside], at
+                inside = (last > at).nonzero()[0]
+                yield width, inside if isinstance(rows, slice) else rows[inside], at
         upper = width - 1
         width //= 2

@@ -29,9 +29,10 @@ from waggle.summary import TraceCount
 
 _NS = 1_000_000_000
 
-# After a read that found something, records gather for this long: a thousand of
-# them at 20,000 a second, so that the fixed cost of a batch is shared by many.
-GATHER_S = 0.05
+# After a read that found something, records gather for this long: four thousand of
+# them at 20,000 a second, so that the fixed cost of a batch is shared by many
+# (docs/performance.md: 0.05 s costs a third more of the agent's CPU).
+GATHER_S = 0.2
 # ... unless a ring is this full, which is looked at this often meanwhile.
 _HIGH_WATER = 0.25
 _LOOK_S = 0.01

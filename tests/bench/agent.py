@@ -1,4 +1,4 @@
-"""What can be read of a running agent from outside: its counters, its programs, its summary."""
+"""What can be read of a running agent from outside: its programs, its summary."""
 
 import json
 import re
@@ -9,20 +9,9 @@ from typing import Any
 
 from tests.peers.toolchain import ToolMissingError, tool
 
-from waggle.layout import Counter
-
 TRACING = frozenset(
     {"raw_tracepoint", "raw_tracepoint_writable", "tracing", "kprobe", "tracepoint"}
 )
-
-
-def counters(pid: int) -> dict[Counter, int]:
-    """The kernel side's counters of the agent `pid`, summed over the CPUs. Needs bpftool."""
-    totals = dict.fromkeys(Counter, 0)
-    for entry in _bpftool("map", "dump", "id", str(_map_id(pid, "counters"))):
-        counter = Counter(_number(entry["key"]))
-        totals[counter] = sum(_number(cpu["value"]) for cpu in entry["values"])
-    return totals
 
 
 def programs(pid: int) -> dict[str, tuple[int, int]]:
@@ -54,13 +43,6 @@ def strangers(ours: int | None = None) -> int:
     return sum(one["type"] in TRACING and str(one["id"]) not in own for one in loaded)
 
 
-def _map_id(pid: int, name: str) -> int:
-    for fields in _descriptors(pid, "map_id"):
-        if _bpftool("map", "show", "id", fields["map_id"]).get("name") == name:
-            return int(fields["map_id"])
-    raise LookupError(f"process {pid} has no BPF map {name}")
-
-
 def _descriptors(pid: int, kind: str) -> Iterator[dict[str, str]]:
     """What the kernel says of the maps (map_id) or programs (prog_id) a process holds."""
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -75,7 +57,3 @@ def _bpftool(*arguments: str) -> Any:
     if done.returncode != 0:
         raise ToolMissingError(f"bpftool {' '.join(arguments)}: {done.stdout.decode()}")
     return json.loads(done.stdout)
-
-
-def _number(little_endian: list[str]) -> int:
-    return int.from_bytes(bytes(int(byte, 16) for byte in little_endian), "little")

@@ -147,7 +147,9 @@ _DECOYS = [
 
 
 def _bytes_of(alphabet: bytes, least: int, most: int) -> st.SearchStrategy[bytes]:
-    return st.lists(st.sampled_from(alphabet), min_size=least, max_size=most).map(bytes)
+    # Texts are drawn much quicker than lists of bytes.
+    texts = st.text(alphabet.decode("latin-1"), min_size=least, max_size=most)
+    return texts.map(lambda text: text.encode("latin-1"))
 
 
 blanks = _bytes_of(b" \t", 0, 9)

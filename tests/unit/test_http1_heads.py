@@ -198,7 +198,7 @@ def test_methods_are_compared_whole(method: bytes) -> None:
         *(b"GET / HTTP/2.0", b"GET / HTTP/1.2", b"GET / HTTP/1.", b"GET / HTTP/11", b"GET / HTTP"),
         *(b"GET / http/1.1", b"GET / HTTP/1.1 ", b"GET / XHTTP/1.1", b"GET /HTTP/1.1"),
         *(b"PRI * HTTP/2.0", b"HTTP/1.1 200 OK", b"EHLO example.org", b"SSH-2.0-OpenSSH_9.2"),
-        *(b"GET /\0HTTP/1.1", b"\x16\x03\x01\x02\x00", b"*3", b"+OK", b"x", b"\r", b"get"),
+        *(b"GET /\0HTTP/1.1", b"\x16\x03\x01\x02\x00", b"*3", b"+OK", b"x", b"get"),
     ],
 )
 def test_no_request_line(line: bytes) -> None:
@@ -222,7 +222,7 @@ def test_http2_preface_is_refused() -> None:
         *(b"HTTP/1.1 099 OK", b"HTTP/1.1 000", b"HTTP/1.1  200 OK", b"HTTP/1.1\t200 OK"),
         *(b"HTTP/2.0 200 OK", b"HTTP/2 200 OK", b"http/1.1 200 OK", b"HTTP/1.2 200 OK"),
         *(b"HTTP/1.1 2000 OK", b"HTTP/1.1 2000", b"HTTP/1.1 200OK", b"HTTP/1.1 -20 OK"),
-        *(b"GET / HTTP/1.1", b"ICY 200 OK", b" HTTP/1.1 200 OK", b"RTSP/1.0 200 OK", b"\r"),
+        *(b"GET / HTTP/1.1", b"ICY 200 OK", b" HTTP/1.1 200 OK", b"RTSP/1.0 200 OK"),
     ],
 )
 def test_no_status_line(line: bytes) -> None:
@@ -315,8 +315,9 @@ def test_head_of_exactly_the_largest_size() -> None:
 
 def test_head_larger_than_the_buffer() -> None:
     """A head that does not end within the buffer is incomplete, however far its lines reach."""
-    for filler in range(HEAD_MAX - 60, HEAD_MAX):
+    for filler in range(HEAD_MAX - 59, HEAD_MAX):
         head = request(b"X: " + b"a" * filler, b"Transfer-Encoding: chunked", b"Host: h")
+        assert len(head) > HEAD_MAX
         assert parse_head(head[:HEAD_MAX]).verdict == INCOMPLETE, filler
 
 

@@ -6,6 +6,7 @@
 #ifndef WAGGLE_CALL_H
 #define WAGGLE_CALL_H
 
+#include "closing.h"
 #include "http1_feed.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
@@ -200,6 +201,9 @@ INLINE struct connection *connection_of(const struct call *call)
 	/* A UNIX socket's end is seen by no hook: another inode, another connection. */
 	if (!connection || (connection->family == AF_UNIX &&
 			    (connection->peer_sock != call->peer || connection->inode != call->inode))) {
+		if (connection)
+			end_connection(connection, sock, bpf_ktime_get_ns(),
+				       local_end(connection));
 		connection = new_connection(&call->endpoint, call->sent);
 		if (connection) {
 			connection->peer_sock = call->peer;

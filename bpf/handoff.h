@@ -6,7 +6,8 @@
  * it survives NAT, namespaces and connections older than the agent.
  *
  * TCP: (sender's first sequence number, receiver's, that of the request's first
- * byte). UNIX: (the receiver's socket, bytes it has read before the request).
+ * byte). UNIX: (the receiver's socket, the sender's inode, bytes read before the
+ * request).
  */
 #ifndef WAGGLE_HANDOFF_H
 #define WAGGLE_HANDOFF_H
@@ -17,6 +18,13 @@
 #define HANDOFF_CLOCK_NS 1000000000ULL /* how fine last_handoff_ns is */
 #define HANDOFF_QUIET_NS 60000000000LL /* no request waits longer to be read */
 
+/* The inode of a socket's descriptor, 0 before it has one: another for every socket,
+ * while addresses come again. */
+INLINE u64 inode_of(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
+}
+
 INLINE void handoff_key_of(struct handoff_key *key, const struct connection *connection, u64 sock,
 			   u32 sent, u32 position)
 {
@@ -24,21 +32,17 @@ INLINE void handoff_key_of(struct handoff_key *key, const struct connection *con
 	if (connection->family == AF_UNIX) {
 		u64 receiver = sent ? connection->peer_sock : sock;
 
+		struct sock *peer = (void *)connection->peer_sock;
+		u32 sender = sent ? connection->inode : inode_of(peer);
+
 		key->sender_base = receiver;
 		key->receiver_base = receiver >> 32;
-		key->kind = 1;
+		key->kind = 1 | sender << 1;
 		return;
 	}
 	key->sender_base = sent ? connection->sent_base : connection->received_base;
 	key->receiver_base = sent ? connection->received_base : connection->sent_base;
 	key->kind = 0;
-}
-
-/* The inode of a socket's descriptor, 0 before it has one: another for every socket,
- * while addresses come again. */
-INLINE u64 inode_of(struct sock *sk)
-{
-	return BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
 }
 
 /* The two ends of a UNIX connection count from when each was first seen. What is

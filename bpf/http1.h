@@ -294,8 +294,10 @@ INLINE u64 http1_text_bytes(u64 word)
 }
 
 /* Where the value of a field begins, leading blanks skipped (at most sixteen). */
-INLINE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
+PROVEN_ONCE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
 {
+	if (!head)
+		return end;
 	at += bytes_below(http1_text_bytes(http1_word(head, at)));
 	at += bytes_below(http1_text_bytes(http1_word(head, at)));
 	return at < end ? at : end;
@@ -303,8 +305,10 @@ INLINE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
 
 /* Where it ends, trailing blanks left out (at most sixteen). The colon is no blank, so
  * this stays in the line. */
-INLINE u32 http1_value_end(const struct http1_head *head, u32 end)
+PROVEN_ONCE u32 http1_value_end(const struct http1_head *head, u32 end)
 {
+	if (!head)
+		return end;
 	end -= bytes_below(__builtin_bswap64(http1_text_bytes(http1_word(head, end - 8))));
 	end -= bytes_below(__builtin_bswap64(http1_text_bytes(http1_word(head, end - 8))));
 	return end;

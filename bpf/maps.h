@@ -139,7 +139,7 @@ struct handoff_key {
 	u32 sender_base;
 	u32 receiver_base;
 	u32 position;
-	u32 kind; /* 0 TCP; 1 UNIX, where the bases are the receiver's address */
+	u32 kind; /* 0 TCP; odd: UNIX, the sender's inode and, as bases, the receiver's address */
 };
 
 struct handoff {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from waggle.columns import Bytes, Positions, Slices, copy_slices, windows
+from waggle.columns import SHORT, Bytes, Positions, Slices, copy_short, copy_slices, windows
 from waggle.exporter.requests import EncodedRequest, Requests, ResourceFrames
 from waggle.exporter.rows import Groups, Rows, group_rows
 from waggle.exporter.template_cache import TemplateCache
@@ -154,7 +154,8 @@ def _fill(
     sizes = np.array([len(template.payload) for template in used], np.intp)
     lengths = sizes[group]
     ends = np.cumsum(lengths)
-    target = scratch.take(int(ends[-1]) if len(ends) else 0)
+    size = int(ends[-1]) if len(ends) else 0
+    target = scratch.take(size + SHORT)  # which short texts may be copied into
     _lay_out(target, used, np.bincount(group, minlength=len(used)))
     places = np.frombuffer(b"".join([template.places for template in used]), np.int32)
     places = np.ascontiguousarray(places.reshape(-1, len(Column) * PLACES).T)
@@ -162,7 +163,7 @@ def _fill(
         # By row number, so that columns are read where they are, one after the other.
         order = these.argsort()
         _fill_columns(rows, these[order], target, (ends - lengths)[order], places, group[order])
-    return _Filled(these, target.data, ends)
+    return _Filled(these, target[:size].data, ends)
 
 
 def _lay_out(target: Bytes, templates: list[Template], counts: Positions) -> None:
@@ -193,7 +194,9 @@ def _fill_columns(
             present = (places[number] >= 0)[group]
             here, at = here[present], at[present]
         if column in TEXT_COLUMNS:
-            texts.append((rows.texts(column, here), at))
+            text = rows.texts(column, here)
+            if not copy_short(text, target, at):
+                texts.append((text, at))
         else:
             values = rows.fixed_column(column)
             values = values if len(here) == len(values) else values[here]

@@ -196,7 +196,9 @@ def _as_column(tag: int, values: Slices, protocols: npt.NDArray[np.uint8]) -> Va
 
 def _read(field: VaryingField, values: Slices) -> tuple[Positions, Positions, Positions]:
     """Offset of the text (-1: no column), its length, and the variant of each value."""
-    read = [field.read(values.one(row)) or (-1, 0, 0) for row in range(len(values.starts))]
+    buffer, ends = values.buffer.data, values.starts + values.lengths
+    pieces = zip(values.starts.tolist(), ends.tolist(), strict=True)
+    read = [field.read(bytes(buffer[start:end])) or (-1, 0, 0) for start, end in pieces]
     offsets, lengths, variants = np.array(read, np.intp).T
     return offsets, lengths, variants
 

@@ -42,7 +42,7 @@ class PeerTexts:
         self._ipv6_texts = _ipv6_texts(records["peer_addr"][self._ipv6])
         self.lengths = np.zeros(len(records), np.intp)
         self.lengths[self._ipv4] = sum(self._sizes) - 1
-        self.lengths[self._ipv6] = np.char.str_len(self._ipv6_texts) if len(self._ipv6) else 0
+        self.lengths[self._ipv6] = [len(text) for text in self._ipv6_texts]
         self._matrix: Bytes | None = None
 
     def slices(self, rows: Positions) -> Slices:
@@ -60,7 +60,8 @@ class PeerTexts:
             anywhere[at] = _OCTET_WORDS[self._octets[self._ipv4, octet]]
             at = at + self._sizes[octet]
         if len(self._ipv6):
-            matrix[self._ipv6] = self._ipv6_texts.view(np.uint8).reshape(-1, width)
+            texts = np.array(self._ipv6_texts, f"S{width}")
+            matrix[self._ipv6] = texts.view(np.uint8).reshape(-1, width)
         return matrix
 
 
@@ -71,10 +72,6 @@ def _have_peers(records: Records) -> npt.NDArray[np.bool_]:
     return np.asarray(rows, np.bool_)
 
 
-def _ipv6_texts(addresses: Bytes) -> npt.NDArray[np.bytes_]:
-    texts = (
-        [socket.inet_ntop(socket.AF_INET6, address) for address in addresses.view("V16").flat]
-        if len(addresses)
-        else []
-    )
-    return np.array(texts, f"S{_IPV6_WIDTH}")
+def _ipv6_texts(addresses: Bytes) -> list[str]:
+    raw = addresses.tobytes()
+    return [socket.inet_ntop(socket.AF_INET6, raw[at : at + 16]) for at in range(0, len(raw), 16)]

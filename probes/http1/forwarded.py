@@ -17,6 +17,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 # Columns look at this much of an X-Forwarded-For: the longest IPv6 address and a comma.
 _WIDE = 40
+_USUAL = re.compile(rb"for=([0-9.]+)(?:;proto=(https?))?(?:,|\Z)")  # read without more ado
 _SCHEMES = (None, "http", "https")  # of a Forwarded field that is a column, by variant
 _REMEMBERED = 4096  # fields that had to be read one by one
 
@@ -90,8 +91,15 @@ class Forwarded:
     def plain(self, values: Slices) -> Positions:
         return np.full(len(values.lengths), -1, np.intp)
 
-    @lru_cache(maxsize=_REMEMBERED)  # noqa: B019  # there is one object
     def read(self, value: bytes) -> tuple[int, int, int] | None:
+        usual = _USUAL.match(value)
+        if usual is None:
+            return self._read_by_grammar(value)
+        start, end = usual.span(1)
+        return start, end - start, len(usual[2]) - 3 if usual[2] else 0
+
+    @lru_cache(maxsize=_REMEMBERED)  # noqa: B019  # there is one object
+    def _read_by_grammar(self, value: bytes) -> tuple[int, int, int] | None:
         said = value.decode("utf-8", "replace")
         client, named = client_address(said, "") or "", scheme(said, "")
         if named not in _SCHEMES:

@@ -407,7 +407,11 @@ def own_ids(pid: int, kind: str) -> set[int]:
     """Ids of the BPF programs or links that a process holds."""
     found = set()
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in entry.read_text().splitlines():
+        try:
+            lines = entry.read_text().splitlines()
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        for line in lines:
             name, _, value = line.partition(":")
             if name == f"{kind}_id":
                 found.add(int(value))

@@ -43,13 +43,17 @@ def test_every_call(capture: Capture, sender: str, family: str) -> None:
 
 @pytest.mark.parametrize("family", ["ipv4", "unix"])
 def test_recvmmsg_of_several_messages(capture: Capture, family: str) -> None:
-    """One recvmmsg with room for several messages brings bytes in each of them."""
+    """Which message of a recvmmsg with room for several got the bytes is not known (see
+    docs/limitations.md): whoever receives so is never misread, and the loss is counted."""
     with connected(capture, family) as pair:
         for number in (1, 2):
             pair.ask(request(number, body=FAKE), receive="recvmmsg")
             pair.answer(response(FAKE), receive="recvmmsg")
-        pair.recorded.finish(4)
-        expect_pairs(pair.recorded, [1, 2])
+        pair.exchange(request(3), response())
+        pair.recorded.finish(2)
+        assert pair.recorded.losses()["LOST_BYTES_UNSEEN"]
+        assert not [one for one in pair.recorded.seen if "fake" in one.target]
+        assert [one.role for one in pair.recorded.seen if one.number == 3]
 
 
 @pytest.mark.parametrize("sender", ["writev", "sendmsg", "sendmmsg"])
@@ -299,8 +303,11 @@ def test_spliced_out_bodies(capture: Capture, size: int, family: str) -> None:
         pair.exchange(request(2), response())
         pair.close()
         pair.recorded.finish(4)
-        expect_pairs(pair.recorded, [1, 2])
-        assert {one.facts.request_body for one in pair.recorded.pair(1)} == {size}
+        client, server = pair.recorded.pair(1)
+        assert client.facts.request_body == size
+        # Nothing tells how far a UNIX connection was read; see docs/limitations.md.
+        assert server.facts.request_body == (0 if family == "unix" else size)
+        assert len(pair.recorded.pair(2)) == 2
 
 
 @pytest.mark.parametrize("how", ["sendfile", "splice"])

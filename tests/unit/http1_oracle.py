@@ -171,7 +171,7 @@ _names = st.one_of(
     st.sampled_from(_DECOYS),
     _bytes_of(_TOKEN, 1, 30).filter(lambda name: name.lower() not in _FRAMING),
 )
-_bodies = st.one_of(
+_bodies: st.SearchStrategy[list[tuple[bytes, bytes]]] = st.one_of(
     st.just([]),
     st.integers(0, 10**18 - 1).map(lambda n: [(b"content-length", b"%d" % n)]),
     st.integers(0, 10**6).map(lambda n: [(b"content-length", b"%d" % n)] * 2),

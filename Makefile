@@ -56,10 +56,16 @@ test: check ## Everything but other kernels: check, then tests/kernel and tests/
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) tests/kernel tests/peers
 	$(GIVE_BACK)
 
+.PHONY: test-full
+test-full: build .venv/.packages-dev ## Every server with every client, every way: what `test` leaves out for time
+	@$(AS_ROOT) tests/peers/install.sh
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/kernel tests/peers
+	$(GIVE_BACK)
+
 .PHONY: test-vm
 test-vm: build .venv/.packages-dev ## The agent under other kernels, in emulation; WAGGLE_VM=bookworm,sid picks some
 	$(AS_ROOT) $(VENV)/python -m tests.vm prepare $(foreach suite,$(VM_SUITES),--kernel $(suite))
-	$(AS_ROOT) env WAGGLE_VM="$(WAGGLE_VM)" WAGGLE_REQUIRE_VM=1 $(PYTEST) tests/vm
+	$(AS_ROOT) env WAGGLE_VM="$(WAGGLE_VM)" WAGGLE_REQUIRE_VM=1 $(PYTEST) -m vm tests/vm
 	$(GIVE_BACK)
 
 comma := ,

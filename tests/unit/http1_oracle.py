@@ -17,7 +17,7 @@ GOLDEN_REQUESTS = sorted(GOLDEN.glob("*.request"))
 GOLDEN_RESPONSES = sorted(GOLDEN.glob("*.response"))
 
 # The same examples in every run, few enough for all parser tests to be done in seconds.
-bounded = settings(derandomize=True, max_examples=200, deadline=None, database=None)
+bounded = settings(derandomize=True, max_examples=120, deadline=None, database=None)
 
 _TAGS = {
     b"host": Kept.HOST,

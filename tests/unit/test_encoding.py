@@ -11,7 +11,7 @@ from opentelemetry.semconv.schemas import Schemas
 
 from unit.otlp_messages import Spans, expected, received
 from unit.records import NO_PARENT, batch, record, resource_table
-from waggle.columns import copy_slices, equal_slices, gather_bytes
+from waggle.columns import SHORT, Slices, copy_short, copy_slices, equal_slices, gather_bytes
 from waggle.exporter import rows as rows_module
 from waggle.exporter import template_cache
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
@@ -489,6 +489,19 @@ def test_copy_slices_copies_slices_and_nothing_else(slices: list[bytes], rng: ob
     copy_slices(source, starts, target, places, lengths)
     assert target.tobytes() == b"".join(piece + b"\xee" for piece in slices)
     assert gather_bytes(target, places, lengths).tobytes() == source.tobytes()
+
+
+@given(st.lists(st.binary(max_size=SHORT + 1), max_size=30), st.booleans())
+def test_copy_short_copies_slices_and_nothing_else(pieces: list[bytes], roomy: bool) -> None:
+    """Short slices arrive whole and alone; where a window would not fit, nothing happens."""
+    lengths = np.array([len(piece) for piece in pieces], np.intp)
+    source = np.frombuffer(b"".join(pieces) + bytes(SHORT if roomy else 0), np.uint8)
+    places = np.arange(len(pieces)) * SHORT
+    target = np.full(SHORT * len(pieces), 0xEE, np.uint8)
+    done = copy_short(Slices(source, np.cumsum(lengths) - lengths, lengths), target, places)
+    want = b"".join(piece.ljust(SHORT, b"\xee") for piece in pieces)
+    assert target.tobytes() == (want if done else b"\xee" * len(target))
+    assert done or not roomy or max(lengths) > SHORT
 
 
 @given(st.lists(st.tuples(st.binary(max_size=150), st.integers(-1, 149)), max_size=20))

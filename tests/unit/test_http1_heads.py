@@ -406,14 +406,15 @@ def test_fields_of_responses_are_not_kept() -> None:
     assert (head.verdict, head.kept, head.traceparent) == (COMPLETE, (), None)
 
 
-@pytest.mark.parametrize("place", range(5))
-@pytest.mark.parametrize("name", [b"traceparent", b"Traceparent", b"TRACEPARENT", b"TraceParent"])
 @pytest.mark.parametrize("blank", BLANKS, ids=repr)
-def test_traceparent_is_found_anywhere(name: bytes, place: int, blank: bytes) -> None:
+def test_traceparent_is_found_anywhere(blank: bytes) -> None:
     """A traceparent is found wherever it stands, without the blanks around it."""
     fields = [b"Host: h", b"tracestate: a=b", b"Te: x", b"traceparents: no"]
-    fields.insert(place, name + b":" + blank + PARENT + blank)
-    assert parse_head(request(*fields)).traceparent == PARENT
+    for place in range(len(fields) + 1):
+        for name in (b"traceparent", b"Traceparent", b"TRACEPARENT", b"TraceParent"):
+            line = name + b":" + blank + PARENT + blank
+            head = parse_head(request(*fields[:place], line, *fields[place:]))
+            assert head.traceparent == PARENT
 
 
 def test_no_traceparent() -> None:
@@ -465,7 +466,6 @@ def test_several_content_lengths() -> None:
     assert parse_head(request(b"Content-Length: 0", b"Content-Length: 5")).verdict == BAD
 
 
-@pytest.mark.parametrize("blank", BLANKS, ids=repr)
 @pytest.mark.parametrize(
     ("value", "is_chunked"),
     [
@@ -487,13 +487,14 @@ def test_several_content_lengths() -> None:
         ),
     ],
 )
-def test_transfer_encoding(value: bytes, is_chunked: bool, blank: bytes) -> None:
+def test_transfer_encoding(value: bytes, is_chunked: bool) -> None:
     """A body is chunked when chunked is the last of its codings, whatever comes before."""
+    expected = (COMPLETE, None, is_chunked, not is_chunked)
     for name in (b"Transfer-Encoding", b"transfer-encoding", b"TRANSFER-ENCODING"):
-        field = name + b":" + blank + value + blank
-        assert framing(parse_head(request(field))) == (COMPLETE, None, is_chunked, not is_chunked)
-        found = framing(parse_head(response(field), request=False))
-        assert found == (COMPLETE, None, is_chunked, not is_chunked)
+        for blank in BLANKS:
+            field = name + b":" + blank + value + blank
+            assert framing(parse_head(request(field))) == expected
+            assert framing(parse_head(response(field), request=False)) == expected
 
 
 def test_several_transfer_encodings() -> None:

@@ -92,8 +92,13 @@ def enum_class(enum: dict[str, Any]) -> str:
     """An IntEnum: enum waggle_link, WAGGLE_LINK_NONE -> Link.NONE."""
     words = enum["name"].removeprefix("waggle_").split("_")
     values = enum["values"]
-    prefix = "WAGGLE_" + {"counter": "COUNT", "process_event_kind": "PROCESS", "process_mode":
-                          "PROCESS"}.get("_".join(words), "_".join(words).upper()) + "_"
+    prefix = (
+        "WAGGLE_"
+        + {"counter": "COUNT", "process_event_kind": "PROCESS", "process_mode": "PROCESS"}.get(
+            "_".join(words), "_".join(words).upper()
+        )
+        + "_"
+    )
     lines = [f"class {''.join(w.capitalize() for w in words)}(IntEnum):"]
     lines += [
         f"    {v['name'].removeprefix(prefix)} = {v['val']}"
@@ -112,7 +117,7 @@ def dtype(types: Types, c_name: str) -> str:
     return f"{name} = _dtype(\n    {struct['size'] + shift},\n    [\n{rows}\n    ],\n)"
 
 
-HELPER = '''def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
+HELPER = """def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
     return np.dtype(
         {
             "names": [f[0] for f in fields],
@@ -120,7 +125,7 @@ HELPER = '''def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dty
             "offsets": [f[2] for f in fields],
             "itemsize": size,
         }
-    )'''
+    )"""
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from waggle import features, privileges
-from waggle.libbpf import Object
 
 from kernel.support import HERE, clang, compiled, unavailable
+from waggle import features, privileges
+from waggle.libbpf import Object
 
 
 @cache

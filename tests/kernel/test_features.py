@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+from kernel.support import in_mount_namespace
 from waggle import features, preflight
 from waggle.features import Answer, Lockdown
 from waggle.libbpf import KIND_FUNC, KernelTypes
-
-from kernel.support import in_mount_namespace
 
 
 @pytest.mark.parametrize("name", ["sys_enter", "sys_exit", "sched_process_exec"])

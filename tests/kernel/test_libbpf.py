@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from waggle import features
-from waggle.libbpf import LoadError, Object, RunTimeStats, library, possible_cpus
 
 from kernel.support import compiled, unavailable
+from waggle import features
+from waggle.libbpf import LoadError, Object, RunTimeStats, library, possible_cpus
 
 Opener = Callable[[str], Object]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from kernel.support import compiled
 from waggle import privileges
 from waggle.errors import PrivilegeError
 from waggle.libbpf import LoadError, Object
 from waggle.privileges import LOADING, RUNNING, Capability
-
-from kernel.support import compiled
 
 NOBODY = 65534
 

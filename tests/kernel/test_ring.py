@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+
 from waggle.libbpf import Object
 from waggle.ring import Records, Ring
 

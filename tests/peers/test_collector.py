@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from unit.records import record, resource_table
+
 from waggle.exporter.encoding import OtlpEncoder
 from waggle.exporter.otlp import OtlpExporter
 from waggle.exporter.otlp_settings import Backoff, OtlpSettings

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+
 from waggle import cli, main
 from waggle.config import Settings
 from waggle.errors import (

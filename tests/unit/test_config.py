@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from waggle.config import Settings, load_settings
 from waggle.errors import UsageError
 

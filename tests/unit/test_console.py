@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waggle import layout
 from waggle.exporter.console import ConsoleExporter, LiveView, Output
 from waggle.exporter.selection import Selection, Skipped, hash_of, hashes_of

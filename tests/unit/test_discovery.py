@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waggle.config import load_settings
 from waggle.discovery import Decision, Discovery, Selector, matches_program
 from waggle.errors import TargetError

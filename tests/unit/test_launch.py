@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from waggle.errors import TargetError
 from waggle.launch import Launched, forwarding
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from waggle.libbpf import MAX_LOG_BYTES, LoadError, _Log, explain_failure, useful_line
 
 GOLDEN = Path(__file__).parent / "golden"

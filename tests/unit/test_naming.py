@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waggle import runtimes
 from waggle.commandline import package_name, script_path, title_program
 from waggle.layout import ProcessMode

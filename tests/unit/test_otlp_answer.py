@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from unit.otlp_receivers import partial_success, retry_info_status
 from waggle.exporter.otlp_answer import (
     LONGEST_PAUSE_S,
     Accepted,
@@ -12,8 +14,6 @@ from waggle.exporter.otlp_answer import (
     read_retry_after,
     read_rpc_status,
 )
-
-from unit.otlp_receivers import partial_success, retry_info_status
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 

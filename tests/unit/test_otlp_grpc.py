@@ -9,9 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from waggle.errors import UsageError
-from waggle.exporter.otlp import OtlpExporter
-from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol, QueueSettings
 
 from unit.otlp_receivers import (
     GrpcAnswer,
@@ -30,6 +27,9 @@ from unit.test_otlp_http import (
     settled,
     wait_until,
 )
+from waggle.errors import UsageError
+from waggle.exporter.otlp import OtlpExporter
+from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol, QueueSettings
 
 FINAL = [
     grpc.StatusCode.UNKNOWN,

@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from unit.otlp_receivers import (
+    HttpAnswer,
+    HttpReceiver,
+    ReadyRequests,
+    http_receiver,
+    partial_success,
+    request_of,
+)
 from waggle.errors import UsageError
 from waggle.exporter.base import ExporterStats
 from waggle.exporter.otlp import OtlpExporter
@@ -23,15 +32,6 @@ from waggle.exporter.otlp_settings import (
     Protocol,
     QueueSettings,
     TlsFiles,
-)
-
-from unit.otlp_receivers import (
-    HttpAnswer,
-    HttpReceiver,
-    ReadyRequests,
-    http_receiver,
-    partial_success,
-    request_of,
 )
 
 QUICK = Backoff(first_s=0.02, longest_s=0.1)

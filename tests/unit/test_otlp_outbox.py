@@ -5,10 +5,10 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from waggle.exporter.otlp_settings import QueueSettings
-from waggle.exporter.outbox import Outbox, Parcel
 
 from unit.otlp_receivers import Request, ids_in, request_of
+from waggle.exporter.otlp_settings import QueueSettings
+from waggle.exporter.outbox import Outbox, Parcel
 
 
 def outbox(**changes: float) -> Outbox:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from waggle.errors import UsageError
 from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol, QueueSettings
 

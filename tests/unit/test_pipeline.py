@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from waggle.exporter.base import ExporterStats
 from waggle.layout import EXCHANGE, LARGE_EXCHANGE, Flag
 from waggle.pipeline import Pipeline, WallClock

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.semconv import attributes as stable
 from opentelemetry.semconv._incubating import attributes as incubating
+
 from waggle.host import Host, architecture, this_host
 from waggle.layout import PROCESS_EVENT, ProcessEventKind
 from waggle.processes import Events, ProcessTable, instance_id

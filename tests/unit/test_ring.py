@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waggle.ring import BUSY, DISCARD, RingError, RingMemory, RingPoller
 
 RECORD = np.dtype(

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from waggle import layout
 from waggle.exporter.base import ExporterStats
 from waggle.layout import Counter

@@ -4,6 +4,7 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from waggle.spans import Resource, ResourceTable, Span
 from waggle.traces import Trace, TraceAssembler, Waits, build_trace
 

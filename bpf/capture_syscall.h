@@ -45,7 +45,7 @@ INLINE struct sock *socket_of_descriptor(u32 descriptor)
 }
 
 /* The call that is being made, on a socket; null otherwise. */
-INLINE struct call *current_call(u32 user, u32 number, struct pt_regs *regs)
+OUT_OF_LINE struct call *current_call(u32 user, u32 number, struct pt_regs *regs)
 {
 	/* splice sends to its third argument. */
 	u32 descriptor = number == SYS_SPLICE ? BPF_CORE_READ(regs, dx) : BPF_CORE_READ(regs, di);
@@ -176,7 +176,7 @@ static long sum_step(u32 index, void *context)
 }
 
 /* sendmmsg returns how many messages it sent; their sizes are in the vector. */
-INLINE long sum_of_messages(const struct call *call)
+OUT_OF_LINE long sum_of_messages(const struct call *call)
 {
 	struct message_sum sum = {
 		.first = call->second,

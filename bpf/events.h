@@ -9,19 +9,23 @@
 
 INLINE void tell(u32 kind, u32 tgid, u32 parent, u64 start, u32 port, const char *comm)
 {
-	struct waggle_process_event event = {
-		.time_ns = bpf_ktime_get_ns(),
-		.process_start_ns = start,
-		.tgid = tgid,
-		.parent_tgid = parent,
-		.port = port,
-		.kind = kind,
-	};
+	struct waggle_process_event *event =
+		bpf_ringbuf_reserve(&event_ring, sizeof(*event), 0);
 
-	bpf_probe_read_kernel(event.comm, sizeof(event.comm), comm);
-	/* Rare, and somebody waits for it: wake at once. */
-	if (bpf_ringbuf_output(&event_ring, &event, sizeof(event), BPF_RB_FORCE_WAKEUP))
+	if (!event) {
 		count(WAGGLE_COUNT_LOST_EVENT_RING_FULL);
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time_ns = bpf_ktime_get_ns();
+	event->process_start_ns = start;
+	event->tgid = tgid;
+	event->parent_tgid = parent;
+	event->port = port;
+	event->kind = kind;
+	bpf_probe_read_kernel(event->comm, sizeof(event->comm), comm);
+	/* Rare, and somebody waits for it: wake at once. */
+	bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
 }
 
 INLINE void put_process(u32 tgid, u64 start, u32 mode)

@@ -29,25 +29,26 @@ INLINE int feed_over(struct feed *feed, u32 why)
 }
 
 /* The one place where a connection is lost or given up. */
-INLINE void meet_fate(struct feed *feed)
+OUT_OF_LINE int meet_fate(struct feed *feed)
 {
 	struct connection *connection = feed->connection;
 	struct feed_state *state = &feed->scratch->state;
 	u8 fate = state->fate;
 
 	if (!fate)
-		return;
+		return 0;
 	state->fate = FATE_FINE;
 	count(state->why);
 	drop_open_exchanges(connection, feed->sock);
 	if (fate == FATE_OVER) {
 		connection->flags |= CONNECTION_DEAD;
-		return;
+		return 0;
 	}
 	connection->sent.state = HTTP1_LOST;
 	connection->received.state = HTTP1_LOST;
 	connection->flags |= CONNECTION_RESYNCED;
 	connection->flags &= ~CONNECTION_FROM_START;
+	return 0;
 }
 
 INLINE long read_bytes(const struct feed_state *state, void *to, u32 length, u64 from)
@@ -322,7 +323,7 @@ INLINE int feed_state(struct feed *feed)
 }
 
 /* The call is over: a head that is not whole waits for the next one. */
-INLINE void feed_end(struct feed *feed)
+OUT_OF_LINE int feed_end(struct feed *feed)
 {
 	struct partial_key key = { .sock = feed->sock, .sent = feed->sent };
 	struct feed_state *state = &feed->scratch->state;
@@ -330,7 +331,7 @@ INLINE void feed_end(struct feed *feed)
 
 	if (!state->carry || feed->stream->state != HTTP1_HEAD ||
 	    (feed->connection->flags & CONNECTION_DEAD))
-		return;
+		return 0;
 	/* The eight bytes before the buffer are ours to use as the value's beginning. */
 	partial = (void *)(feed->scratch->head.bytes - 8);
 	partial->fill = state->fill;
@@ -340,6 +341,7 @@ INLINE void feed_end(struct feed *feed)
 	else
 		feed->stream->state = HTTP1_PARTIAL_HEAD;
 	meet_fate(feed);
+	return 0;
 }
 
 #endif

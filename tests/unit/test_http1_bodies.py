@@ -255,6 +255,14 @@ def test_bare_line_feeds_in_framing() -> None:
     assert (body.feed(data + NEXT), body.outcome, body.length) == (len(data), DONE, 5)
 
 
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 254, 255, 256, 257, 511, 512, 513, 70000])
+def test_length_of_trailers(length: int) -> None:
+    """A trailer line of any length is a line: only an empty one ends the body."""
+    body = Body.of_chunks()
+    data = b"0\r\n" + b"x" * length + b"\r\n\r\n"
+    assert (body.feed(data + NEXT), body.outcome) == (len(data), DONE)
+
+
 @pytest.mark.parametrize("zeros", [0, 1, 14, 15, 16, 63, 64, 65, 300])
 def test_leading_zeros_of_sizes(zeros: int) -> None:
     """Zeros before a size change nothing, however many they are."""

@@ -74,7 +74,7 @@ VM_SUITES = $(subst $(comma), ,$(WAGGLE_VM))
 .PHONY: bench
 bench: build .venv/.packages-dev ## Side by side with and without the agent; writes docs/performance.md
 	@$(AS_ROOT) tests/peers/install.sh
-	$(AS_ROOT) $(VENV)/python -m tests.bench
+	$(AS_ROOT) $(VENV)/python -m tests.bench --write
 	$(GIVE_BACK)
 
 .PHONY: lint

@@ -158,4 +158,5 @@ $(BPF_OBJECT): $(wildcard bpf/*.h bpf/*.c) Makefile | packages
 # setuptools is pinned in requirements.lock, so nothing else is fetched to build the package.
 .venv/.waggle: pyproject.toml .venv/.packages
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@$(VENV)/python -m compileall -q agent/waggle # a start must not wait for it
 	@touch $@

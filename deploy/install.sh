@@ -40,6 +40,7 @@ want_for_check() {
     want gcc gcc
     want /usr/include/stdlib.h libc6-dev
     want openssl openssl
+    want /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.asan-x86_64.a libclang-rt-14-dev
 }
 
 as_root() {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .paths import c_program, wrk
 
-_UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 60_000.0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,10 +100,8 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 			return feed_over(feed, why);
 		outcome = http1_enter_request_body(stream, head);
 		/* The answer comes at a place we know now, whatever was before. */
-		response_stream(connection)->state =
-			response_stream(connection)->state == HTTP1_LOST ?
-				HTTP1_HEAD :
-				response_stream(connection)->state;
+		if (response_stream(connection)->state == HTTP1_LOST)
+			response_stream(connection)->state = HTTP1_HEAD;
 	} else {
 		kind = on_response_head(feed, head);
 		if (kind == RESPONSE_INTERIM) {

@@ -1,6 +1,7 @@
 """The clients among the target programs. Each requests /n/<first> .. /n/<first+count-1>, each
 number once, and exits 0 only if every answer began with its number."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,14 @@ class RunningClient:
 
     def open_gate(self) -> None:
         self.program.write_line()
+
+    def end_early(self, timeout_s: float = FINISH_TIMEOUT_S) -> None:
+        """Makes a Go client take no further number and waits until what is under way has ended
+        well. For a load that must outlast what a test does, however fast the machine is."""
+        self.program.send_signal(signal.SIGINT)
+        code = self.program.wait(timeout_s)
+        if code != 0:
+            raise self.program.error(f"exited with {code}")
 
     def finish(self, timeout_s: float = FINISH_TIMEOUT_S) -> ClientResult:
         """Waits for the end. Raises ProgramError unless the client exits with 0."""

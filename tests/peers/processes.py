@@ -93,6 +93,9 @@ class Program:
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        signal.pidfd_send_signal(self._pidfd, number)
+
     def pids(self) -> list[int]:
         """This process and its living descendants, as /proc has them now."""
         found = [self.pid]

@@ -166,7 +166,7 @@ def check_resources(chain: Chain, arrived: list[Arrived]) -> None:
 def test_a_collector_that_is_killed_costs_no_span(protocol: str, tmp_path: Path) -> None:
     """The Collector is killed under load and comes back: every exchange made before, meanwhile
     and after is in its file; the agent said once that it could not send, and lost nothing."""
-    count = 1200
+    count = 2000
     path = "/call/{}?url=@back@/slow/{}%3Fms%3D20"
     with (
         started_chain() as chain,

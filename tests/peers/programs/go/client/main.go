@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,6 +88,7 @@ func passGate() {
 func fetchAll(client *http.Client, o options, first, end int) {
 	var next atomic.Int64
 	next.Store(int64(first))
+	go endOnInterrupt(&next, int64(end))
 	var workers sync.WaitGroup
 	for range o.concurrency {
 		workers.Add(1)
@@ -100,6 +102,14 @@ func fetchAll(client *http.Client, o options, first, end int) {
 		}()
 	}
 	workers.Wait()
+}
+
+// endOnInterrupt makes SIGINT the end of the numbers: what is under way is finished and checked.
+func endOnInterrupt(next *atomic.Int64, end int64) {
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt)
+	<-interrupts
+	next.Store(end)
 }
 
 func fetch(client *http.Client, o options, n int) error {

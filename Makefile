@@ -22,12 +22,9 @@ VENV := .venv/bin
 PIP := $(NICE) $(VENV)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(NICE) $(VENV)/python -m pytest
 
-# Their helpers pass dictionaries on as keyword arguments, which mypy cannot follow.
-UNTYPED := $(addprefix tests/unit/test_,config.py console.py jsonlines.py processes.py)
 # What mypy looks at; programs that are traced run in an environment of their own. The tests are
 # imported by pytest from tests/, the benchmarks from here.
-TYPED := agent/waggle bpf/tools deploy/demo/demo.py tests/kernel tests/vm $(wildcard tests/peers/*.py) \
-	$(filter-out $(UNTYPED),$(wildcard tests/unit/*.py))
+TYPED := agent/waggle bpf/tools deploy/demo/demo.py tests/kernel tests/unit tests/vm $(wildcard tests/peers/*.py)
 TYPED_BENCH := $(wildcard tests/bench/*.py)
 
 .DEFAULT_GOAL := build

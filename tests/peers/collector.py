@@ -19,7 +19,7 @@ from .ports import lease_port
 from .processes import BUILD, Program
 from .toolchain import ensure_go_module
 
-SOURCE = Path(__file__).resolve().parent / "collector"
+SOURCE = Path(__file__).resolve().parent / "otelcol"
 BINARY = BUILD / "bin" / "otelcol"
 READY_WITHIN_S = 20.0
 

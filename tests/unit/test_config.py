@@ -23,7 +23,7 @@ def refused(flags: dict[str, object], environ: dict[str, str] | None = None) -> 
 def test_nothing_given() -> None:
     """With nothing said, everything is traced, children included, and printed in colour."""
     settings = load_settings({}, {})
-    assert settings == Settings()
+    assert settings == Settings.model_validate({})
     assert settings.selects_all
     assert settings.follow
     assert settings.capture == "auto"

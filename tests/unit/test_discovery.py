@@ -3,19 +3,18 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unit.fake_processes import FakeSource
 from waggle.config import load_settings
 from waggle.discovery import Decision, Discovery, Selector, matches_program
 from waggle.errors import TargetError
 from waggle.layout import PROCESS_EVENT, ProcessEventKind, ProcessMode
 from waggle.procfs import TICK_NS, ProcessFacts, ProcFs
-from waggle.runtimes import Runtime
 
 EXEC, FORK, EXIT = ProcessEventKind.EXEC, ProcessEventKind.FORK, ProcessEventKind.EXIT
 LISTEN, SEEN = ProcessEventKind.LISTEN, ProcessEventKind.SEEN
@@ -23,43 +22,6 @@ TRACED, FOLLOW = ProcessMode.TRACED, ProcessMode.FOLLOW
 EXCLUDED = ProcessMode.EXCLUDED
 THREAD, TURN = ProcessMode.RULE_THREAD, ProcessMode.RULE_TURN
 OWN = 99
-
-
-@dataclass
-class FakeSource:
-    """Processes as a test wants them; each starts at the tick of its own id."""
-
-    known: dict[int, ProcessFacts] = field(default_factory=dict)
-    listening: dict[int, set[int]] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)
-
-    def add(self, tgid: int, exe: str, *words: str, parent: int = 1, **more: object) -> None:
-        values = {"cmdline": (exe, *words), "comm": exe.rpartition("/")[2][:15], **more}
-        self.known[tgid] = ProcessFacts(tgid, tgid * TICK_NS, parent, exe=exe, **values)  # type: ignore[arg-type]
-
-    def process_ids(self) -> list[int]:
-        return list(self.known)
-
-    def facts(self, tgid: int) -> ProcessFacts | None:
-        self.asked.append(tgid)
-        return self.known.get(tgid)
-
-    def leader(self, task: int) -> int | None:
-        return task
-
-    def listeners(self, ports: object) -> dict[int, set[int]]:
-        wanted = set(ports)  # type: ignore[call-overload]
-        held = {tgid: found & wanted for tgid, found in self.listening.items()}
-        return {tgid: found for tgid, found in held.items() if found}
-
-    def runtime(self, facts: ProcessFacts) -> Runtime:
-        for name in ("nginx", "node", "go"):
-            if name in facts.exe:
-                return Runtime({"node": "nodejs"}.get(name, name))
-        return Runtime("other")
-
-    def package_name(self, facts: ProcessFacts, directory: str) -> str | None:
-        return None
 
 
 def source() -> FakeSource:

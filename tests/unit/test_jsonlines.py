@@ -50,14 +50,14 @@ def varied() -> SpanBatch:
     return batch(rows, [0, 1, 1, 0])
 
 
-class BrokenStream(io.RawIOBase):
+class BrokenStream(io.StringIO):
     """A stream whose writes fail with an errno."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self._errno = number
 
-    def write(self, _data: Any) -> int:
+    def write(self, _text: str, /) -> int:
         raise OSError(self._errno, os.strerror(self._errno))
 
 

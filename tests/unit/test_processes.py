@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from opentelemetry.semconv import attributes as stable
 from opentelemetry.semconv._incubating import attributes as incubating
 
+from unit.fake_processes import FakeSource
 from waggle.host import Host, architecture, this_host
 from waggle.layout import PROCESS_EVENT, ProcessEventKind
 from waggle.processes import Events, ProcessTable, instance_id
 from waggle.procfs import TICK_NS, ProcessFacts, ProcFs, same_start, start_to_unix_ns
-from waggle.runtimes import Runtime
 from waggle.spans import ResourceTable
 
 HOST = Host({"host.name": "h", "host.id": "i"}, "i/b")
@@ -57,40 +57,17 @@ def running(
         process.stdout.close()
 
 
-@dataclass
-class FakeSource:
-    """Processes as a test wants them."""
-
-    known: dict[int, ProcessFacts] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)
-
-    def process_ids(self) -> list[int]:
-        return list(self.known)
-
-    def facts(self, tgid: int) -> ProcessFacts | None:
-        self.asked.append(tgid)
-        return self.known.get(tgid)
-
-    def leader(self, task: int) -> int | None:
-        return task if task in self.known else None
-
-    def listeners(self, ports: object) -> dict[int, set[int]]:
-        return {}
-
-    def runtime(self, facts: ProcessFacts) -> Runtime:
-        return Runtime("cpython", "3.11") if "python" in facts.exe else Runtime("other")
-
-    def package_name(self, facts: ProcessFacts, directory: str) -> str | None:
-        return None
-
-
 def facts(tgid: int, ticks: int, exe: str = "/srv/stock", **more: object) -> ProcessFacts:
     values = {"cmdline": (exe,), **more}
     return ProcessFacts(tgid, ticks * TICK_NS, exe=exe, **values)  # type: ignore[arg-type]
 
 
-def table(source: FakeSource | ProcFs, **more: int) -> ProcessTable:
-    return ProcessTable(ResourceTable(), source, HOST, {}, **more)
+def table(
+    source: FakeSource | ProcFs, *, capacity: int = 4096, max_resources: int = 8192
+) -> ProcessTable:
+    return ProcessTable(
+        ResourceTable(), source, HOST, {}, capacity=capacity, max_resources=max_resources
+    )
 
 
 def events(*rows: tuple[ProcessEventKind, int, int, int, str]) -> Events:

@@ -6,6 +6,7 @@ arrived although its answer was lost is sent again: spans arrive at least once.
 """
 
 import contextlib
+import math
 import random
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol as Interface
 
 from waggle.exporter.base import ExporterStats
-from waggle.exporter.otlp_answer import Accepted, Refused, Transport, TryAgain
+from waggle.exporter.otlp_answer import Accepted, Answer, Refused, Transport, TryAgain
 from waggle.exporter.otlp_settings import Backoff, OtlpSettings, Protocol
 from waggle.exporter.outbox import Encoded, Outbox, Parcel
 from waggle.spans import SpanBatch
@@ -23,6 +24,9 @@ EXPIRED = "expired"
 INTERNAL_ERROR = "internal_error"
 REMARKS_AT_MOST = 20  # different complaints that are repeated to the user
 MOST_DOUBLINGS = 30  # of the back-off's wait; the longest wait is reached long before
+# close() gives up on an endpoint where nobody has listened for so long: what restarts is back
+# within it as a rule, and who pressed Ctrl-C does not wait for what is not there.
+NOBODY_FOR_S = 2.0
 # What close() grants the sender's thread after it was told to stop.
 THREAD_END_S = 1.0
 
@@ -101,7 +105,8 @@ class OtlpExporter:
     def close(self, timeout_s: float) -> None:
         """Send what is left for up to timeout_s; what remains is lost as "shutdown".
 
-        Takes at most THREAD_END_S longer than timeout_s.
+        Where nobody has listened for NOBODY_FOR_S, it ends after one more attempt. Takes at most
+        THREAD_END_S longer than timeout_s.
         """
         thread = self._ensure_thread()
         self._outbox.close()
@@ -143,6 +148,7 @@ class _Sender:
         self.stop = threading.Event()  # ends the thread
         self._outbox = outbox
         self._pauses = _Pauses(settings.backoff)
+        self._absence = _Absence()
         self._keep_trying_s = settings.queue.keep_trying_s
         self._reporter = _Reporter(settings, outbox, on_event)
 
@@ -164,9 +170,14 @@ class _Sender:
         """Try until it is decided; returns what was lost by reason."""
         give_up_at = time.monotonic() + self._keep_trying_s
         while True:
+            closing = self.last_chance.is_set()
             answer = self.transport.send(parcel.payload)
+            self._absence.note(answer)
             if not isinstance(answer, TryAgain):
                 break
+            if closing and self._absence.proven():
+                self._reporter.nobody_there(answer, self._outbox.abandon())
+                return {}  # abandon() has booked the parcel
             pause = self._pauses.after_failure(answer.after_s)
             if time.monotonic() + pause > give_up_at:
                 self._reporter.expired(answer)
@@ -192,8 +203,10 @@ class _Sender:
         close() cuts a pause of our own making short, since there may be no other chance; one
         that the receiver ordered is kept.
         """
-        if ordered or self.last_chance.is_set():
+        if ordered:
             return self.stop.wait(pause_s)
+        if self.last_chance.is_set():
+            return self.stop.wait(min(pause_s, self._absence.left_s()))
         self.last_chance.wait(pause_s)
         return self.stop.is_set()
 
@@ -220,6 +233,28 @@ class _Pauses:
 
     def reset(self) -> None:
         self._failures = 0
+
+
+class _Absence:
+    """For how long nobody has been at the endpoint."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def note(self, answer: Answer) -> None:
+        if not (isinstance(answer, TryAgain) and answer.nobody):
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+
+    def proven(self) -> bool:
+        return self._since is not None and self.left_s() == 0.0
+
+    def left_s(self) -> float:
+        """Seconds until it is proven, if nobody comes; infinite while somebody is there."""
+        if self._since is None:
+            return math.inf
+        return max(0.0, self._since + NOBODY_FOR_S - time.monotonic())
 
 
 class _Reporter:
@@ -264,6 +299,10 @@ class _Reporter:
             f"gave up on spans that {self._endpoint} did not take in time: {answer.reason}; "
             "OTEL_BSP_EXPORT_TIMEOUT says for how long to try",
         )
+
+    def nobody_there(self, answer: TryAgain, spans: int) -> None:
+        if spans:
+            self._say(f"gave up on {self._endpoint}: {answer.reason}; {spans:,} spans are lost")
 
     def refused(self, answer: Refused) -> None:
         reason = f"refused_{answer.code}"

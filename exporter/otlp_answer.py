@@ -31,10 +31,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """Nobody took the spans, but may later; `after_s` is the receiver's own wish, if any."""
+    """Nobody took the spans, but may later; `after_s` is the receiver's own wish, if any.
+
+    nobody: no connection could be made, because nobody listens there or the name means nothing.
+    """
 
     reason: str
     after_s: float | None = None
+    nobody: bool = False
 
 
 @dataclass(frozen=True, slots=True)

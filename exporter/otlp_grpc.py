@@ -36,6 +36,8 @@ RETRYABLE = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+# gRPC has one status for all that can keep a connection from being made: its words tell.
+NOBODY = re.compile(r"connection refused|no such file or directory|hostname lookup error", re.I)
 CHANNEL_OPTIONS = (
     # Attempts and pauses between them are the sender's business: gRPC adds none of its own, and
     # a new channel really connects anew instead of waiting with a shared one.
@@ -120,7 +122,8 @@ class GrpcTransport:
         if code is grpc.StatusCode.UNAVAILABLE and status.retry_after_s is None:
             self.close()
         if code in RETRYABLE:
-            return TryAgain(_plain_reason(code, words), status.retry_after_s)
+            nobody = code is grpc.StatusCode.UNAVAILABLE and bool(NOBODY.search(words))
+            return TryAgain(_plain_reason(code, words), status.retry_after_s, nobody)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and status.retry_after_s is not None:
             return TryAgain(_plain_reason(code, words), status.retry_after_s)
         return Refused(code.name.lower(), words[:200])

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.response import HTTPResponse
 
 from waggle import __version__
@@ -55,7 +55,9 @@ class HttpTransport:
                 return self._exchange_on_live_connection(payload)
         except FAULTS as error:
             self._connection.close()
-            return TryAgain(self._plain_reason(error))
+            # Running out of time while connecting is another error: somebody may be there.
+            nobody = isinstance(error, NewConnectionError)
+            return TryAgain(self._plain_reason(error), nobody=nobody)
 
     def abort(self) -> None:
         self._aborted = True

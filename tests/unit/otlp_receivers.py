@@ -110,6 +110,7 @@ class Receiver:
     """What both kinds have: a script of answers, and what came. After the script: acceptance."""
 
     def __init__(self, script: Sequence[Any]) -> None:
+        self.port = 0
         self.script = list(script)
         self.requests: list[Received] = []
         self._changed = threading.Condition()
@@ -131,15 +132,9 @@ class Receiver:
         return [number for request in self.requests for number in request.ids]
 
 
-class HttpReceiver(Receiver):
-    port = 0
-
-
 @contextmanager
-def http_receiver(
-    *script: HttpAnswer, port: int = 0, context: Any = None
-) -> Iterator[HttpReceiver]:
-    receiver = HttpReceiver(script)
+def http_receiver(*script: HttpAnswer, port: int = 0, context: Any = None) -> Iterator[Receiver]:
+    receiver = Receiver(script)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -203,15 +198,11 @@ class GrpcAnswer:
     before: Callable[[], Any] | None = None
 
 
-class GrpcReceiver(Receiver):
-    port = 0
-
-
 @contextmanager
 def grpc_receiver(
     *script: GrpcAnswer, port: int = 0, credentials: Any = None, path: Path | None = None
-) -> Iterator[GrpcReceiver]:
-    receiver = GrpcReceiver(script)
+) -> Iterator[Receiver]:
+    receiver = Receiver(script)
 
     def export(body: bytes, context: grpc.ServicerContext) -> bytes:
         headers = {key: str(value) for key, value in context.invocation_metadata()}

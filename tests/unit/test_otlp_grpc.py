@@ -3,29 +3,26 @@
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from unit.otlp_exporting import (
+    export,
+    exporting,
+    make_certificates,
+    settings_for,
+    settled,
+    wait_until,
+)
 from unit.otlp_receivers import (
     GrpcAnswer,
     ReadyRequests,
     grpc_receiver,
-    partial_success,
     request_of,
     retry_info_status,
-)
-from unit.test_otlp_http import (
-    export,
-    exporting,
-    make_certificates,
-    sender_threads,
-    settings_for,
-    settled,
-    wait_until,
 )
 from waggle.errors import UsageError
 from waggle.exporter.otlp import OtlpExporter
@@ -54,7 +51,7 @@ RETRYABLE = [
 
 
 def grpc_settings(port: int, **changes: Any) -> OtlpSettings:
-    return settings_for(port, **({"protocol": Protocol.GRPC, "path": ""} | changes))
+    return settings_for(port, **({"protocol": Protocol.GRPC} | changes))
 
 
 def test_every_status_is_tested() -> None:
@@ -117,55 +114,6 @@ def test_retry_info_is_obeyed(code: grpc.StatusCode) -> None:
         assert (stats.exported, stats.lost) == (1, {})
         first, second = receiver.requests
         assert second.at - first.at >= 0.5
-
-
-def test_partial_success_is_counted() -> None:
-    """Rejected spans are lost as rejected, the others exported."""
-    with grpc_receiver(GrpcAnswer(body=partial_success(2, "too old"))) as receiver:
-        with exporting(grpc_settings(receiver.port)) as exporter:
-            export(exporter, 1, 2, 3)
-            stats = settled(exporter)
-        assert (stats.exported, stats.lost) == (1, {"rejected": 2})
-        assert len(receiver.requests) == 1
-
-
-def test_an_outage_costs_nothing_within_the_bound() -> None:
-    """Spans of an outage arrive when the server is back; going and coming is said once each."""
-    events: list[str] = []
-    with grpc_receiver() as receiver:
-        port = receiver.port
-    with exporting(grpc_settings(port), events) as exporter:
-        for number in range(50):
-            export(exporter, number)
-        wait_until(lambda: bool(events))
-        with grpc_receiver(port=port) as receiver:
-            stats = settled(exporter)
-            assert sorted(receiver.ids()) == list(range(50))
-    assert (stats.exported, stats.lost) == (50, {})
-    assert len(events) == 2
-    assert "connection refused" in events[0]
-    assert "again after" in events[1]
-
-
-def test_close_is_bounded_and_counts_what_it_leaves() -> None:
-    """With a server that never answers, close() cancels the call and counts all as shutdown."""
-    held = threading.Event()
-    try:
-        with grpc_receiver(GrpcAnswer(before=held.wait)) as receiver:
-            exporter = OtlpExporter(grpc_settings(receiver.port), ReadyRequests())
-            export(exporter, 1)
-            receiver.wait_for_requests(1)
-            export(exporter, 2, 3)
-            began = time.monotonic()
-            exporter.close(0.2)
-            took = time.monotonic() - began
-            assert not sender_threads()  # though the answer is still held
-            held.set()
-    finally:
-        held.set()
-    stats = exporter.stats()
-    assert 0.2 <= took < 2
-    assert (stats.exported, stats.queued, stats.lost) == (0, 0, {"shutdown": 3})
 
 
 def test_an_attempt_is_bounded_by_the_timeout() -> None:

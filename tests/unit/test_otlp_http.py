@@ -2,89 +2,49 @@
 
 import socket
 import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from unit.otlp_exporting import (
+    export,
+    exporting,
+    make_certificates,
+    settings_for,
+    settled,
+    wait_until,
+)
 from unit.otlp_receivers import (
     HttpAnswer,
-    HttpReceiver,
     ReadyRequests,
+    Receiver,
     http_receiver,
-    partial_success,
-    request_of,
 )
 from waggle.errors import UsageError
-from waggle.exporter.base import ExporterStats
 from waggle.exporter.otlp import OtlpExporter
 from waggle.exporter.otlp_settings import (
     Backoff,
     Compression,
-    OtlpSettings,
     Protocol,
     QueueSettings,
     TlsFiles,
 )
 
-QUICK = Backoff(first_s=0.02, longest_s=0.1)
-AT_ONCE = QueueSettings(delay_s=0.0)
-
-
-def settings_for(port: int, **changes: Any) -> OtlpSettings:
-    given: dict[str, Any] = {
-        "endpoint": f"http://127.0.0.1:{port}",
-        "protocol": Protocol.HTTP_PROTOBUF,
-        "scheme": "http",
-        "host": "127.0.0.1",
-        "port": port,
-        "path": "/v1/traces",
-        "queue": AT_ONCE,
-        "backoff": QUICK,
-    }
-    return OtlpSettings(**(given | changes))
-
-
-@contextmanager
-def exporting(settings: OtlpSettings, events: list[str] | None = None) -> Iterator[OtlpExporter]:
-    say = events.append if events is not None else (lambda _: None)
-    exporter = OtlpExporter(settings, ReadyRequests(), say)
-    try:
-        yield exporter
-    finally:
-        exporter.close(0.0)
-
-
-def export(exporter: OtlpExporter, *ids: int) -> None:
-    """One request with a span per id."""
-    exporter.export([request_of(*ids)])  # type: ignore[arg-type]
-
-
-def settled(exporter: OtlpExporter) -> ExporterStats:
-    """The account once nothing is waiting any more."""
-    exporter.flush(10)
-    stats = exporter.stats()
-    assert stats.queued == 0
-    return stats
-
 
 @pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
+def receiver() -> Iterator[Receiver]:
     with http_receiver() as started:
         yield started
 
 
 @pytest.mark.parametrize("compression", list(Compression))
-def test_a_request_as_the_protocol_wants_it(
-    receiver: HttpReceiver, compression: Compression
-) -> None:
+def test_a_request_as_the_protocol_wants_it(receiver: Receiver, compression: Compression) -> None:
     """POST to the path, protobuf content type, the user's headers, packed as asked."""
     settings = settings_for(
         receiver.port, compression=compression, headers=(("authorization", "Bearer x"),)
@@ -100,7 +60,7 @@ def test_a_request_as_the_protocol_wants_it(
     assert request.headers.get("content-encoding", "none") == compression.value
 
 
-def test_one_connection_serves_all_requests(receiver: HttpReceiver) -> None:
+def test_one_connection_serves_all_requests(receiver: Receiver) -> None:
     """The connection is kept from request to request."""
     with exporting(settings_for(receiver.port)) as exporter:
         for number in range(5):
@@ -151,30 +111,6 @@ def test_retry_after_is_obeyed(form: str) -> None:
         first, second = receiver.requests
     named_s = first.at + 1 if form == "seconds" else now_s + (date - now).total_seconds()
     assert second.at >= named_s
-
-
-def test_partial_success_is_counted_and_never_sent_again() -> None:
-    """Rejected spans are lost as rejected, the others exported; the reason is said."""
-    events: list[str] = []
-    with http_receiver(HttpAnswer(body=partial_success(2, "too old"))) as receiver:
-        with exporting(settings_for(receiver.port), events) as exporter:
-            export(exporter, 1, 2, 3)
-            stats = settled(exporter)
-        assert (stats.exported, stats.lost) == (1, {"rejected": 2})
-        assert len(receiver.requests) == 1
-    assert len(events) == 1
-    assert "too old" in events[0]
-
-
-def test_a_receiver_that_rejects_more_than_it_got_cannot_spoil_the_account() -> None:
-    """No more spans are counted as rejected than were sent."""
-    with (
-        http_receiver(HttpAnswer(body=partial_success(1000))) as receiver,
-        exporting(settings_for(receiver.port)) as exporter,
-    ):
-        export(exporter, 1)
-        stats = settled(exporter)
-    assert (stats.exported, stats.lost) == (0, {"rejected": 1})
 
 
 def test_garbage_with_200_is_said() -> None:
@@ -278,140 +214,6 @@ def trickling_server() -> Iterator[tuple[int, threading.Semaphore]]:
             thread.join()
 
 
-def test_an_outage_costs_nothing_within_the_bound() -> None:
-    """Spans of an outage arrive when the receiver is back; going and coming is said once each."""
-    events: list[str] = []
-    with http_receiver() as receiver:
-        port = receiver.port
-    with exporting(settings_for(port), events) as exporter:
-        for number in range(50):
-            export(exporter, number)
-        wait_until(lambda: bool(events))
-        with http_receiver(port=port) as receiver:
-            stats = settled(exporter)
-            assert sorted(receiver.ids()) == list(range(50))
-    assert (stats.exported, stats.lost) == (50, {})
-    assert [("cannot send" in text, "again after" in text) for text in events] == [
-        (True, False),
-        (False, True),
-    ]
-    assert "connection refused" in events[0]
-    assert "none were lost" in events[1]
-
-
-def test_what_an_outage_loses_is_said_when_it_ends() -> None:
-    """The recovery names how many spans did not fit."""
-    events: list[str] = []
-    with http_receiver() as receiver:
-        port = receiver.port
-    queue = QueueSettings(delay_s=0.0, max_spans=10)
-    with exporting(settings_for(port, queue=queue), events) as exporter:
-        export(exporter, 0)
-        wait_until(lambda: bool(events))
-        for number in range(1, 20):
-            export(exporter, number)
-        with http_receiver(port=port) as receiver:
-            stats = settled(exporter)
-            assert sorted(receiver.ids()) == list(range(10))
-    assert (stats.exported, stats.lost) == (10, {"queue_full": 10})
-    assert "10 spans were lost" in events[1]
-
-
-def test_trying_ends_some_day() -> None:
-    """A request that is never taken is lost as expired after the time set for it."""
-    events: list[str] = []
-    with http_receiver() as receiver:
-        port = receiver.port
-    queue = QueueSettings(delay_s=0.0, keep_trying_s=0.2)
-    with exporting(settings_for(port, queue=queue), events) as exporter:
-        export(exporter, 1)
-        stats = settled(exporter)
-    assert (stats.exported, stats.lost) == (0, {"expired": 1})
-    assert any("OTEL_BSP_EXPORT_TIMEOUT" in text for text in events)
-
-
-def test_close_sends_what_is_left(receiver: HttpReceiver) -> None:
-    """close() sends what waits without its delay, and all of it is exported."""
-    settings = settings_for(receiver.port, queue=QueueSettings(delay_s=3600))
-    exporter = OtlpExporter(settings, ReadyRequests())
-    export(exporter, 1)
-    exporter.close(10)
-    export(exporter, 2)
-    stats = exporter.stats()
-    assert (stats.exported, stats.queued, stats.lost) == (1, 0, {"shutdown": 1})
-    assert receiver.ids() == [1]
-
-
-def test_close_is_bounded_and_counts_what_it_leaves() -> None:
-    """With a receiver that never answers, close() returns in time and all spans are shutdown."""
-    held = threading.Event()
-    try:
-        with http_receiver(HttpAnswer(), HttpAnswer(before=held.wait)) as receiver:
-            exporter = OtlpExporter(settings_for(receiver.port), ReadyRequests())
-            export(exporter, 0)
-            settled(exporter)
-            export(exporter, 1)
-            receiver.wait_for_requests(2)
-            export(exporter, 2, 3)
-            began = time.monotonic()
-            exporter.close(0.2)
-            took = time.monotonic() - began
-            assert not sender_threads()  # though the answer is still held
-            held.set()
-        assert receiver.ids() == [0, 1]
-    finally:
-        held.set()
-    stats = exporter.stats()
-    assert 0.2 <= took < 2
-    assert (stats.exported, stats.queued, stats.lost) == (1, 0, {"shutdown": 3})
-
-
-def test_close_during_a_pause_tries_once_more() -> None:
-    """close() does not wait for a pause of our own to end: it may be the last chance."""
-    with http_receiver() as receiver:
-        port = receiver.port
-    events: list[str] = []
-    slow = Backoff(first_s=3600, longest_s=3600)
-    queue = QueueSettings(delay_s=0.0, keep_trying_s=float("inf"))
-    exporter = OtlpExporter(
-        settings_for(port, backoff=slow, queue=queue), ReadyRequests(), events.append
-    )
-    export(exporter, 1)
-    wait_until(lambda: bool(events))
-    with http_receiver(port=port) as receiver:
-        exporter.close(10)
-        assert receiver.ids() == [1]
-    assert exporter.stats().exported == 1
-
-
-def test_nothing_runs_before_the_first_export(receiver: HttpReceiver) -> None:
-    """No thread is started by the constructor: it would keep privileges dropped later."""
-    exporter = OtlpExporter(settings_for(receiver.port), ReadyRequests())
-    assert not sender_threads()
-    exporter.close(1)
-
-
-def test_export_does_not_wait_for_the_receiver() -> None:
-    """While the receiver holds a request, a thousand exports return at once."""
-    held = threading.Event()
-    try:
-        with (
-            http_receiver(HttpAnswer(before=held.wait)) as receiver,
-            exporting(settings_for(receiver.port)) as exporter,
-        ):
-            export(exporter, 0)
-            receiver.wait_for_requests(1)
-            began = time.monotonic()
-            for number in range(1, 1001):
-                export(exporter, number)
-            assert time.monotonic() - began < 5
-            assert exporter.stats().queued == 1001
-            held.set()
-            assert settled(exporter).exported == 1001
-    finally:
-        held.set()
-
-
 @pytest.mark.parametrize(
     "script",
     [
@@ -433,26 +235,6 @@ def test_a_kept_connection_that_was_closed_costs_no_pause(script: list[HttpAnswe
             export(exporter, number)
             assert settled(exporter).exported == number
     assert (sorted(set(receiver.ids())), events) == ([1, 2, 3], [])
-
-
-def test_a_fault_of_ours_costs_one_request_and_is_said(receiver: HttpReceiver) -> None:
-    """An exception in the sender is counted as internal_error; what follows is still sent."""
-    events: list[str] = []
-    exporter = OtlpExporter(settings_for(receiver.port), ReadyRequests(), events.append)
-    transport = exporter._sender.transport
-    send, transport.send = transport.send, _raise  # type: ignore[assignment, method-assign]
-    export(exporter, 1)
-    settled(exporter)
-    transport.send = send  # type: ignore[method-assign]
-    export(exporter, 2)
-    stats = settled(exporter)
-    exporter.close(1)
-    assert (stats.exported, stats.lost) == (1, {"internal_error": 1})
-    assert "RuntimeError: broken" in events[0]
-
-
-def _raise(_payload: bytes) -> Any:
-    raise RuntimeError("broken")
 
 
 def test_tls_and_mutual_tls(tmp_path: Path) -> None:
@@ -496,32 +278,9 @@ def test_bad_tls_files_are_found_at_the_start(tmp_path: Path, protocol: Protocol
         OtlpExporter(settings, ReadyRequests())
 
 
-def make_certificates(folder: Path) -> TlsFiles:
-    """A self-signed certificate for localhost that is its own authority, and its key."""
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 "
-        "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 "
-        "-keyout key.pem -out cert.pem"
-    )
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return TlsFiles(trusted=certificate, certificate=certificate, key=key)
-
-
 def server_context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.trusted)
     context.verify_mode = ssl.CERT_REQUIRED
     assert files.certificate is not None
     context.load_cert_chain(files.certificate, files.key)
     return context
-
-
-def wait_until(is_so: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.005)
-
-
-def sender_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "waggle-otlp"]

@@ -274,9 +274,8 @@ def _error(span: Span, glyphs: Glyphs) -> str:
 def _process(row: Row) -> tuple[str, str]:
     attributes = row.resource.attributes
     service = str(attributes.get("service.name", "unknown_service"))
-    program = str(attributes.get("process.executable.name", ""))
     named = f"{service} {attributes.get('process.pid', '')}".rstrip()
-    return printable(named), printable(f"({program})") if program not in ("", service) else ""
+    return printable(named), printable(f"({row.resource.program})") if row.resource.program else ""
 
 
 def _fit(lines: list[_Line], width: int) -> _Columns:

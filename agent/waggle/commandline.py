@@ -98,12 +98,13 @@ def name_from_command(command: Command) -> str | None:
             return reader(command) or plain
     if launcher := _LAUNCHERS.get(command.program):
         return launcher(command, command.argv[1:]) or command.program
-    if _is_interpreter(command.exe):
+    if is_interpreter(command.exe):
         return _retitled(command)
     return None
 
 
-def _is_interpreter(exe: str) -> bool:
+def is_interpreter(exe: str) -> bool:
+    """Whether the executable runs scripts, so that its own name says little."""
     name = PurePosixPath(exe).name
     return any(pattern.fullmatch(name) for pattern, _, _ in _READERS)
 
@@ -207,7 +208,7 @@ def _python(command: Command) -> str | None:
             return launcher(command, target.rest) or target.module
         return _from_module(target.module)
     script = target.script or ""
-    stem = _stem(script)
+    stem = script_stem(script)
     if stem in _LAUNCHERS:
         return _LAUNCHERS[stem](command, target.rest) or stem
     return _from_script(script, command)
@@ -312,7 +313,7 @@ def _django(command: Command, words: Sequence[str]) -> str | None:
 
 
 def _manage(command: Command, words: Sequence[str]) -> str | None:
-    script = next((word for word in command.argv if _stem(word) == "manage"), "manage.py")
+    script = next((word for word in command.argv if script_stem(word) == "manage"), "manage.py")
     named = _from_script(script, command)
     return _django(command, words) or named
 
@@ -351,7 +352,7 @@ _LAUNCHERS: dict[str, Launcher] = {
 
 def _from_script(script: str, command: Command) -> str:
     path = PurePosixPath(script)
-    name = _stem(script)
+    name = script_stem(script)
     if name not in _GENERIC:
         return name
     folder = _folder_name(path.parent)
@@ -360,7 +361,8 @@ def _from_script(script: str, command: Command) -> str:
     return folder or name
 
 
-def _stem(script: str) -> str:
+def script_stem(script: str) -> str:
+    """A script's file name without its folder and extension."""
     path = PurePosixPath(script)
     return path.stem if path.suffix in _EXTENSIONS else path.name
 
@@ -452,7 +454,7 @@ def _java_program(argv: Sequence[str]) -> str | None:
     while words:
         word = words.pop(0)
         if word == "-jar":
-            return _VERSION_SUFFIX.sub("", _stem(words[0])) if words else None
+            return _VERSION_SUFFIX.sub("", script_stem(words[0])) if words else None
         if word in ("-m", "--module"):
             return _class_name(words[0].rpartition("/")[2]) if words else None
         if word in _JAVA_VALUED and words:
@@ -490,14 +492,14 @@ def _interpreter(command: Command) -> str | None:
     script = _script_of(command.argv)
     if not script:
         return None
-    if _stem(script) in ("puma", "unicorn", "rackup", "rails", "sidekiq"):
-        return _folder_name(PurePosixPath(command.cwd or "/")) or _stem(script)
+    if script_stem(script) in ("puma", "unicorn", "rackup", "rails", "sidekiq"):
+        return _folder_name(PurePosixPath(command.cwd or "/")) or script_stem(script)
     return _from_script(script, command)
 
 
 def _dotnet(command: Command) -> str | None:
     script = next((word for word in command.argv[1:] if word.endswith(".dll")), None)
-    return _stem(script) if script else None
+    return script_stem(script) if script else None
 
 
 Reader = Callable[[Command], str | None]

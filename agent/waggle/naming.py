@@ -17,8 +17,12 @@ from waggle.commandline import (
     SHELLS,
     Command,
     PackageReader,
+    is_interpreter,
     name_from_command,
     no_package,
+    script_path,
+    script_stem,
+    title_program,
     word_set,
 )
 
@@ -64,6 +68,27 @@ def service_name(
     if container_id:
         return ServiceName(container_id[:12], "container")
     return ServiceName(command.program or comm or "unknown_service", "executable")
+
+
+def program_name(exe: str, cmdline: Sequence[str], runtime_word: str, service: str) -> str:
+    """What a user would call the program of a service, or "" when the service's name says it.
+
+    The first of these that is not the service's own name: the program in a rewritten title
+    (`gunicorn: worker [shop:app]`), the script or module an interpreter runs (gunicorn, app.py),
+    a compiled program's file name, and where all of them repeat the service, what it runs on
+    (go for a Go program stock of the service stock).
+    """
+    interpreted = is_interpreter(exe)
+    file = PurePosixPath(exe).name
+    for candidate in (
+        title_program(cmdline),
+        PurePosixPath(script_path(cmdline) or "").name,
+        "" if interpreted else file,
+        runtime_word or file,
+    ):
+        if candidate and service not in (candidate, script_stem(candidate)):
+            return candidate
+    return ""
 
 
 def resource_attributes(text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from waggle import __version__, runtimes
 from waggle.host import Host, this_host
 from waggle.layout import ProcessEventKind
-from waggle.naming import ServiceName, resource_attributes, service_name
+from waggle.naming import ServiceName, program_name, resource_attributes, service_name
 from waggle.procfs import (
     TICK_NS,
     ProcessFacts,
@@ -51,6 +51,7 @@ class _Identity:
     name: ServiceName
     runtime: Runtime
     facts: ProcessFacts
+    program: str = ""  # see Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +172,16 @@ class ProcessTable:
     ) -> int:
         self._forget(tgid, start_ns)
         self.stats.seen += 1
-        row = self._add(attributes)
+        row = self._add(attributes, identity.program if identity is not None else "")
         self._entries[(tgid, start_ns // TICK_NS)] = _Entry(start_ns, row, identity)
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)
             self.stats.evicted += 1
         return row
 
-    def _add(self, attributes: Attributes) -> int:
+    def _add(self, attributes: Attributes, program: str) -> int:
         if len(self.table.rows) < self.max_resources:
-            return self.table.add(Resource(attributes))
+            return self.table.add(Resource(attributes, program))
         self.stats.shared += 1
         service = str(attributes["service.name"])
         # The names of services are bounded too: after as many again, one row for all.
@@ -194,7 +195,7 @@ class ProcessTable:
     def _identify(self, facts: ProcessFacts) -> _Identity:
         parent = self._parent_identity(facts)
         if parent is not None:
-            return _Identity(parent.name, parent.runtime, facts)
+            return replace(parent, facts=facts)
         name = service_name(
             exe=facts.exe,
             cmdline=facts.cmdline,
@@ -205,7 +206,9 @@ class ProcessTable:
             comm=facts.comm,
             package=lambda directory: self.source.package_name(facts, directory),
         )
-        return _Identity(name, self.source.runtime(facts), facts)
+        runtime = self.source.runtime(facts)
+        program = program_name(facts.exe, facts.cmdline, runtimes.word(runtime), name.name)
+        return _Identity(name, runtime, facts, program[:_MAX_VALUE])
 
     def _parent_identity(self, facts: ProcessFacts) -> _Identity | None:
         """The parent's identity when this process is a fork of it that executed nothing.

@@ -51,6 +51,9 @@ LANGUAGES = {
     NGINX: "c",
 }
 
+# What people call a runtime, where that is not our name for it. nginx is a program.
+_WORDS = {CPYTHON: "python", NODEJS: "node", JVM: "java", NGINX: "", OTHER: ""}
+
 # Many requests share a thread on these, one after the other within microseconds:
 # the thread says nothing about whose request a call is part of.
 _NO_THREAD_RULE = frozenset({GO, NODEJS, DENO, BUN, NGINX})
@@ -123,6 +126,11 @@ def allowed_rules(runtime: Runtime) -> int:
 def language(runtime: Runtime) -> str:
     """telemetry.sdk.language for spans of this runtime; `generic` when we do not know."""
     return LANGUAGES.get(runtime.name, "generic")
+
+
+def word(runtime: Runtime) -> str:
+    """What people call the runtime: python, node, java, go; empty when we do not know."""
+    return _WORDS.get(runtime.name, runtime.name)
 
 
 def _version(runtime: str, match: re.Match[str], exe: str, maps: Callable[[], str]) -> str | None:

@@ -41,9 +41,14 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What the spans of one process have in common, by the resource conventions."""
+    """What the spans of one process have in common, by the resource conventions.
+
+    program: what people call the program, where that says more than service.name does; for
+    screens, never exported.
+    """
 
     attributes: Attributes
+    program: str = ""
 
 
 @dataclass(slots=True)

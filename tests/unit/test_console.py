@@ -33,11 +33,9 @@ SERVER, CLIENT = 2, 3
 TRACE_ID = bytes(range(16))
 NOTHING_MORE: dict[str, AttributeValue] = {}
 
-NGINX = Resource({"service.name": "nginx", "process.pid": 3991, "process.executable.name": "nginx"})
-SHOP = Resource(
-    {"service.name": "shop", "process.pid": 4121, "process.executable.name": "gunicorn"}
-)
-STOCK = Resource({"service.name": "stock", "process.pid": 4130, "process.executable.name": "go"})
+NGINX = Resource({"service.name": "nginx", "process.pid": 3991})
+SHOP = Resource({"service.name": "shop", "process.pid": 4121}, "gunicorn")
+STOCK = Resource({"service.name": "stock", "process.pid": 4130}, "go")
 
 
 def server(
@@ -331,9 +329,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\n\x9b31m\u202e\u2028\ud800\x00"
 @pytest.mark.parametrize("color", [True, False])
 def test_nothing_a_program_sends_acts_on_the_terminal(color: bool) -> None:
     """Escape sequences in a path, a host, a service, an error or a method are made visible."""
-    resource = Resource(
-        {"service.name": HOSTILE, "process.pid": 1, "process.executable.name": HOSTILE}
-    )
+    resource = Resource({"service.name": HOSTILE, "process.pid": 1}, HOSTILE)
     hostile: dict[str, AttributeValue] = {
         "error.type": HOSTILE,
         "http.request.method_original": HOSTILE,

@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle import runtimes
-from waggle.commandline import package_name, script_path, title_program
+from waggle.commandline import package_name
 from waggle.layout import ProcessMode
-from waggle.naming import ServiceName, container_of, resource_attributes, service_name, unit_of
+from waggle.naming import (
+    ServiceName,
+    container_of,
+    program_name,
+    resource_attributes,
+    service_name,
+    unit_of,
+)
 from waggle.runtimes import Runtime, allowed_rules, detect, go_build
 
 ID = "0123456789abcdef" * 4
@@ -220,12 +227,43 @@ def test_resource_attributes() -> None:
     assert resource_attributes("") == {}
 
 
+PYTHON = "/usr/bin/python3.11"
+
+
+@pytest.mark.parametrize(
+    ("exe", "cmdline", "word", "service", "program"),
+    [
+        (PYTHON, "python3 /usr/bin/gunicorn shop:app", "python", "shop", "gunicorn"),
+        (PYTHON, "gunicorn:_worker_[shop:app]", "python", "shop", "gunicorn"),
+        (PYTHON, "python3 -m uvicorn pay:app", "python", "pay", "uvicorn"),
+        (PYTHON, "/srv/venv/bin/python /srv/shop/app.py", "python", "shop", "app.py"),
+        (PYTHON, "python3 shop.py", "python", "shop", "python"),
+        (PYTHON, "python3 -c pass", "python", "python", ""),
+        (PYTHON, "some_title", "python", "shop", "python"),
+        (PYTHON, "python3 shop.py", "python", "checkout", "shop.py"),
+        ("/usr/bin/node", "node dist/server.js", "node", "shop", "server.js"),
+        ("/usr/bin/java", "java -jar x.jar", "java", "x", "java"),
+        ("/usr/bin/perl", "perl feed.pl", "", "feed", "perl"),
+        ("/usr/bin/bash", "bash /srv/feed/run.sh", "", "feed", "run.sh"),
+        ("/srv/stock", "./stock", "go", "stock", "go"),
+        ("/srv/stock", "./stock", "go", "warehouse", "stock"),
+        ("/usr/sbin/nginx", "nginx:_worker_process", "", "nginx", ""),
+        ("/usr/sbin/nginx", "nginx:_worker_process", "", "front", "nginx"),
+        ("/usr/bin/redis-server", "/usr/bin/redis-server *:6379", "", "redis-server", ""),
+        ("", "", "", "unknown_service", ""),
+    ],
+)
+def test_program_name(exe: str, cmdline: str, word: str, service: str, program: str) -> None:
+    """What people call the program: its script, its file, what it runs on; never the service."""
+    words = [part.replace("_", " ") if ":_" in part else part for part in cmdline.split()]
+    assert program_name(exe, words, word, service) == program
+
+
 @given(st.lists(st.text(), max_size=6), st.text(), st.text())
 def test_any_command_line_has_a_name(words: list[str], exe: str, cwd: str) -> None:
     """Whatever processes call themselves, there is a name and no exception."""
     assert service_name(exe=exe, cmdline=words, environ={}, cwd=cwd).name
-    script_path(words)
-    title_program(words)
+    assert program_name(exe, words, "", "a") != "a"
 
 
 @given(

@@ -250,6 +250,18 @@ def test_names_are_conventional() -> None:
     assert {"service.name", "process.owner", "host.id", "os.type", "container.id"} <= names
 
 
+def test_a_worker_runs_the_program_of_its_master() -> None:
+    """A row says what people call the program, a forked worker the same as its master."""
+    command = ("/usr/bin/python3", "/usr/bin/gunicorn", "shop:app")
+    master = facts(7, 10, "/usr/bin/python3.11", cmdline=command, parent=1)
+    worker = facts(8, 20, "/usr/bin/python3.11", cmdline=command, parent=7)
+    rows = table(FakeSource({7: master, 8: worker, 9: facts(9, 30)}))
+    starts = {8: 20, 7: 10, 9: 30}
+    found = [rows.table.rows[rows.row(tgid, tick * TICK_NS)] for tgid, tick in starts.items()]
+    assert [one.program for one in found] == ["gunicorn", "gunicorn", ""]
+    assert {one.attributes["service.name"] for one in found[:2]} == {"shop"}
+
+
 def test_batch_lookup() -> None:
     """A batch gives each record its process's row, and asks about each process once."""
     source = FakeSource({n: facts(n, n, f"/srv/s{n}") for n in (1, 2, 3)})

@@ -15,7 +15,10 @@ int BPF_PROG(probe_send, struct sock *sk, struct msghdr *message, u64 size)
 	struct connection *connection;
 	struct call *call;
 
-	call = traced_mode() ? call_of(SCRATCH_SEND) : 0;
+	if (!traced_mode())
+		return 0;
+	HOLD_CPU();
+	call = call_of(SCRATCH_SEND);
 	if (!call)
 		return 0;
 	call->sk = address_of(sk);
@@ -33,8 +36,12 @@ int BPF_PROG(probe_send, struct sock *sk, struct msghdr *message, u64 size)
 INLINE void probe_receive(struct socket *socket, int result, int flags)
 {
 	u32 mode = traced_mode();
-	struct call *call = mode ? call_of(SCRATCH_RECEIVE) : 0;
+	struct call *call;
 
+	if (!mode)
+		return;
+	HOLD_CPU();
+	call = call_of(SCRATCH_RECEIVE);
 	if (!call)
 		return;
 	call->sk = (u64)BPF_CORE_READ(socket, sk);
@@ -72,8 +79,12 @@ int BPF_PROG(probe_receive_unix, struct socket *socket, struct msghdr *message, 
 SEC("fentry/unix_stream_sendmsg")
 int BPF_PROG(probe_send_unix, struct socket *socket, struct msghdr *message, u64 size)
 {
-	struct call *call = traced_mode() ? call_of(SCRATCH_UNIX) : 0;
+	struct call *call;
 
+	if (!traced_mode())
+		return 0;
+	HOLD_CPU();
+	call = call_of(SCRATCH_UNIX);
 	if (!call)
 		return 0;
 	call->sk = (u64)BPF_CORE_READ(socket, sk);
@@ -86,8 +97,10 @@ SEC("fexit/unix_stream_sendmsg")
 int BPF_PROG(probe_sent_unix, struct socket *socket, struct msghdr *message, u64 size,
 	     int result)
 {
-	if (traced_mode())
-		on_unix_sent((u64)BPF_CORE_READ(socket, sk), result);
+	if (!traced_mode())
+		return 0;
+	HOLD_CPU();
+	on_unix_sent((u64)BPF_CORE_READ(socket, sk), result);
 	return 0;
 }
 

@@ -25,6 +25,7 @@ int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, in
 
 	if (!traced_mode())
 		return 0;
+	HOLD_CPU();
 	tcp = bpf_skc_to_tcp_sock(sk);
 	call = call_of(SCRATCH_SEND);
 	if (!tcp || !call)
@@ -55,7 +56,10 @@ int BPF_PROG(socket_receive, struct sock *sk, int result, int flags)
 	if (!worth_a_look(result, flags))
 		return 0;
 	mode = traced_mode();
-	call = mode ? call_of(SCRATCH_RECEIVE) : 0;
+	if (!mode)
+		return 0;
+	HOLD_CPU();
+	call = call_of(SCRATCH_RECEIVE);
 	if (!call)
 		return 0;
 	call->sk = address_of(sk);
@@ -86,7 +90,10 @@ int BPF_PROG(socket_unix_send, struct sock *receiver)
 	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
 	    receiver->__sk_common.skc_state == TCP_LISTEN)
 		return 0;
-	call = traced_mode() ? call_of(SCRATCH_UNIX) : 0;
+	if (!traced_mode())
+		return 0;
+	HOLD_CPU();
+	call = call_of(SCRATCH_UNIX);
 	if (!call)
 		return 0;
 	call->peer = address_of(receiver);

@@ -123,6 +123,7 @@ int syscall_enter(struct bpf_raw_tracepoint_args *context)
 
 	if (!traced_mode() || !is_send(number))
 		return 0;
+	HOLD_CPU();
 	call = current_call(SCRATCH_SEND, number, (void *)context->args[0]);
 	if (!call)
 		return 0;
@@ -214,6 +215,7 @@ int syscall_exit(struct bpf_raw_tracepoint_args *context)
 	number = BPF_CORE_READ(regs, orig_ax);
 	if (!is_receive(number) && !is_send(number) && !is_file(number))
 		return 0;
+	HOLD_CPU();
 	call = current_call(is_receive(number) ? SCRATCH_RECEIVE : SCRATCH_UNIX, number, regs);
 	if (!call)
 		return 0;

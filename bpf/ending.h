@@ -7,6 +7,7 @@
 #define WAGGLE_ENDING_H
 
 #include "call.h"
+#include "hold_cpu.h"
 
 #define EAGAIN 11
 #define ECONNRESET 104
@@ -89,6 +90,7 @@ int BPF_PROG(tcp_destroy, struct sock *sk)
 
 	if (!connection)
 		return 0;
+	HOLD_CPU();
 	if (!(connection->flags & CONNECTION_DEAD))
 		end_connection(connection, sock, bpf_ktime_get_ns(),
 			       tcp_end(connection, sk->sk_err));
@@ -136,6 +138,7 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 	connection = bpf_map_lookup_elem(&connections, &sock);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
+	HOLD_CPU();
 	if (new_state == TCP_CLOSE_WAIT) {
 		connection->flags |= CONNECTION_PEER_CLOSED;
 		return 0;

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from waggle.columns import SHORT, Bytes, Positions, Slices, copy_short, copy_slices, windows
 from waggle.exporter.requests import EncodedRequest, Requests, ResourceFrames
-from waggle.exporter.rows import Groups, Rows, group_rows
+from waggle.exporter.rows import LARGE_GROUP, Groups, Rows, group_rows
 from waggle.exporter.template_cache import TemplateCache
 from waggle.exporter.templates import (
     PLACES,
@@ -61,6 +61,7 @@ class OtlpEncoder:
     max_templates: how many shapes are remembered (about 1 KB each).
     max_bytes, max_spans: bounds of one request; a single larger span goes alone.
     min_rows: batches of fewer rows go slowly, which is quicker for them.
+    large_group: from this many equal rows on each column of theirs is filled at once.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class OtlpEncoder:
         max_bytes: int = MAX_REQUEST_BYTES,
         max_spans: int = MAX_REQUEST_SPANS,
         min_rows: int = MIN_COLUMN_ROWS,
+        large_group: int = LARGE_GROUP,
     ) -> None:
         self._cache = TemplateCache(max_templates)
         self._frames = ResourceFrames()
@@ -76,6 +78,7 @@ class OtlpEncoder:
         self._max_bytes = max_bytes
         self._max_spans = max_spans
         self._min_rows = min_rows
+        self._large_group = large_group
         self._stats = EncoderStats()
 
     def encode(self, batch: SpanBatch) -> list[EncodedRequest]:
@@ -106,12 +109,14 @@ class OtlpEncoder:
 
     def _fast_rows(self, batch: SpanBatch) -> "_Filled":
         rows = Rows(batch)
-        groups = group_rows(rows)
+        groups = group_rows(rows, self._large_group)
         templates = self._cache.of_groups(rows, groups)
         has_template = np.array([t is not None for t in templates], np.bool_)
         self._count(rows, groups, has_template)
         fast = groups.equal & has_template[groups.group]
-        return _fill(rows, groups.rows[fast], groups.group[fast], templates, self._scratch)
+        used = [template or _NOTHING for template in templates]
+        layout = _Layout(groups.rows[fast], groups.group[fast], used)
+        return _fill(rows, layout, self._scratch, self._large_group)
 
     def _count(self, rows: Rows, groups: Groups, has_template: npt.NDArray[np.bool_]) -> None:
         known = has_template[groups.group]
@@ -142,33 +147,60 @@ class _Scratch:
         return self._buffer[:size]
 
 
-def _fill(
-    rows: Rows,
-    these: Positions,
-    group: Positions,
-    templates: list[Template | None],
-    scratch: _Scratch,
-) -> _Filled:
+class _Layout:
+    """Where the spans of some rows lie: in order of their groups, of whose templates they are.
+
+    these: the rows. group: of each. counts: rows of each group. ends: of each row's span.
+    """
+
+    def __init__(self, these: Positions, group: Positions, templates: list[Template]) -> None:
+        self.these, self.group, self.templates = these, group, templates
+        sizes = np.array([len(template.payload) for template in templates], np.intp)
+        self.lengths = sizes[group]
+        self.ends = np.cumsum(self.lengths)
+        self.size = int(self.ends[-1]) if len(self.ends) else 0
+        self.counts = np.bincount(group, minlength=len(templates)).tolist()
+
+
+def _fill(rows: Rows, layout: _Layout, scratch: _Scratch, large: int) -> _Filled:
     """Lay out the templates of the rows, in order, and copy the columns into their places."""
-    used = [template or _NOTHING for template in templates]
-    sizes = np.array([len(template.payload) for template in used], np.intp)
-    lengths = sizes[group]
-    ends = np.cumsum(lengths)
-    size = int(ends[-1]) if len(ends) else 0
-    target = scratch.take(size + SHORT)  # which short texts may be copied into
-    _lay_out(target, used, np.bincount(group, minlength=len(used)))
-    places = np.frombuffer(b"".join([template.places for template in used]), np.int32)
-    places = np.ascontiguousarray(places.reshape(-1, len(Column) * PLACES).T)
-    if len(these):
+    target = scratch.take(layout.size + SHORT)  # which short texts may be copied into
+    _lay_out(target, layout)
+    left = _fill_large_groups(rows, layout, target, large)
+    if len(left):
         # By row number, so that columns are read where they are, one after the other.
-        order = these.argsort()
-        _fill_columns(rows, these[order], target, (ends - lengths)[order], places, group[order])
-    return _Filled(these, target[:size].data, ends)
+        order = left[layout.these[left].argsort()]
+        places = np.frombuffer(b"".join([t.places for t in layout.templates]), np.int32)
+        places = np.ascontiguousarray(places.reshape(-1, len(Column) * PLACES).T)
+        begins = (layout.ends - layout.lengths)[order]
+        _fill_columns(rows, layout.these[order], target, begins, places, layout.group[order])
+    return _Filled(layout.these, target[: layout.size].data, layout.ends)
 
 
-def _lay_out(target: Bytes, templates: list[Template], counts: Positions) -> None:
+def _fill_large_groups(rows: Rows, layout: _Layout, target: Bytes, large: int) -> Positions:
+    """Fill the spans of each large group a column at a time; which of the spans are left.
+
+    All of a group have one size, so each column lies at even distances.
+    """
+    left: list[Positions] = []
+    first, at = 0, 0
+    for template, count in zip(layout.templates, layout.counts, strict=True):
+        size = len(template.payload)
+        if count < large:
+            left.append(np.arange(first, first + count))
+        else:
+            group = layout.these[first : first + count]
+            for column, place, width in template.columns:
+                into = np.ndarray((count,), f"V{width}", target, at + place, (size,))
+                into[:] = rows.values(column, group, width)
+        first += count
+        at += count * size
+    return np.concatenate(left) if left else np.empty(0, np.intp)
+
+
+def _lay_out(target: Bytes, layout: _Layout) -> None:
     at = 0
-    for template, count in zip(templates, counts.tolist(), strict=True):
+    for template, count in zip(layout.templates, layout.counts, strict=True):
         size = len(template.payload)
         if count:
             part = target[at : at + count * size].reshape(count, size)

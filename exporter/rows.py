@@ -21,6 +21,7 @@ from waggle.columns import (
     as_numbers,
     equal_rows,
     low_bytes,
+    windows,
 )
 from waggle.exporter.kept import KeptFields
 from waggle.exporter.peers import PeerTexts
@@ -30,6 +31,7 @@ from waggle.exporter.templates import (
     KEPT_COLUMNS,
     KEYED,
     PORT_WIDTH,
+    TEXT_COLUMNS,
     Column,
     Meaning,
     ephemeral_ports,
@@ -37,6 +39,12 @@ from waggle.exporter.templates import (
     service_ports,
 )
 from waggle.spans import SpanBatch, Targets, decoder_of
+
+Booleans = npt.NDArray[np.bool_]
+
+# From this many rows on a group is looked at by itself: the fixed cost of that is what
+# indexing costs for so many rows.
+LARGE_GROUP = 48
 
 _MAX_KEPT = 1024  # longer kept fields make templates that are not worth their memory
 _MAX_RESOURCES = 1 << 24  # the group key has 24 bits for the resource
@@ -91,6 +99,7 @@ class Rows:
 
     def __init__(self, batch: SpanBatch) -> None:
         self.batch = batch
+        self._made: dict[Column, npt.NDArray[np.void]] = {}
         self.records = np.ascontiguousarray(batch.records)
         self.size = self.records.dtype.itemsize
         self.buffer: Bytes = self.records.view(np.uint8).reshape(-1)
@@ -117,10 +126,24 @@ class Rows:
         )
 
     def fixed_column(self, column: Column) -> npt.NDArray[np.void]:
-        """A column of fixed width as it appears in a span, for all rows."""
-        if column in _ID_FIELDS:
-            return self._raw(_ID_FIELDS[column])
-        return self._encoded(column)
+        """A column of fixed width as it appears in a span, for all rows; worked out once."""
+        made = self._made.get(column)
+        if made is None:
+            ids = column in _ID_FIELDS
+            made = self._raw(_ID_FIELDS[column]) if ids else self._encoded(column)
+            self._made[column] = made
+        return made
+
+    def values(self, column: Column, rows: Positions, width: int) -> npt.NDArray[np.void]:
+        """A column of rows in one group, where also the texts are of one width."""
+        these = slice(None) if len(rows) == len(self.records) else rows  # no need to look up
+        if column not in TEXT_COLUMNS:
+            return self.fixed_column(column)[these]
+        if column in (Column.PATH, Column.QUERY):
+            offset = 1 if column == Column.PATH else 1 + int(self.queries[rows[0]])
+            return _strided(self.rows, width, _HEAD + offset)[these]
+        texts = self.texts(column, rows)
+        return windows(texts.buffer, width)[texts.starts]
 
     def texts(self, column: Column, rows: Positions) -> Slices:
         """A column of texts (one of templates.TEXT_COLUMNS) of some rows."""
@@ -257,21 +280,56 @@ class Groups:
     equal: npt.NDArray[np.bool_]
 
 
-def group_rows(rows: Rows) -> Groups:
+def group_rows(rows: Rows, large: int = LARGE_GROUP) -> Groups:
+    """large: from how many rows on a group is compared by itself."""
     regular = rows.regular.nonzero()[0]
     resources = rows.batch.resources[regular].astype(np.uint64)
     keys = (resources << np.uint64(40)) | (rows.keys[regular] >> np.uint64(24))
-    order = np.argsort(keys)
-    regular, keys = regular[order], keys[order]
+    if len(keys) and not (keys == keys[0]).all():
+        order = np.argsort(keys)
+        regular, keys = regular[order], keys[order]
     begins = np.ones(len(keys), np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=begins[1:])
-    group = np.cumsum(begins) - 1
-    firsts = regular[begins]
-    counts = np.bincount(group, minlength=len(firsts))
-    return Groups(regular, group, firsts, counts, _equal(rows, regular, firsts[group]))
+    starts = begins.nonzero()[0]
+    counts = np.diff(starts, append=len(keys))
+    group = np.repeat(np.arange(len(starts)), counts)
+    firsts = regular[starts]
+    equal = _equal(rows, regular, starts, counts, large)
+    return Groups(regular, group, firsts, counts, equal)
 
 
-def _equal(rows: Rows, these: Positions, those: Positions) -> npt.NDArray[np.bool_]:
+def _equal(
+    rows: Rows, these: Positions, starts: Positions, counts: Positions, large: int
+) -> Booleans:
+    """Whether each of the rows, which are in order of their groups, equals its group's first."""
+    equal = np.zeros(len(these), np.bool_)
+    small: list[Positions] = []
+    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        if count >= large and _are_alike(rows, these[start : start + count]):
+            equal[start : start + count] = True
+        else:
+            small.append(np.arange(start, start + count))
+    if small:
+        left = np.concatenate(small)
+        firsts = np.repeat(these[starts], counts)
+        equal[left] = _equal_pairs(rows, these[left], firsts[left])
+    return equal
+
+
+def _are_alike(rows: Rows, these: Positions) -> bool:
+    """Whether all of these rows surely have the same identity and the same kept bytes."""
+    if rows.kept.fixed is not None:
+        return False
+    everyone = slice(None) if len(these) == len(rows.records) else these
+    first = int(these[0])
+    if not (rows.identities[everyone] == rows.identities[first]).all():
+        return False
+    length = int(rows.kept_lengths[first])
+    kept = _strided(rows.rows, length, _HEAD + int(rows.target_lengths[first]))
+    return not length or kept[everyone].tobytes() == kept[first].tobytes() * len(these)
+
+
+def _equal_pairs(rows: Rows, these: Positions, those: Positions) -> Booleans:
     """Whether the identities and the kept bytes of two rows are the same, pair by pair."""
     identities = rows.identities
     voids = _strided(identities, identities.shape[1] * 8, 0)

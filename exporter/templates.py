@@ -120,10 +120,12 @@ class Template:
     """One span as an element of ScopeSpans.spans, tag and length included.
 
     places: int32, one row of PLACES offsets into `payload` per Column, -1 for none.
+    columns: the same as (column, offset, width), only those there are.
     """
 
     payload: bytes
     places: bytes
+    columns: tuple[tuple[Column, int, int], ...] = ()
 
 
 def varint(number: int) -> bytes:
@@ -183,8 +185,8 @@ def build_template(record: Records, meaning: Meaning) -> Template | None:
     first, second = (_encode(span_of(exchange, 0, 0)) for exchange in exchanges)
     if len(first) != len(second):
         return None
-    places = _places(first, second, _markers(marked, meaning))
-    return None if places is None else Template(first, places.tobytes())
+    columns = _columns(first, second, _markers(marked, meaning))
+    return None if columns is None else Template(first, _places(columns), columns)
 
 
 def _with_marked_texts(marked: Records, row: int, meaning: Meaning) -> Exchange:
@@ -248,19 +250,25 @@ def _markers(marked: Records, meaning: Meaning) -> dict[bytes, Column]:
     return markers
 
 
-def _places(
+def _columns(
     first: bytes, second: bytes, markers: dict[bytes, Column]
-) -> npt.NDArray[np.int32] | None:
-    """Where the columns are, or None when a difference is no column's marker."""
-    places = np.full((len(Column), PLACES), -1, np.int32)
-    used = [0] * len(Column)
+) -> tuple[tuple[Column, int, int], ...] | None:
+    """Column, offset and width of what differs, or None when that is no column's marker."""
+    found: list[tuple[Column, int, int]] = []
     for start, end in _differences(first, second):
         column = markers.get(first[start:end])
-        if column is None or used[column] == PLACES:
+        if column is None or sum(column == other for other, *_ in found) == PLACES:
             return None
-        places[column, used[column]] = start
-        used[column] += 1
-    return places
+        found.append((column, start, end - start))
+    return tuple(found)
+
+
+def _places(columns: tuple[tuple[Column, int, int], ...]) -> bytes:
+    places = np.full((len(Column), PLACES), -1, np.int32)
+    for column, start, _ in columns:
+        free = 0 if places[column, 0] < 0 else 1
+        places[column, free] = start
+    return places.tobytes()
 
 
 def _differences(first: bytes, second: bytes) -> list[tuple[int, int]]:

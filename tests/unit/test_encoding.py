@@ -16,6 +16,7 @@ from waggle.exporter import rows as rows_module
 from waggle.exporter import template_cache
 from waggle.exporter.encoding import EncodedRequest, OtlpEncoder
 from waggle.exporter.messages import SCHEMA_URL
+from waggle.exporter.rows import LARGE_GROUP
 from waggle.exporter.templates import BODY_LIMIT, Meaning, build_template, padded_varints
 from waggle.layout import End, Flag, Kept, Link, Method, Role
 from waggle.probes.http1 import decode
@@ -220,10 +221,10 @@ def batches(draw: st.DrawFn) -> SpanBatch:
 
 
 @settings(max_examples=150, deadline=None)
-@given(batches())
-def test_both_paths_give_the_same_spans(spans: SpanBatch) -> None:
+@given(batches(), st.sampled_from([1, 3, LARGE_GROUP]))
+def test_both_paths_give_the_same_spans(spans: SpanBatch, large_group: int) -> None:
     """Whatever is in a batch, bytes made by columns decode to what the slow path gives."""
-    encoder = OtlpEncoder(min_rows=1)
+    encoder = OtlpEncoder(min_rows=1, large_group=large_group)
     want = expected(spans)
     for _ in range(template_cache.BUILD_AFTER + 1):  # new, then sighted, then from templates
         assert decoded(encoder.encode(spans)) == want

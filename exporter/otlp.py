@@ -77,6 +77,7 @@ class OtlpExporter:
         before the first export(): a thread started earlier would keep privileges that the
         process has dropped since.
         """
+        self.patience_s = settings.queue.delay_s  # OTEL_BSP_SCHEDULE_DELAY, for the pipeline too
         self._encoder = encoder
         self._outbox = Outbox(settings.queue)
         self._sender = _Sender(settings, self._outbox, _make_transport(settings), on_event)

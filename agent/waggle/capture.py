@@ -94,8 +94,9 @@ class Capture:
         self._sweep = bpf.program(_SWEEP)
         self._counters = bpf.map("counters")
         self._processes = bpf.map("processes")
-        self.exchanges = self._ring("exchange_ring", layout.EXCHANGE)
-        self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE)
+        in_use = ("target_len", "kept_len")  # of the head
+        self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
+        self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
 
     @classmethod
@@ -131,9 +132,9 @@ class Capture:
             bpf.close()
             raise
 
-    def _ring(self, name: str, dtype: "np.dtype[np.void]") -> Ring:
+    def _ring(self, name: str, dtype: "np.dtype[np.void]", used: Sequence[str] = ()) -> Ring:
         ring = self.bpf.map(name)
-        return Ring(ring.fd, ring.max_entries, dtype)
+        return Ring(ring.fd, ring.max_entries, dtype, used)
 
     def decide(self, decision: Decision) -> None:
         """Apply a decision about one process; its scores are kept when it is known already."""

@@ -23,20 +23,22 @@ import numpy.typing as npt
 from waggle.errors import WaggleError
 from waggle.exporter.base import Exporter
 from waggle.layout import Flag
-from waggle.ring import MAX_RECORDS, RingPoller
+from waggle.ring import MAX_RECORDS, Call, RingPoller
 from waggle.spans import Records, ResourceTable, SpanBatch
 from waggle.summary import TraceCount
 
 _NS = 1_000_000_000
 
-# After a read that found something, records gather for this long: four thousand of
-# them at 20,000 a second, so that the fixed cost of a batch is shared by many
-# (docs/performance.md: 0.05 s costs a third more of the agent's CPU).
+# After a read that found something, records gather for this long where nobody says that
+# more is good enough (patience_of): a batch has a fixed cost, which many then share.
 GATHER_S = 0.2
-# ... unless a ring is this full, which is looked at this often meanwhile.
+_LONGEST_GATHER_S = 1.0
+# ... unless a ring is this full. How soon that is looked at follows from how fast it fills.
 _HIGH_WATER = 0.25
 _LOOK_S = 0.01
-# A producer wakes nobody before a fair amount waits, so an idle wait ends by itself.
+_LONGEST_LOOK_S = 0.1
+# A producer wakes nobody before a fair amount waits, so an idle wait ends by itself; it
+# doubles while nothing comes, up to the gathering time.
 IDLE_WAIT_S = 0.05
 
 
@@ -65,6 +67,15 @@ class Processes(Protocol):
     def resources_of(self, records: Records) -> npt.NDArray[np.intp]:
         """One index into `table` per record."""
         ...
+
+
+def patience_of(exporters: Sequence[Exporter]) -> float:
+    """Seconds that records may gather for: the least that any exporter is content with.
+
+    An exporter says so by an attribute `patience_s`; without it, it wants them soon.
+    """
+    wanted = [float(getattr(exporter, "patience_s", GATHER_S)) for exporter in exporters]
+    return max(GATHER_S, min([*wanted, _LONGEST_GATHER_S]))
 
 
 class WallClock:
@@ -154,20 +165,24 @@ class Pipeline:
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
+        self._idle_s = IDLE_WAIT_S
         self._poller = RingPoller(rings)
 
-    def step(self, timeout_s: float = IDLE_WAIT_S) -> int:
+    def step(self, timeout_s: float | None = None) -> int:
         """Wait for records for at most about timeout_s, move what is there; spans moved.
 
         Between two reads of rings that were not empty lies the gathering time,
-        unless a ring fills up. wake() ends the wait early.
+        unless a ring fills up. wake() ends the wait early. Without timeout_s the
+        wait is short at first and longer the longer nothing comes.
         """
         if not self._gather():
-            self._poller.wait(timeout_s)
+            self._poller.wait(self._idle_s if timeout_s is None else timeout_s)
         waiting = any(ring.pending() for ring in self._rings)
-        moved = self._move_all()
+        moved = self._move_all() if waiting else 0
         # Also when all that waits is still being written: it must not be polled in a tight loop.
         self._next_read = time.monotonic() + self._gather_s if waiting else 0.0
+        longest_s = max(IDLE_WAIT_S, self._gather_s)
+        self._idle_s = IDLE_WAIT_S if waiting else min(2 * self._idle_s, longest_s)
         return moved
 
     def wake(self) -> None:
@@ -195,17 +210,23 @@ class Pipeline:
 
     def _gather(self) -> bool:
         """Let records gather until it is time to read; False when there was nothing to wait for."""
-        left = self._next_read - time.monotonic()
-        if left <= 0:
+        begun = time.monotonic()
+        if self._next_read <= begun:
             return False
-        while left > 0 and not self._filling():
-            if self._poller.wait_for_wake(min(left, _LOOK_S)):
+        now, call = begun, Call.NOBODY
+        while now < self._next_read and (full := self._fullness()) < 1:
+            pause_s = min(self._next_read - now, _next_look(full, now - begun))
+            # A producer calls several times in a row, and then no more.
+            listening = call is not Call.PRODUCER
+            call = max(call, self._poller.wait_for_call(pause_s, by_producers=listening))
+            if call is Call.WAKE:
                 break
-            left = self._next_read - time.monotonic()
+            now = time.monotonic()
         return True
 
-    def _filling(self) -> bool:
-        return any(ring.pending() > _HIGH_WATER * ring.capacity for ring in self._rings)
+    def _fullness(self) -> float:
+        """What the fullest ring holds, as a share of what it should when it is read."""
+        return max(ring.pending() / (_HIGH_WATER * ring.capacity) for ring in self._rings)
 
     def _move_all(self) -> int:
         started = time.thread_time_ns()
@@ -279,3 +300,15 @@ class Pipeline:
 
     def _failures(self, exporter: Exporter) -> Failures:
         return self.stats.failures.setdefault(exporter.name, Failures())
+
+
+def _next_look(full: float, elapsed_s: float) -> float:
+    """Seconds for which a ring that filled so far in this time may surely be left alone.
+
+    It may fill twice as fast from now on. A burst out of nothing is no matter of looking:
+    the producer calls when much is waiting.
+    """
+    if full <= 0:
+        return _LONGEST_LOOK_S
+    soonest_s = (1 - full) * elapsed_s / (2 * full)
+    return min(max(soonest_s, _LOOK_S), _LONGEST_LOOK_S)

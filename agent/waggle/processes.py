@@ -86,6 +86,51 @@ class ProcessStats:
 _Key = tuple[int, int]  # tgid, start in clock ticks: all that /proc and events have in common
 
 
+class _Distinct:
+    """Which processes there are in a batch: mostly those of the batches before it.
+
+    That is looked up in a sorted list; only where something is not in it all of a batch is
+    sorted, which takes ten times as long.
+    """
+
+    _MOST = 1024
+
+    def __init__(self) -> None:
+        self._starts = np.empty(0, np.uint64)
+        self._tgids = np.empty(0, np.uint32)
+        self._pairs: list[tuple[int, int]] = []
+
+    def of(
+        self, tgids: npt.NDArray[np.uint32], starts_ns: npt.NDArray[np.uint64]
+    ) -> tuple[list[tuple[int, int]], npt.NDArray[np.intp]]:
+        """Pairs of tgid and start, and for each record which of them it is.
+
+        Pairs that are none of the batch's may be among them.
+        """
+        if self._pairs:
+            which = np.searchsorted(self._starts, starts_ns)
+            np.minimum(which, len(self._pairs) - 1, out=which)
+            is_known = (self._starts[which] == starts_ns) & (self._tgids[which] == tgids)
+            if is_known.all():
+                return self._pairs, which
+            new = ~is_known
+            firsts = new.nonzero()[0][_distinct(tgids[new], starts_ns[new])[0]]
+            self._learn(tgids[firsts], starts_ns[firsts])
+        firsts, which = _distinct(tgids, starts_ns)
+        if not self._pairs:
+            self._learn(tgids[firsts], starts_ns[firsts])
+        return list(zip(tgids[firsts].tolist(), starts_ns[firsts].tolist(), strict=True)), which
+
+    def _learn(self, tgids: npt.NDArray[np.uint32], starts_ns: npt.NDArray[np.uint64]) -> None:
+        """Add processes; of those that share a start with another only one is known."""
+        if len(self._pairs) + len(tgids) > self._MOST:
+            self._starts, self._tgids = self._starts[:0], self._tgids[:0]
+        starts = np.concatenate((self._starts, starts_ns[: self._MOST]))
+        self._starts, firsts = np.unique(starts, return_index=True)
+        self._tgids = np.concatenate((self._tgids, tgids[: self._MOST]))[firsts]
+        self._pairs = list(zip(self._tgids.tolist(), self._starts.tolist(), strict=True))
+
+
 @dataclass(slots=True)
 class ProcessTable:
     """Rows for processes, made when first asked for and kept, bounded, by recency of use.
@@ -105,6 +150,7 @@ class ProcessTable:
     _entries: OrderedDict[_Key, _Entry] = field(default_factory=OrderedDict)
     _births: OrderedDict[int, _Birth] = field(default_factory=OrderedDict)
     _shared: dict[str, int] = field(default_factory=dict)
+    _distinct: _Distinct = field(default_factory=_Distinct)
 
     def lookup(
         self, tgids: npt.NDArray[np.uint32], starts_ns: npt.NDArray[np.uint64]
@@ -115,9 +161,12 @@ class ProcessTable:
         """
         if len(tgids) == 0:
             return np.empty(0, np.intp)
-        firsts, inverse = _distinct(tgids, starts_ns)
-        rows = [self.row(int(tgids[i]), int(starts_ns[i])) for i in firsts]
-        return np.array(rows, np.intp)[inverse]
+        pairs, which = self._distinct.of(tgids, starts_ns)
+        rows = np.zeros(len(pairs), np.intp)
+        for number in np.flatnonzero(np.bincount(which)).tolist():
+            rows[number] = self.row(*pairs[number])
+        found: npt.NDArray[np.intp] = rows[which]
+        return found
 
     def row(self, tgid: int, start_ns: int) -> int:
         """The row of one process."""
@@ -295,8 +344,6 @@ def _distinct(
     Starts differ between processes down to the nanosecond, so they are sorted
     alone; in the odd case that two processes share one, the pairs are.
     """
-    if (starts_ns == starts_ns[0]).all() and (tgids == tgids[0]).all():
-        return np.zeros(1, np.intp), np.zeros(len(tgids), np.intp)
     _, firsts, inverse = np.unique(starts_ns, return_index=True, return_inverse=True)
     if (tgids[firsts][inverse] == tgids).all():
         return firsts, inverse

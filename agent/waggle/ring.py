@@ -19,6 +19,8 @@ import os
 import platform
 import select
 from collections.abc import Callable, Sequence
+from enum import IntEnum
+from functools import cache
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -36,6 +38,10 @@ _LENGTH = np.uint32((1 << 30) - 1)
 
 # Most records of one read(): bounds the copy to 4 MiB of exchange records.
 MAX_RECORDS = 8192
+# Records are copied without the end of their last field when none of a batch uses it: in
+# steps of this, so that there are few kinds of records, with this many bytes left over.
+_WIDTH_STEP = 32
+_WIDTH_SPARE = 16
 
 _SYS_MEMBARRIER = {"aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
 _MEMBARRIER_GLOBAL_EXPEDITED = 2
@@ -70,6 +76,9 @@ class RingMemory:
     consumer, producer: one uint64 each, the positions, which only ever grow.
     data: 2 * size bytes, the second half mirroring the first.
     record: the dtype of one record with its 8-byte header; `ring_length` first.
+    used: columns that together say how many bytes of the last field are in use. With
+    them, read() leaves out what no record of a batch uses: its records have the same
+    fields, but the last one is shorter.
     """
 
     def __init__(
@@ -78,8 +87,10 @@ class RingMemory:
         producer: npt.NDArray[np.uint64],
         data: npt.NDArray[np.uint8],
         record: "np.dtype[np.void]",
+        used: Sequence[str] = (),
     ) -> None:
         self.record = record
+        self._used = tuple(used)
         self.size = len(data) // 2
         self.capacity = self.size // record.itemsize
         self.discarded = 0
@@ -134,12 +145,43 @@ class RingMemory:
             )
 
     def _copy(self, slots: npt.NDArray[np.uint8], discarded: npt.NDArray[np.bool_]) -> Records:
+        """The records that were not discarded, in memory of our own."""
         if discarded.any():
             self.discarded += int(discarded.sum())
-            rows = slots[~discarded]
-        else:
-            rows = slots.copy()
-        return rows.reshape(-1).view(self.record)
+            slots = slots[~discarded]
+        kind = self._narrowed(slots)
+        parts = np.ndarray((len(slots),), f"V{kind.itemsize}", slots, 0, (slots.strides[0],))
+        copied = np.empty(len(slots), kind)
+        copied.view(parts.dtype)[:] = parts
+        return copied
+
+    def _narrowed(self, slots: npt.NDArray[np.uint8]) -> "np.dtype[np.void]":
+        """The record's layout, as wide as these slots need it."""
+        if not self._used or not len(slots):
+            return self.record
+        used = np.zeros(len(slots), np.uint32)
+        for name in self._used:
+            kind, offset = self.record.fields[name][:2]  # type: ignore[index]
+            used += np.ndarray((len(slots),), kind, slots, offset, (slots.strides[0],))
+        return _shortened(self.record, int(used.max()) // _WIDTH_STEP)
+
+
+@cache
+def _shortened(record: "np.dtype[np.void]", steps: int) -> "np.dtype[np.void]":
+    """`record` with room for so many steps, and one more, in its last field."""
+    *names, last = record.names  # type: ignore[misc]  # only None where there are no fields
+    fields = dict(record.fields or {})
+    kind, offset = fields[last][:2]
+    size = min((steps + 1) * _WIDTH_STEP + _WIDTH_SPARE, kind.itemsize)
+    formats = [*(fields[name][0] for name in names), np.dtype((np.uint8, size))]
+    return np.dtype(
+        {
+            "names": [*names, last],
+            "formats": formats,
+            "offsets": [*(fields[name][1] for name in names), offset],
+            "itemsize": offset + size,
+        }
+    )
 
 
 def _until_busy(headers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -151,11 +193,17 @@ class Ring(RingMemory):
     """A BPF_MAP_TYPE_RINGBUF mapped into this process, the only reader of it.
 
     map_fd: the map's descriptor, which stays the caller's. size: its
-    max_entries in bytes. record_dtype: see RingMemory. Mapping takes no memory
+    max_entries in bytes. record_dtype, used: see RingMemory. Mapping takes no memory
     of its own, but the pages count twice in this process's resident size.
     """
 
-    def __init__(self, map_fd: int, size: int, record_dtype: "np.dtype[np.void]") -> None:
+    def __init__(
+        self,
+        map_fd: int,
+        size: int,
+        record_dtype: "np.dtype[np.void]",
+        used: Sequence[str] = (),
+    ) -> None:
         page = mmap.PAGESIZE
         self._fd = map_fd
         self._maps: list[mmap.mmap] = []
@@ -170,6 +218,7 @@ class Ring(RingMemory):
             np.frombuffer(producer, np.uint64, 1),
             np.frombuffer(producer, np.uint8, 2 * size, offset=page),
             record_dtype,
+            used,
         )
         self._poller = RingPoller([self])
 
@@ -217,17 +266,28 @@ class Pollable(Protocol):
     def pending(self) -> int: ...
 
 
+class Call(IntEnum):
+    """Who ended a wait."""
+
+    NOBODY = 0
+    PRODUCER = 1
+    WAKE = 2
+
+
 class RingPoller:
     """Waits on several rings at once; wake() ends a wait from a signal handler or thread."""
 
     def __init__(self, rings: Sequence[Pollable]) -> None:
         self._rings = rings
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._all = select.epoll()
         self._wake_only = select.epoll()
         self._wake_only.register(self._wake, select.EPOLLIN)
-        self._all = select.epoll()
+        self._calls = select.epoll()  # tells of a ring when its producer wakes us, not before
         for source in (self._wake, *(ring.fileno() for ring in rings)):
+            edge = select.EPOLLET if source != self._wake else 0
             self._all.register(source, select.EPOLLIN)
+            self._calls.register(source, select.EPOLLIN | edge)
 
     def wait(self, timeout_s: float) -> bool:
         """True when a ring is not empty or wake() was called; False after timeout_s.
@@ -241,9 +301,15 @@ class RingPoller:
         ready = self._ready(self._all, timeout_s)
         return bool(ready) or any(ring.pending() for ring in self._rings)
 
-    def wait_for_wake(self, timeout_s: float) -> bool:
-        """True when wake() was called, whatever the rings hold; False after timeout_s."""
-        return bool(self._ready(self._wake_only, timeout_s))
+    def wait_for_call(self, timeout_s: float, *, by_producers: bool = True) -> Call:
+        """Wait until somebody calls, whatever the rings hold; who that was.
+
+        by_producers: also a producer that wakes us because much is waiting.
+        """
+        ready = self._ready(self._calls if by_producers else self._wake_only, timeout_s)
+        if self._wake in ready:
+            return Call.WAKE
+        return Call.PRODUCER if ready else Call.NOBODY
 
     def wake(self) -> None:
         """End the wait that is going on, or the next one. After close(): nothing to end."""
@@ -254,6 +320,7 @@ class RingPoller:
         """Give the descriptors up. Further calls do nothing."""
         if not self._all.closed:
             self._all.close()
+            self._calls.close()
             self._wake_only.close()
             os.close(self._wake)
 

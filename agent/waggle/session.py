@@ -24,7 +24,7 @@ from waggle.errors import WaggleError
 from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
-from waggle.pipeline import Pipeline, WallClock
+from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.spans import ResourceTable
@@ -63,6 +63,7 @@ class Session:
             self._watcher,
             exporters,
             WallClock(),
+            gather_s=patience_of(exporters),
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
@@ -82,7 +83,10 @@ class Session:
 
     @contextmanager
     def _stopping(self, pipeline: Pipeline) -> Iterator[None]:
-        """While it holds, Ctrl-C and SIGTERM end the run in order; a second one at once."""
+        """While it holds, Ctrl-C and SIGTERM end the run in order; a second one at once.
+
+        The end of the command that we started is noticed at once.
+        """
 
         def stop(_signum: int, _frame: FrameType | None) -> None:
             if self._stop.is_set():
@@ -90,8 +94,11 @@ class Session:
             self._stop.set()
             pipeline.wake()
 
-        signals = [signal.SIGINT, signal.SIGTERM]
-        before = {signum: signal.signal(signum, stop) for signum in signals}
+        def look(_signum: int, _frame: FrameType | None) -> None:
+            pipeline.wake()
+
+        handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGCHLD: look}
+        before = {signum: signal.signal(signum, act) for signum, act in handlers.items()}
         try:
             yield
         finally:
@@ -120,7 +127,7 @@ class Session:
         while not self._stop.is_set():
             pipeline.step()
             if self._command_ended():
-                pipeline.step(_LAST_WORDS_S)
+                self._stop.wait(_LAST_WORDS_S)
                 return
             if any(getattr(exporter, "closed", False) for exporter in exporters):
                 return  # whoever read our output has gone, or its disk is full

@@ -66,7 +66,8 @@ class ResourceTable:
 class SpanBatch:
     """Finished exchanges on their way to the exporters.
 
-    records: 1-d array of layout.EXCHANGE or layout.LARGE_EXCHANGE, our own copy.
+    records: 1-d array of layout.EXCHANGE or layout.LARGE_EXCHANGE, our own copy; `head`
+        may be shorter than there, but not than what any of the records uses.
     resources: one index into `table` per record.
     clock_offset_ns: Unix time minus CLOCK_MONOTONIC when the batch was read.
     """

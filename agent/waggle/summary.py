@@ -90,15 +90,19 @@ class TraceCount:
     def add(self, records: Records) -> None:
         """Count the traces of a batch of EXCHANGE or LARGE_EXCHANGE records."""
         hashes = _hashes(records)
-        places = (hashes >> np.uint64(64 - self._BITS)).astype(np.intp)
-        rest = (hashes << np.uint64(self._BITS)) | np.uint64(1 << (self._BITS - 1))
-        # frexp gives the place of the highest of 53 bits, counted from the lowest, from 1.
-        _, highest = np.frexp((rest >> np.uint64(11)).astype(np.float64))
-        np.maximum.at(self._ranks, places, (54 - highest).astype(np.uint8))
         if self._seen is not None:
             self._seen.update(hashes.tolist())
-            if len(self._seen) > self._most:
-                self._seen = None
+            if len(self._seen) <= self._most:
+                return
+            hashes = np.array(list(self._seen), np.uint64)
+            self._seen = None
+        places = (hashes >> np.uint64(64 - self._BITS)).astype(np.intp)
+        # A hash without its place has at most 50 bits, of which all count in a float: its
+        # exponent, in the bits 52 and up, is the place of the highest of them, from 0 and 1023.
+        rest = hashes & np.uint64((1 << (64 - self._BITS)) - 1) | np.uint64(1)
+        highest = rest.astype(np.float64).view(np.uint64) >> np.uint64(52)
+        ranks = (np.uint64(1023 + 64 - self._BITS) - highest).astype(np.uint8)
+        np.maximum.at(self._ranks, places, ranks)
 
     def _estimate(self) -> int:
         alpha = 0.7213 / (1 + 1.079 / self._SIZE)

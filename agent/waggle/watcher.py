@@ -108,7 +108,7 @@ class Watcher:
             return rows
 
     def _remember_names(self, rows: npt.NDArray[np.intp]) -> None:
-        for row in np.unique(rows).tolist():
+        for row in np.flatnonzero(np.bincount(rows)).tolist():
             if row not in self._names and len(self._names) < _NAMES_KEPT:
                 attributes = self.table.rows[row].attributes
                 pid = attributes.get("process.pid", "")

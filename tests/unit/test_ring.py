@@ -1,13 +1,17 @@
 """The ring's reader over a fake image of its memory."""
 
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.ring import BUSY, DISCARD, RingError, RingMemory, RingPoller
+from unit.records import record
+from waggle.layout import LARGE_EXCHANGE
+from waggle.ring import BUSY, DISCARD, Call, RingError, RingMemory, RingPoller
 
 RECORD = np.dtype(
     {
@@ -176,6 +180,34 @@ def test_any_interleaving_gives_every_record_once_in_order(
     assert seen == expected
 
 
+@given(st.lists(st.integers(0, 1500), min_size=1, max_size=8))
+def test_what_no_record_uses_is_left_out_and_nothing_else(lengths: list[int]) -> None:
+    """Records come out with all their bytes in use, but no longer than the longest needs."""
+    rows = np.concatenate([record(bytes([65 + n % 26]) * n, large=True) for n in lengths])
+    rows["ring_length"] = LARGE_EXCHANGE.itemsize - 8
+    consumer, producer = np.zeros(1, np.uint64), np.array([rows.nbytes], np.uint64)
+    data = np.concatenate([rows.view(np.uint8), np.zeros(8 * rows.nbytes, np.uint8)])
+    used = ("target_len", "kept_len")
+    got = RingMemory(consumer, producer, data, LARGE_EXCHANGE, used).read()
+    for name in LARGE_EXCHANGE.names or ():
+        if name != "head":
+            assert (got[name] == rows[name]).all()
+    in_use = rows["target_len"] + rows["kept_len"]
+    for row, size in enumerate(in_use.tolist()):
+        assert (got["head"][row, :size] == rows["head"][row, :size]).all()
+    assert 16 <= got["head"].shape[1] - in_use.max() <= 48
+
+
+def test_a_record_that_claims_to_use_more_than_there_is_comes_whole() -> None:
+    """Lengths beyond the end of a record make it no longer than it is."""
+    row = record(large=True)
+    row["ring_length"], row["target_len"], row["kept_len"] = row.nbytes - 8, 0xFFFF, 0xFFFF
+    positions = np.zeros(1, np.uint64), np.array([row.nbytes], np.uint64)
+    data = np.concatenate([row.view(np.uint8)] * 2)
+    memory = RingMemory(*positions, data, LARGE_EXCHANGE, ("target_len", "kept_len"))
+    assert (memory.read() == row).all()
+
+
 class FakeRing:
     """A descriptor that never gets ready, and a position that says what is there."""
 
@@ -204,7 +236,7 @@ def test_a_poller_sees_records_that_woke_nobody() -> None:
 def test_wake_ends_one_wait() -> None:
     """wake() ends the next wait of either kind, even one that begins later, and no other."""
     poller = RingPoller([])
-    for wait in (poller.wait, poller.wait_for_wake):
+    for wait in (poller.wait, poller.wait_for_call):
         poller.wake()
         assert wait(60)
         assert not wait(0.001)
@@ -213,13 +245,20 @@ def test_wake_ends_one_wait() -> None:
     poller.wake()
 
 
-def test_waiting_for_a_wake_ignores_the_rings() -> None:
-    """While records gather, a full ring does not end the wait."""
+def test_waiting_for_a_call_ignores_what_is_in_the_rings() -> None:
+    """While records gather, a full ring ends no wait; its producer's call does, once."""
     ring = FakeRing()
-    os.eventfd_write(ring.fd, 1)
     ring.count = 1
     poller = RingPoller([ring])
-    assert not poller.wait_for_wake(0.001)
+    caller = threading.Thread(target=os.eventfd_write, args=(ring.fd, 1))
+    caller.start()
+    began = time.monotonic()
+    assert poller.wait_for_call(60) is Call.PRODUCER
+    assert time.monotonic() - began < 30
+    began = time.monotonic()
+    assert poller.wait_for_call(0.02) is Call.NOBODY
+    assert time.monotonic() - began > 0.015
     assert poller.wait(60)
+    caller.join()
     poller.close()
     os.close(ring.fd)

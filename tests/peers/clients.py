@@ -56,6 +56,8 @@ CLIENTS: dict[str, ClientKind] = {
     "java": ClientKind(_JAVA, can_close=False, can_unix=False),
     "raw": ClientKind([sys.executable, PROGRAMS / "raw" / "rawclient.py"]),
 }
+# A load generator for WebSocket handshakes: no client of the matrix.
+WEBSOCKET = ClientKind([sys.executable, _PYTHON / "client_websocket.py"], can_unix=False)
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,22 @@ def start_client(
     gate: int | None = None,
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    how: ClientKind | None = None,
 ) -> Iterator[RunningClient]:
     """Starts a client of one of the kinds in CLIENTS; ends it on leaving, if it has not ended.
 
+    `how` is a kind that is not among them.
     `path` is a template, {} is the number. `gate` makes it stop after so many requests: see
     RunningClient. `traceparent` sends the one that `traceparent_of` gives for each number.
     `args` are further arguments (the raw client's switches).
     """
+    how = how or CLIENTS[kind]
     switches = ["--first", str(first), "--path", path, *args]
     switches += ["--mode", "close"] if close else []
     switches += ["--unix", unix_path] if unix_path else []
     switches += ["--traceparent"] if traceparent else []
     switches += ["--gate", str(gate)] if gate is not None else []
-    before = [tool(part) if part in ("node", "java") else part for part in CLIENTS[kind].command]
+    before = [tool(part) if part in ("node", "java") else part for part in how.command]
     command = [*before, base_url, str(count), str(concurrency), *switches]
     program = Program(f"client-{kind}", command, env=env, with_pipes=True)
     try:

@@ -271,14 +271,15 @@ def start_server(
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout_s: float = START_TIMEOUT_S,
+    kinds: Mapping[str, ServerKind] = SERVERS,
 ) -> Iterator[Server]:
-    """Starts a server of one of the kinds in SERVERS on the loopback and waits until it answers
+    """Starts a server of one of the kinds in `kinds` on the loopback and waits until it answers
     GET /ready; ends it, and all of its process group, on leaving. `ensure_built()` comes first.
 
     Raises ProgramError with the program's output when it does not become ready, ValueError for
     what the kind cannot do.
     """
-    how = SERVERS[kind]
+    how = kinds[kind]
     if family not in how.families:
         raise ValueError(f"{kind} cannot listen on {family}; it can on {sorted(how.families)}")
     if how.needs_upstream and not upstream:

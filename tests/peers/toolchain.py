@@ -17,6 +17,8 @@ BIN = BUILD / "bin" / "peers"
 JAVA_CLASSES = BUILD / "java" / "peers"
 VENV = BUILD / "peers-venv"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
+MATRIX_VENV = BUILD / "peers-python-venv"
+MATRIX_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-python.txt"
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
 _JOBS = os.environ.get("WAGGLE_BUILD_JOBS", "1")
@@ -38,18 +40,32 @@ def tool(name: str) -> str:
 def ensure_built() -> None:
     """Builds every target program and installs the Python ones' packages. Quick when done."""
     ensure_python_peers()
-    ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
+    ensure_called_server()
     ensure_go_module(PROGRAMS / "go", ["nethttp", "gin"], BIN / "stripped", stripped=True)
     ensure_java()
 
 
+def ensure_called_server() -> None:
+    """What the Python matrix needs beside the Python programs: a server to call, and a load."""
+    ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
+
+
 def ensure_python_peers() -> None:
     """A virtual environment of its own, so that the agent's stays lean."""
-    with _once("peers-venv", _digest([REQUIREMENTS], "venv", _base_python())) as is_needed:
+    _ensure_venv(VENV, REQUIREMENTS, _base_python())
+
+
+def ensure_python_matrix() -> None:
+    """The environment with all servers and clients of the Python matrix: make test-python."""
+    _ensure_venv(MATRIX_VENV, MATRIX_REQUIREMENTS, _base_python())
+
+
+def _ensure_venv(venv: Path, requirements: Path, python: str) -> None:
+    with _once(venv.name, _digest([requirements], "venv", python)) as is_needed:
         if is_needed:
-            _run([_base_python(), "-m", "venv", "--clear", str(VENV)])
-            pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-            install = ["install", "--quiet", "--no-deps", "--requirement", str(REQUIREMENTS)]
+            _run([python, "-m", "venv", "--clear", str(venv)])
+            pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+            install = ["install", "--quiet", "--no-deps", "--requirement", str(requirements)]
             _run([*pip, *install])
 
 

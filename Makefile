@@ -59,6 +59,13 @@ test-full: build .venv/.packages-dev ## Every server with every client, every wa
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/kernel tests/peers
 	$(GIVE_BACK)
 
+.PHONY: test-python
+test-python: build .venv/.packages-dev ## Python: every server, client and shape, every interpreter of this machine
+	@$(AS_ROOT) tests/peers/install.sh
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' \
+		tests/peers/test_python.py tests/peers/test_interpreters.py
+	$(GIVE_BACK)
+
 .PHONY: test-vm
 test-vm: build .venv/.packages-dev ## The agent under other kernels, in emulation; WAGGLE_VM=bookworm,sid picks some
 	$(AS_ROOT) $(VENV)/python -m tests.vm prepare $(foreach suite,$(VM_SUITES),--kernel $(suite))

@@ -1,0 +1,190 @@
+"""python -m tests.peers.python_table: plays the Python matrix, prints each cell, writes the tables.
+
+What was found is kept in build/python-matrix.json, so that parts can be played by themselves;
+--write makes the tables in docs/python.md from all that is there.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .processes import BUILD, ROOT, ProgramError
+from .python_demands import demand
+from .python_matrix import CONCURRENCIES, Cell, Result, cells_of, play
+from .python_servers import PYTHON_SERVERS
+from .toolchain import ensure_called_server, ensure_python_matrix, ensure_python_peers
+
+PAGE = ROOT / "docs" / "python.md"
+KEPT = BUILD / "python-matrix.json"
+_TITLES = {
+    "threads": "Servers with threads",
+    "greenlets": "Servers with greenlets",
+    "tasks": "Servers with an event loop",
+}
+Found = dict[tuple[str, str, str, int], dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = _parser().parse_args(arguments)
+    (ensure_python_peers if chosen.light else ensure_python_matrix)()
+    ensure_called_server()
+    results: list[Result] = []
+    is_broken = False
+    for name in chosen.server or PYTHON_SERVERS:
+        if chosen.light and not PYTHON_SERVERS[name].is_light:
+            continue
+        for concurrency in chosen.concurrency or CONCURRENCIES:
+            cells = cells_of(
+                name,
+                concurrency,
+                heavy=not chosen.light,
+                shapes=chosen.shape,
+                clients=chosen.client,
+            )
+            try:
+                played = _play(cells, chosen) if cells else []
+            except ProgramError as error:
+                print(f"{name}: {error}", *getattr(error, "__notes__", ()), sep="\n", flush=True)
+                is_broken = True
+                continue
+            results += played
+            _keep(played)
+    if chosen.write:
+        _write(_kept())
+    return int(is_broken or any(result.wrong for result in results))
+
+
+def _play(cells: Sequence[Cell], chosen: argparse.Namespace) -> Sequence[Result]:
+    run = play(cells, chosen.count, heavy=not chosen.light, flags=chosen.flag)
+    for result in run.results:
+        wanted = demand(result.cell).least
+        mark = "WRONG" if result.wrong else "ok" if result.share >= wanted else "LOW"
+        print(f"{mark:5} {result}", flush=True)
+    print(f"      lost: {', '.join(run.ended.losses)}; {run.seconds:.0f} s", flush=True)
+    return run.results
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.peers.python_table", description=__doc__)
+    parser.add_argument("--server", action="append", choices=list(PYTHON_SERVERS))
+    parser.add_argument("--shape", action="append", default=[])
+    parser.add_argument("--client", action="append", default=[])
+    parser.add_argument("--concurrency", action="append", type=int)
+    parser.add_argument("--count", type=int, default=320, help="requests a cell")
+    parser.add_argument("--light", action="store_true", help="only what requirements.txt has")
+    parser.add_argument("--flag", action="append", default=[], help="one more for the agent")
+    parser.add_argument("--write", action="store_true", help="write docs/python.md")
+    return parser
+
+
+# --- what was found, from run to run ----------------------------------------
+
+
+def _keep(results: Iterable[Result]) -> None:
+    found = _kept()
+    for result in results:
+        content = result.as_json()
+        found[_key(content)] = content
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps(list(found.values()), indent=1))
+
+
+def _kept() -> Found:
+    rows = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    return {_key(row): row for row in rows}
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str, int]:
+    return row["server"], row["shape"], row["client"], row["concurrency"]
+
+
+# --- the page ---------------------------------------------------------------
+
+
+def _write(found: Found) -> None:
+    text = PAGE.read_text()
+    for kind, title in _TITLES.items():
+        names = [name for name, server in PYTHON_SERVERS.items() if server.kind == kind]
+        rows = [row for row in found.values() if row["server"] in names]
+        content = f"### {title}\n\n" + _shape_table(names, rows) + "\n" + _client_table(names, rows)
+        text = _replaced(text, kind, content)
+    PAGE.write_text(_replaced(text, "total", _total(found.values())))
+
+
+def _shape_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """A row a shape, a column a server."""
+    shapes = list(dict.fromkeys(s for name in names for s in PYTHON_SERVERS[name].shapes))
+    lines = []
+    for shape in shapes:
+        cells = [_of(rows, name, shape, PYTHON_SERVERS[name].client_for(shape)) for name in names]
+        lines.append([f"`{shape}`", *cells])
+    return _table(["shape", *names], lines)
+
+
+def _client_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """A row a client (with its shape), a column a server."""
+    shapes = ("one", "gather", "sync")
+    pairs = dict.fromkeys((row["client"], row["shape"]) for row in rows if row["shape"] in shapes)
+    lines = [
+        [f"{client}, `{shape}`", *(_of(rows, name, shape, client) for name in names)]
+        for client, shape in pairs
+    ]
+    return _table(["client", *names], lines)
+
+
+def _of(rows: Sequence[dict[str, Any]], server: str, shape: str, client: str) -> str:
+    """Both concurrencies in one cell: the shares that are right, and wrong ones, if any."""
+    shares = []
+    for concurrency in CONCURRENCIES:
+        key = (server, shape, client, concurrency)
+        row = next((row for row in rows if _key(row) == key), None)
+        if row is not None:
+            shares.append(_share(row))
+    return " / ".join(dict.fromkeys(shares)) or ""
+
+
+def _share(row: dict[str, Any]) -> str:
+    calls = row["right"] + row["wrong"] + row["none"]
+    if not calls:
+        return "?"
+    if row["wrong"]:
+        return f"{100 * row['right'] / calls:.3g} (**wrong {100 * row['wrong'] / calls:.2g}**)"
+    return f"{_rounded_down(row['right'], calls)}" if row["right"] else "none"
+
+
+def _rounded_down(part: int, whole: int) -> str:
+    """In percent with one digit; 100 only for all."""
+    return "100" if part == whole else f"{1000 * part // whole / 10:g}"
+
+
+def _total(rows: Iterable[dict[str, Any]]) -> str:
+    rows = list(rows)
+    right, wrong, none = (sum(row[name] for row in rows) for name in ("right", "wrong", "none"))
+    split, unserved = (sum(row[name] for row in rows) for name in ("split", "unserved"))
+    missing = sum(row["missing"] or 0 for row in rows)
+    return (
+        f"{len(rows):,} cells, {sum(row['requests'] for row in rows):,} requests, "
+        f"{right + wrong + none:,} calls: {right:,} have the right parent, **{wrong:,} a wrong "
+        f"one**, {none:,} none. {split:,} traces are split between a call and the server it "
+        f"reached; {unserved:,} requests and {missing:,} calls have no span.\n"
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _replaced(text: str, name: str, content: str) -> str:
+    begin, end = f"<!-- matrix {name} -->\n", f"<!-- end {name} -->\n"
+    before, found_begin, rest = text.partition(begin)
+    _old, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise LookupError(f"{PAGE.name} has no place for {name}: add {begin!r} and {end!r}")
+    return f"{before}{begin}{content}{end}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The Python matrix: whose request is a call part of, on every server, by every client, in every
+shape. The numbers in the URLs are the truth; a wrong parent is worse than none."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from .python_demands import demand
+from .python_matrix import CONCURRENCIES, Run, cells_of, play
+from .python_servers import PYTHON_SERVERS
+from .toolchain import ensure_called_server, ensure_python_matrix, ensure_python_peers
+
+FEW = 160
+MANY = 640
+# Of each kind one, with the shapes that tell kinds apart.
+QUICK = (
+    ("flask-gunicorn-gthread", 32, ("one", "retry", "stream", "thread", "queue")),
+    ("flask-gunicorn-gevent", 32, ("one", "generator")),
+    ("flask-waitress", 32, ("one",)),
+    ("django-gunicorn-gthread", 32, ("one", "middleware")),
+    ("http.server", 1, ("one", "context-run")),
+    ("fastapi-uvicorn-uvloop-httptools", 32, ("one", "gather", "nested", "sync", "after", "queue")),
+    ("starlette-uvicorn-asyncio-httptools", 1, ("gather", "to-thread", "websocket")),
+    ("aiohttp-asyncio", 32, ("one", "task-group", "cancel", "websocket")),
+    ("aiohttp-uvloop", 32, ("late", "gather")),
+    ("tornado", 32, ("one", "gather")),
+)
+
+
+def check(run: Run) -> None:
+    """No call has a wrong parent, no trace is split, nothing is missing, and each cell has the
+    share of right ones that its row demands."""
+    for result in run.results:
+        print(result)
+    assert not [result for result in run.results if result.wrong]
+    assert not [result for result in run.results if result.split]
+    assert not [result for result in run.results if result.unserved or result.missing]
+    low = [result for result in run.results if result.share < demand(result.cell).least]
+    assert not low, [str(result) for result in low]
+    assert run.ended.losses == ["nothing"]
+    assert run.services == {PYTHON_SERVERS[run.results[0].cell.server].service}
+
+
+@pytest.mark.parametrize(
+    ("server", "concurrency", "shapes"), QUICK, ids=[f"{one[0]}-{one[1]}" for one in QUICK]
+)
+def test_calls_are_part_of_their_request(
+    server: str, concurrency: int, shapes: Sequence[str]
+) -> None:
+    """A few hundred requests a cell, on what the base requirements have."""
+    ensure_python_peers()
+    ensure_called_server()
+    check(play(cells_of(server, concurrency, heavy=False, shapes=shapes), FEW, heavy=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", CONCURRENCIES)
+@pytest.mark.parametrize("server", PYTHON_SERVERS)
+def test_the_whole_matrix(server: str, concurrency: int) -> None:
+    """Every server, shape and client, hundreds of requests a cell: make test-python."""
+    ensure_python_matrix()
+    ensure_called_server()
+    count = MANY if concurrency > 1 else FEW
+    check(play(cells_of(server, concurrency, heavy=True), count, heavy=True))

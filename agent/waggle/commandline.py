@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 PackageReader = Callable[[str], str | None]
@@ -198,6 +199,15 @@ def _python_cluster(word: str) -> tuple[str, str]:
     return "", ""
 
 
+_SPAWNED = re.compile(r"from multiprocessing\.(spawn|forkserver|resource_tracker) import ")
+
+
+def is_spawned_worker(cmdline: Sequence[str]) -> bool:
+    """Whether Python's multiprocessing started this instead of forking: `uvicorn --workers 2`,
+    hypercorn, granian and sanic do. Such a command line names nothing but the machinery."""
+    return any(option == "-c" and _SPAWNED.match(code) for option, code in pairwise(cmdline))
+
+
 def _python(command: Command) -> str | None:
     target = _python_target(command.argv)
     if target is None:
@@ -322,8 +332,23 @@ def _uwsgi(command: Command, words: Sequence[str]) -> str | None:
     module = _option(words, "--module", "-w", "--mount", "--wsgi")
     if module:
         return _from_reference(module.rpartition("=")[2], command)
-    script = _option(words, "--wsgi-file", "--file", "--ini", "--yaml", "--json")
-    return _from_script(script, command) if script else None
+    if script := _option(words, "--wsgi-file", "--file"):
+        return _from_script(script, command)
+    configured = _option(words, "--ini", "--yaml", "--json") or next(
+        (word for word in words if PurePosixPath(word).suffix in _UWSGI_CONFIGS), None
+    )
+    return _from_configuration(configured, command) if configured else None
+
+
+_UWSGI_CONFIGS = word_set(".ini .yaml .yml .json .xml")
+
+
+def _from_configuration(file: str, command: Command) -> str:
+    """shop for shop.ini; for /srv/shop/uwsgi.ini, whose name says nothing, too."""
+    stem = PurePosixPath(file).stem
+    if stem not in _GENERIC | {"uwsgi"}:
+        return stem
+    return _folder_name(PurePosixPath(command.cwd or "/") / PurePosixPath(file).parent) or stem
 
 
 _LAUNCHERS: dict[str, Launcher] = {
@@ -344,6 +369,7 @@ _LAUNCHERS: dict[str, Launcher] = {
     "manage": _manage,
     "uwsgi": _uwsgi,
     "uwsgi-core": _uwsgi,
+    "pyuwsgi": _uwsgi,
 }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import __version__, runtimes
+from waggle.commandline import is_spawned_worker
 from waggle.host import Host, this_host
 from waggle.layout import ProcessEventKind
 from waggle.naming import ServiceName, program_name, resource_attributes, service_name
@@ -260,7 +261,8 @@ class ProcessTable:
         return _Identity(name, runtime, facts, program[:_MAX_VALUE])
 
     def _parent_identity(self, facts: ProcessFacts) -> _Identity | None:
-        """The parent's identity when this process is a fork of it that executed nothing.
+        """The parent's identity when this process is a fork of it that executed nothing, or what
+        Python's multiprocessing starts instead of a fork.
 
         Workers often rewrite their title, and with it the environment /proc shows:
         the parent was asked before that, or is asked now.
@@ -272,9 +274,9 @@ class ProcessTable:
             return None
         known = self._known(parent_id)
         if known is not None:
-            return known if facts.forked_from(known.facts) else None
+            return known if _is_worker_of(facts, known.facts) else None
         parent = self.source.facts(parent_id)
-        if parent is None or not facts.forked_from(parent):
+        if parent is None or not _is_worker_of(facts, parent):
             return None
         self.remember(parent)
         entry = self._entries[(parent.tgid, parent.start_ns // TICK_NS)]
@@ -334,6 +336,12 @@ class ProcessTable:
         attributes["process.creation.time"] = creation_time(start_ns)
         attributes.update(_runtime_attributes(identity.runtime))
         return {k: v[:_MAX_VALUE] if isinstance(v, str) else v for k, v in attributes.items()}
+
+
+def _is_worker_of(facts: ProcessFacts, parent: ProcessFacts) -> bool:
+    """A fork, or what multiprocessing starts anew with the same interpreter."""
+    spawned = facts.exe == parent.exe and is_spawned_worker(facts.cmdline)
+    return spawned or facts.forked_from(parent)
 
 
 def _distinct(

@@ -198,6 +198,7 @@ class ProcFs:
             facts.cmdline,
             lambda: _read(base + "maps", _MAPS_LIMIT).decode("utf-8", "replace"),
             image=base + "exe",
+            root=base + "root",
         )
 
     def package_name(self, facts: ProcessFacts, directory: str) -> str | None:

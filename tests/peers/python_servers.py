@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from .servers import Options, Place, ServerKind
-from .toolchain import PROGRAMS
+from .toolchain import PROGRAMS, tool
 
 Kind = Literal["threads", "greenlets", "tasks"]
 FOLDER = PROGRAMS / "python" / "matrix"
@@ -86,10 +86,39 @@ def _waitress(app: str) -> Command:
 def _uwsgi(app: str, *more: str) -> Command:
     module, _, callable_ = app.partition(":")
     return lambda folder, place: [
-        *(folder / "pyuwsgi", "--http-socket", place.address, "--module", module),
+        *(folder / "uwsgi", "--http-socket", place.address, "--module", module),
         *("--callable", callable_, "--master", "--die-on-term", "--need-app"),
         *("--virtualenv", str(folder.parent), "--pythonpath", str(FOLDER), *more),
     ]
+
+
+def _uwsgi_of_debian(app: str, *more: str) -> Command:
+    """Not PyPI's: a C program that has a Python in it."""
+    command = _uwsgi(app, *more)
+    return lambda folder, place: [
+        *(tool("uwsgi-core"), "--plugins", "python3"),
+        *command(folder, place)[1:],
+    ]
+
+
+def _mod_wsgi(group: str) -> Command:
+    def command(folder: Path, place: Place) -> list[str | Path]:
+        values = {
+            "folder": str(place.folder),
+            "listen": place.address,
+            "venv": str(folder.parent),
+            "programs": str(FOLDER),
+            "group": group,
+        }
+        text = (FOLDER / "apache.conf.template").read_text()
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", value)
+        place.folder.chmod(0o755)  # for Apache's own user
+        config = place.folder / "apache.conf"
+        config.write_text(text)
+        return [tool("apache2"), "-DFOREGROUND", "-f", config]
+
+    return command
 
 
 def _uvicorn(app: str, loop: str, parser: str, workers: int = 1) -> Command:
@@ -167,12 +196,18 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         kind="greenlets",
         clients=_GREEN_CLIENTS,
     ),
-    "flask-gunicorn-eventlet": _threads(
-        _gunicorn("matrix_flask:app", "eventlet"), kind="greenlets", clients=_GREEN_CLIENTS
+    "flask-eventlet": _threads(
+        _script("matrix_eventlet.py"),
+        kind="greenlets",
+        clients=_GREEN_CLIENTS,
+        service="matrix_eventlet",
     ),
     "flask-waitress": _threads(_waitress("matrix_flask:app"), light=True),
     "flask-uwsgi": _threads(_uwsgi("matrix_flask:app", "--enable-threads", "--processes=2")),
     "flask-uwsgi-threads": _threads(_uwsgi("matrix_flask:app", "--threads=8")),
+    "flask-uwsgi-of-debian": _threads(_uwsgi_of_debian("matrix_flask:app", "--threads=8")),
+    "flask-mod_wsgi": _threads(_mod_wsgi("%{GLOBAL}"), service="apache2"),
+    "flask-mod_wsgi-daemon": _threads(_mod_wsgi("matrix"), service="apache2"),
     "django-gunicorn-sync": _threads(
         _gunicorn("matrix_django:wsgi", "sync", "--workers=2"), service="matrix_django"
     ),

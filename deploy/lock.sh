@@ -28,3 +28,5 @@ compile requirements-dev.lock "# What \`make check\` needs beside requirements.l
 # requirements-dev.in: do not edit." --constraint requirements.lock requirements-dev.in
 compile tests/peers/requirements-python.txt "# What the Python matrix needs (make test-python). Written by \`make lock\` from
 # requirements-python.in: do not edit." tests/peers/requirements-python.in
+compile tests/bench/requirements-sdk.txt "# What \`python -m tests.bench python\` runs. Written by \`make lock\` from
+# requirements-sdk.in: do not edit." tests/bench/requirements-sdk.in

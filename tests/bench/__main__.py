@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from tests.peers.processes import ProgramError
 from tests.peers.toolchain import ensure_python_peers
 
-from . import agent_cost, measure, programs_cost, report, servers, startup, targets, untraced
+from . import (
+    agent_cost,
+    measure,
+    programs_cost,
+    python_cost,
+    report,
+    servers,
+    startup,
+    targets,
+    untraced,
+)
 from .load import LoadError
 from .report import Table
 
@@ -26,6 +36,10 @@ def _flask(chosen: argparse.Namespace) -> Sequence[Table]:
     title = "Flask under gunicorn (gthread, 4 threads), wrk with 8 connections at full load"
     size = {"connections": 8, "seconds": chosen.seconds or 3, "rounds": chosen.rounds or 3}
     return [servers.bench("flask", title, targets.flask_server(), **size)]
+
+
+def _python(chosen: argparse.Namespace) -> Sequence[Table]:
+    return python_cost.bench(chosen.seconds or 3, chosen.rounds or 3)
 
 
 def _untraced(chosen: argparse.Namespace) -> Sequence[Table]:
@@ -48,6 +62,7 @@ def _bpf(chosen: argparse.Namespace) -> Sequence[Table]:
 BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
+    "python": _python,
     "untraced": _untraced,
     "agent": _agent,
     "start": _start,

@@ -2,7 +2,7 @@
 
 import http.client
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +86,13 @@ Command = Callable[[int], list[str | Path]]
 
 
 @contextmanager
-def _listening(name: str, command: Command) -> Iterator[tuple[Program, int]]:
+def listening(
+    name: str, command: Command, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[Program, int]]:
+    """A program that answers on a port of its own: given the port, started, ended on leaving."""
     lease = lease_port()
     try:
-        program = Program(name, command(lease.port))
+        program = Program(name, command(lease.port), env=env)
         try:
             program.wait_until(
                 lambda: answers(
@@ -107,14 +110,14 @@ def _listening(name: str, command: Command) -> Iterator[tuple[Program, int]]:
 @contextmanager
 def go_server() -> Iterator[Target]:
     path = go_programs() / "server"
-    with _listening("bench-go", lambda p: [path, "-listen", f"127.0.0.1:{p}"]) as (program, port):
+    with listening("bench-go", lambda p: [path, "-listen", f"127.0.0.1:{p}"]) as (program, port):
         yield Target(program, port, program.pid)
 
 
 @contextmanager
 def sink() -> Iterator[Sink]:
     path = go_programs() / "sink"
-    with _listening("bench-sink", lambda p: [path, "-listen", f"127.0.0.1:{p}"]) as (program, port):
+    with listening("bench-sink", lambda p: [path, "-listen", f"127.0.0.1:{p}"]) as (program, port):
         yield Sink(program, port, program.pid)
 
 
@@ -129,5 +132,5 @@ def flask_server() -> Iterator[Target]:
             *("--keep-alive", "30", "--no-control-socket"),
         ]
 
-    with _listening("bench-flask", command) as (program, port):
+    with listening("bench-flask", command) as (program, port):
         yield Target(program, port, program.pids()[1])

@@ -52,15 +52,17 @@ def ensure_called_server() -> None:
 
 def ensure_python_peers() -> None:
     """A virtual environment of its own, so that the agent's stays lean."""
-    _ensure_venv(VENV, REQUIREMENTS, _base_python())
+    ensure_venv(VENV, REQUIREMENTS)
 
 
 def ensure_python_matrix() -> None:
     """The environment with all servers and clients of the Python matrix: make test-python."""
-    _ensure_venv(MATRIX_VENV, MATRIX_REQUIREMENTS, _base_python())
+    ensure_venv(MATRIX_VENV, MATRIX_REQUIREMENTS)
 
 
-def _ensure_venv(venv: Path, requirements: Path, python: str) -> None:
+def ensure_venv(venv: Path, requirements: Path) -> None:
+    """A virtual environment of this interpreter with what a requirements file pins."""
+    python = _base_python()
     with _once(venv.name, _digest([requirements], "venv", python)) as is_needed:
         if is_needed:
             _run([python, "-m", "venv", "--clear", str(venv)])

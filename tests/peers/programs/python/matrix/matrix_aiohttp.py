@@ -1,9 +1,11 @@
 """A target program: aiohttp's server. `matrix_aiohttp.py PORT asyncio|uvloop`."""
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+import calls
 import calls_async
 import shapes
 import shapes_async
@@ -42,6 +44,8 @@ async def handle_websocket(request: web.Request) -> web.StreamResponse:
 async def handle(request: web.Request) -> web.StreamResponse:
     found = request.match_info
     shape, client, n = found["shape"], found["client"], int(found["n"])
+    if shape == "sync":
+        return web.Response(text=await asyncio.to_thread(calls.call, client, n))
     if shape != "stream":
         return web.Response(text=await shapes_async.run(shape, client, n))
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})

@@ -1,5 +1,7 @@
 """A target program: Sanic. `sanic matrix_sanic:app`."""
 
+import asyncio
+
 import calls
 import shapes
 import shapes_async
@@ -38,5 +40,5 @@ async def handle_websocket(_request: Request, socket: Websocket, client: str, n:
 @app.get("/m/<shape:str>/<client:str>/<n:int>")
 async def handle(_request: Request, shape: str, client: str, n: int) -> HTTPResponse:
     if shape == "sync":
-        return text(await app.loop.run_in_executor(None, calls.call, client, n))
+        return text(await asyncio.to_thread(calls.call, client, n))
     return text(await shapes_async.run(shape, client, n))

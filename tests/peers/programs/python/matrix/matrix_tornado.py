@@ -23,8 +23,7 @@ class Matrix(RequestHandler):
     async def get(self, shape: str, client: str, number: str) -> None:
         n = int(number)
         if shape == "sync":
-            loop = asyncio.get_running_loop()
-            self.write(await loop.run_in_executor(None, calls.call, client, n))
+            self.write(await asyncio.to_thread(calls.call, client, n))
         elif shape == "stream":
             async for piece in shapes_async.stream(client, n):
                 self.write(piece)

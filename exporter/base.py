@@ -8,11 +8,15 @@ from waggle.spans import SpanBatch
 
 @dataclass(slots=True)
 class ExporterStats:
-    """What an exporter has done so far. Every span handed over is in exactly one place."""
+    """What an exporter has done so far. Every span handed over is in exactly one place.
+
+    With a spool, spans of an earlier run count as handed over.
+    """
 
     exported: int = 0
     queued: int = 0
     lost: dict[str, int] = field(default_factory=dict)  # reason -> spans
+    kept: int = 0  # on disk after close(), for the next run
 
     def lose(self, reason: str, spans: int) -> None:
         self.lost[reason] = self.lost.get(reason, 0) + spans

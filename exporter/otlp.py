@@ -11,12 +11,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+from waggle.exporter.base import ExporterStats
+from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
 from waggle.exporter.base import ExporterStats
 from waggle.exporter.otlp_answer import Accepted, Answer, Refused, Transport, TryAgain
-from waggle.exporter.otlp_settings import Backoff, OtlpSettings, Protocol
+from waggle.exporter.otlp_settings import Backoff, OtlpSettings, Protocol, QueueSettings
 from waggle.exporter.outbox import Encoded, Outbox, Parcel
+from waggle.exporter.spool import Spool
 from waggle.spans import SpanBatch
 
 REJECTED = "rejected"
@@ -43,6 +49,22 @@ REMEDIES = {
 }
 
 
+class AnyOutbox(Interface):
+    """What a sender needs of an Outbox, in memory or with a disk behind it."""
+
+    def put(self, request: Encoded) -> None: ...
+    def take(self) -> Parcel | None: ...
+    def keeps(self, parcel: Parcel) -> bool: ...
+    def postpone(self, parcel: Parcel) -> bool: ...
+    def room(self) -> str: ...
+    def finish(self, parcel: Parcel, lost: Mapping[str, int]) -> None: ...
+    def hurry(self, timeout_s: float) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> int: ...
+    def lost_so_far(self) -> int: ...
+    def stats(self) -> ExporterStats: ...
+
+
 class Encoder(Interface):
     """Makes serialized ExportTraceServiceRequests of a batch."""
 
@@ -53,34 +75,48 @@ def _silent(_text: str) -> None:
     """For those who want no events."""
 
 
-class OtlpExporter:
-    """The exporter that OTEL_EXPORTER_OTLP_ENDPOINT or `--otlp` asks for.
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a sender's requests go. name: of the exporter, in summaries; shown: for messages."""
+
+    name: str
+    shown: str
+    transport: Transport
+    queue: QueueSettings
+    backoff: Backoff = field(default_factory=Backoff)
+    remedies: Mapping[str, str] = field(default_factory=dict)  # reason of a loss -> what to do
+
+
+class SendingExporter:
+    """Encodes batches and sends the bytes from a thread of its own.
 
     Losses by reason: "queue_full" (more waited than the bounds allow), "expired" (tried for too
     long), "refused_<code>" (the receiver will never take it: an HTTP status, or a gRPC status in
     lower case), "rejected" (partial success), "shutdown" (still here when close() ran out of
     time, or handed over after it), "internal_error" (a fault of ours, reported as an event).
+    With a spool also "spool_corrupt" and "spool_truncated" (damaged on disk).
     """
-
-    name = "otlp"
 
     def __init__(
         self,
-        settings: OtlpSettings,
+        destination: Destination,
         encoder: Encoder,
         on_event: Callable[[str], None] = _silent,
+        spool: Spool | None = None,
     ) -> None:
         """on_event: called from the sender's thread with one line when sending begins to fail,
-        when it works again, and at the first of each kind of refusal.
+        when it works again, and at the first of each kind of refusal. spool: keeps what was
+        not sent; ours from now on.
 
-        Raises UsageError when a TLS file cannot be used. Nothing is sent and no thread runs
-        before the first export(): a thread started earlier would keep privileges that the
-        process has dropped since.
+        Nothing is sent and no thread runs before the first export() or begin(): a thread started
+        earlier would keep privileges that the process has dropped since.
         """
-        self.patience_s = settings.queue.delay_s  # OTEL_BSP_SCHEDULE_DELAY, for the pipeline too
+        self.name = destination.name
+        # OTEL_BSP_SCHEDULE_DELAY, for the pipeline too
+        self.patience_s = destination.queue.delay_s
         self._encoder = encoder
-        self._outbox = Outbox(settings.queue)
-        self._sender = _Sender(settings, self._outbox, _make_transport(settings), on_event)
+        self._outbox: AnyOutbox = _make_outbox(destination.queue, spool)
+        self._sender = _Sender(destination, self._outbox, on_event)
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -90,11 +126,15 @@ class OtlpExporter:
             self._outbox.put(request)
         self._ensure_thread()
 
+    def begin(self) -> None:
+        """Send what an earlier run has left in the spool, without waiting for a first span."""
+        self._ensure_thread()
+
     def _ensure_thread(self) -> threading.Thread:
         with self._start:
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._sender.run, name="waggle-otlp", daemon=True
+                    target=self._sender.run, name=f"waggle-{self.name}", daemon=True
                 )
                 self._thread.start()
             return self._thread
@@ -123,6 +163,36 @@ class OtlpExporter:
         return self._outbox.stats()
 
 
+class OtlpExporter(SendingExporter):
+    """The exporter that OTEL_EXPORTER_OTLP_ENDPOINT or `--otlp` asks for."""
+
+    def __init__(
+        self,
+        settings: OtlpSettings,
+        encoder: Encoder,
+        on_event: Callable[[str], None] = _silent,
+        spool: Spool | None = None,
+    ) -> None:
+        """Raises UsageError when a TLS file cannot be used."""
+        destination = Destination(
+            "otlp",
+            shown_endpoint(settings),
+            _make_transport(settings),
+            settings.queue,
+            settings.backoff,
+            REMEDIES,
+        )
+        super().__init__(destination, encoder, on_event, spool)
+
+
+def _make_outbox(settings: QueueSettings, spool: Spool | None) -> AnyOutbox:
+    if spool is None:
+        return Outbox(settings)
+    from waggle.exporter.spooled_outbox import SpooledOutbox
+
+    return SpooledOutbox(settings, spool)
+
+
 def _make_transport(settings: OtlpSettings) -> Transport:
     # Each is imported only when it is used: grpcio alone costs tens of milliseconds and MBs.
     if settings.protocol is Protocol.GRPC:
@@ -139,36 +209,37 @@ class _Sender:
 
     def __init__(
         self,
-        settings: OtlpSettings,
-        outbox: Outbox,
-        transport: Transport,
+        destination: Destination,
+        outbox: AnyOutbox,
         on_event: Callable[[str], None],
     ) -> None:
-        self.transport = transport
+        self.transport = destination.transport
         self.last_chance = threading.Event()  # cuts a pause short, once: close() was called
         self.stop = threading.Event()  # ends the thread
         self._outbox = outbox
-        self._pauses = _Pauses(settings.backoff)
+        self._pauses = _Pauses(destination.backoff)
         self._absence = _Absence()
-        self._keep_trying_s = settings.queue.keep_trying_s
-        self._reporter = _Reporter(settings, outbox, on_event)
+        self._keep_trying_s = destination.queue.keep_trying_s
+        self._reporter = _Reporter(destination, outbox, on_event)
 
     def run(self) -> None:
         try:
             while not self.stop.is_set() and (parcel := self._outbox.take()) is not None:
-                self._outbox.finish(parcel, self._deliver_or_lose(parcel))
+                lost = self._deliver_or_lose(parcel)
+                if lost is not None:
+                    self._outbox.finish(parcel, lost)
         finally:
             self.transport.close()
 
-    def _deliver_or_lose(self, parcel: Parcel) -> Mapping[str, int]:
+    def _deliver_or_lose(self, parcel: Parcel) -> Mapping[str, int] | None:
         try:
             return self._deliver(parcel)
         except Exception as error:  # a fault of ours must cost one parcel, not all that follow
             self._reporter.internal_error(error)
             return {INTERNAL_ERROR: parcel.spans}
 
-    def _deliver(self, parcel: Parcel) -> Mapping[str, int]:
-        """Try until it is decided; returns what was lost by reason."""
+    def _deliver(self, parcel: Parcel) -> Mapping[str, int] | None:
+        """Try until it is decided; returns what was lost by reason, None when nothing was."""
         give_up_at = time.monotonic() + self._keep_trying_s
         while True:
             closing = self.last_chance.is_set()
@@ -176,19 +247,31 @@ class _Sender:
             self._absence.note(answer)
             if not isinstance(answer, TryAgain):
                 break
-            if closing and self._absence.proven():
-                self._reporter.nobody_there(answer, self._outbox.abandon())
-                return {}  # abandon() has booked the parcel
+            if closing and self._leave(parcel, answer):
+                return None
             pause = self._pauses.after_failure(answer.after_s)
             if time.monotonic() + pause > give_up_at:
+                if self._outbox.postpone(parcel):
+                    return None
                 self._reporter.expired(answer)
                 return {EXPIRED: parcel.spans}
             self._reporter.failing(answer)
             if self._wait(pause, ordered=answer.after_s is not None):
-                return {}  # stopped: abandon() has booked the parcel
+                return None  # stopped: abandon() has booked the parcel
         self._pauses.reset()
         self._reporter.answered()
         return self._book(parcel, answer)
+
+    def _leave(self, parcel: Parcel, answer: TryAgain) -> bool:
+        """Whether the end of the agent has nothing to wait for here: the parcel is on disk, for
+        the next run, or nobody is there."""
+        if self._outbox.keeps(parcel):
+            self.stop.set()
+            return True
+        if self._absence.proven():
+            self._reporter.nobody_there(answer, self._outbox.abandon())
+            return True
+        return False
 
     def _book(self, parcel: Parcel, answer: Accepted | Refused) -> Mapping[str, int]:
         if isinstance(answer, Refused):
@@ -262,10 +345,10 @@ class _Reporter:
     """Turns what happens into few lines for the user: changes, never single attempts."""
 
     def __init__(
-        self, settings: OtlpSettings, outbox: Outbox, on_event: Callable[[str], None]
+        self, destination: Destination, outbox: AnyOutbox, on_event: Callable[[str], None]
     ) -> None:
-        self._endpoint = _shown(settings)
-        self._bounds = settings.queue
+        self._endpoint = destination.shown
+        self._remedies = destination.remedies
         self._outbox = outbox
         self._listener = on_event
         self._failing_since: float | None = None
@@ -279,8 +362,7 @@ class _Reporter:
         self._lost_before = self._outbox.lost_so_far()
         self._say(
             f"cannot send spans to {self._endpoint}: {answer.reason}; trying again, "
-            f"up to {self._bounds.max_spans:,} spans ({self._bounds.max_bytes >> 20} MiB) "
-            "are kept meanwhile"
+            f"{self._outbox.room()}"
         )
 
     def answered(self) -> None:
@@ -307,7 +389,7 @@ class _Reporter:
 
     def refused(self, answer: Refused) -> None:
         reason = f"refused_{answer.code}"
-        remedy = REMEDIES.get(reason, "its log may say why")
+        remedy = self._remedies.get(reason, "its log may say why")
         words = f" ({answer.message})" if answer.message else ""
         self._once(
             reason,
@@ -339,7 +421,7 @@ class _Reporter:
             self._say(text)
 
 
-def _shown(settings: OtlpSettings) -> str:
+def shown_endpoint(settings: OtlpSettings) -> str:
     """The endpoint for messages: without path and query, where tokens live at times."""
     if settings.scheme == "unix":
         return f"unix:{settings.host}"

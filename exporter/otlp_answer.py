@@ -127,6 +127,18 @@ def read_rpc_status(serialized: bytes) -> RpcStatus:
         return RpcStatus()
 
 
+def read_error_words(body: bytes, content_type: str) -> str:
+    """What the body of an HTTP error says: a google.rpc.Status in one of OTLP's two forms."""
+    if content_type.startswith("application/x-protobuf"):
+        return read_rpc_status(body).message
+    if content_type.startswith("application/json"):
+        try:
+            return _shorten(str(json.loads(body).get("message", "")))
+        except (ValueError, AttributeError):
+            return ""
+    return ""
+
+
 def _retry_delay(details: Any) -> float | None:
     for detail in details:
         if detail.type_url.rpartition("/")[2] == "google.rpc.RetryInfo":

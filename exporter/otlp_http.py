@@ -6,7 +6,8 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
@@ -19,10 +20,10 @@ from waggle.exporter.otlp_answer import (
     Refused,
     TryAgain,
     read_acceptance,
+    read_error_words,
     read_retry_after,
-    read_rpc_status,
 )
-from waggle.exporter.otlp_settings import Compression, OtlpSettings
+from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol
 from waggle.exporter.otlp_tls import client_context
 
 RETRYABLE = frozenset({429, 502, 503, 504})
@@ -34,30 +35,58 @@ FAULTS = (OSError, http.client.HTTPException, HTTPError, ValueError)
 DROPPED = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a receiver wants instead of protobuf: `translate` makes it of a serialized request."""
+
+    content_type: str
+    translate: Callable[[bytes], bytes]
+
+
+def _form_of(protocol: Protocol) -> Form:
+    if protocol is Protocol.HTTP_JSON:
+        from waggle.exporter.otlp_json import TracesJson
+
+        return Form("application/json", TracesJson().translate)
+    return Form("application/x-protobuf", lambda payload: payload)
+
+
 class HttpTransport:
     """Posts payloads to one URL. Redirects are not followed and proxies not asked."""
 
-    def __init__(self, settings: OtlpSettings) -> None:
-        """Raises UsageError when a TLS file cannot be used. Connects at the first send()."""
+    def __init__(self, settings: OtlpSettings, form: Form | None = None) -> None:
+        """form: by default the one that settings.protocol names.
+
+        Raises UsageError when a TLS file cannot be used. Connects at the first send().
+        """
         self._settings = settings
+        self._form = form or _form_of(settings.protocol)
+        self._last = (b"", b"")  # a payload and the body made of it: attempts may be many
         context = client_context(settings.tls) if settings.scheme == "https" else None
         self._connection = _make_connection(settings, context)
-        self._headers = _headers(settings)
+        self._headers = _headers(settings, self._form)
         self._overdue = False  # the attempt under way took too long
         self._aborted = False  # there is to be no other attempt
 
     def send(self, payload: bytes) -> Answer:
         """POST the payload and read the answer, all within the settings' timeout."""
-        if self._settings.compression is Compression.GZIP:
-            payload = gzip.compress(payload, GZIP_LEVEL, mtime=0)
+        body = self._body_of(payload)
         try:
             with self._deadline():
-                return self._exchange_on_live_connection(payload)
+                return self._exchange_on_live_connection(body)
         except FAULTS as error:
             self._connection.close()
             # Running out of time while connecting is another error: somebody may be there.
             nobody = isinstance(error, NewConnectionError)
             return TryAgain(self._plain_reason(error), nobody=nobody)
+
+    def _body_of(self, payload: bytes) -> bytes:
+        if self._last[0] is not payload:
+            body = self._form.translate(payload)
+            if self._settings.compression is Compression.GZIP:
+                body = gzip.compress(body, GZIP_LEVEL, mtime=0)
+            self._last = (payload, body)
+        return self._last[1]
 
     def abort(self) -> None:
         self._aborted = True
@@ -146,11 +175,11 @@ def _make_connection(settings: OtlpSettings, context: ssl.SSLContext | None) -> 
     )
 
 
-def _headers(settings: OtlpSettings) -> dict[str, str]:
+def _headers(settings: OtlpSettings, form: Form) -> dict[str, str]:
     headers = {
         "user-agent": f"waggle-otlp-exporter/{__version__}",
         **dict(settings.headers),
-        "content-type": "application/x-protobuf",
+        "content-type": form.content_type,
     }
     if settings.compression is Compression.GZIP:
         headers["content-encoding"] = "gzip"
@@ -162,7 +191,7 @@ def _read_answer(response: HTTPResponse, body: bytes) -> Answer:
     content_type = response.headers.get("content-type", "").strip().lower()
     if 200 <= status < 300:
         return read_acceptance(body, content_type) if status == 200 else Accepted()
-    words = read_rpc_status(body).message if content_type == "application/x-protobuf" else ""
+    words = read_error_words(body, content_type)
     if status in RETRYABLE:
         after_s = read_retry_after(response.headers.get("retry-after"))
         return TryAgain(f"status {status}" + (f" ({words})" if words else ""), after_s)

@@ -35,6 +35,7 @@ class Protocol(StrEnum):
     """The transports of OTLP that are spoken here."""
 
     HTTP_PROTOBUF = "http/protobuf"
+    HTTP_JSON = "http/json"
     GRPC = "grpc"
 
 
@@ -137,6 +138,41 @@ class OtlpSettings:
         return any(environ.get(prefix + "ENDPOINT", "").strip() for prefix in (TRACES, GENERAL))
 
 
+ZIPKIN = "OTEL_EXPORTER_ZIPKIN_"
+ZIPKIN_DEFAULT_ENDPOINT = "http://localhost:9411/api/v2/spans"
+
+
+def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None) -> OtlpSettings:
+    """Where Zipkin is, by OTEL_EXPORTER_ZIPKIN_*, with the queue that OTEL_BSP_* describes.
+
+    endpoint_flag: takes the place of the variable. Both are used as they are. Raises UsageError.
+    """
+    read = _Environment(environ)
+    setting = _Setting("--zipkin", endpoint_flag) if endpoint_flag else None
+    setting = setting or read.named(ZIPKIN + "ENDPOINT")
+    endpoint = _http_endpoint(
+        setting or _Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append_path=False
+    )
+    timeout_ms = _whole_number(
+        read.named(ZIPKIN + "TIMEOUT"), 10_000, lowest=0, unit="milliseconds"
+    )
+    return OtlpSettings(
+        endpoint=endpoint.written,
+        protocol=Protocol.HTTP_JSON,
+        scheme=endpoint.scheme,
+        host=endpoint.host,
+        port=endpoint.port,
+        path=endpoint.path,
+        timeout_s=timeout_ms / 1000 if timeout_ms else None,
+        queue=read.queue(),
+    )
+
+
+def queue_settings(environ: Mapping[str, str]) -> QueueSettings:
+    """What OTEL_BSP_* say. Raises UsageError."""
+    return _Environment(environ).queue()
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
     """A value and the name under which the user gave it."""
@@ -171,7 +207,8 @@ class _Environment:
         try:
             return choices(setting.value.lower())
         except ValueError:
-            known = " or ".join(choice.value for choice in choices)
+            *others, last = (choice.value for choice in choices)
+            known = f"{', '.join(others)} or {last}"
             raise setting.wrong("not a known value", f"use {known}") from None
 
     def protocol(self) -> Protocol:

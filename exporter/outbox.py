@@ -153,6 +153,19 @@ class Outbox:
         self._bytes_waiting -= len(parcel.payload)
         return parcel
 
+    def keeps(self, parcel: Parcel) -> bool:
+        """Whether the parcel outlives this process: nothing here does."""
+        return False
+
+    def postpone(self, parcel: Parcel) -> bool:
+        """Whether the parcel was put behind all others, to be tried again after them."""
+        return False
+
+    def room(self) -> str:
+        """How much is kept while there is no receiver, for messages."""
+        spans, size = self._settings.max_spans, self._settings.max_bytes
+        return f"up to {spans:,} spans ({size >> 20} MiB) are kept meanwhile"
+
     def finish(self, parcel: Parcel, lost: Mapping[str, int]) -> None:
         """Book the parcel: all of its spans are exported but those in `lost` (reason -> spans).
 

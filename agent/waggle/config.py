@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from waggle.errors import UsageError
 
 Capture = Literal["auto", "socket", "probe", "syscall"]
-Protocol = Literal["http/protobuf", "grpc"]
+Protocol = Literal["http/protobuf", "http/json", "grpc"]
 Compression = Literal["none", "gzip"]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -48,14 +48,19 @@ def _headers(value: object) -> object:
     return value
 
 
-def _size(value: object) -> object:
+def _bytes(value: object) -> object:
     """Bytes, or 16M."""
     if isinstance(value, str) and value:
         digits, unit = (value[:-1], value[-1].upper()) if value[-1].isalpha() else (value, "")
         if not digits.isdigit() or unit not in _UNITS:
             raise ValueError("not a size")
         value = int(digits) * _UNITS[unit]
-    value = _no_bool(value)
+    return _no_bool(value)
+
+
+def _size(value: object) -> object:
+    """As _bytes, of a ring: a power of two."""
+    value = _bytes(value)
     if isinstance(value, int) and value & (value - 1):
         raise ValueError("not a power of two")
     return value
@@ -92,7 +97,7 @@ class Settings(BaseModel):
     command: tuple[str, ...] = Field((), description="a command after --")
     follow: bool = Field(True, description="true or false")
     otlp: _Url | None = Field(None, description="a URL such as http://localhost:4318")
-    otlp_protocol: Protocol | None = Field(None, description="http/protobuf or grpc")
+    otlp_protocol: Protocol | None = Field(None, description="http/protobuf, http/json or grpc")
     otlp_headers: Annotated[str, BeforeValidator(_headers)] | None = Field(
         None, description="pairs such as authorization=secret,tenant=a"
     )
@@ -100,7 +105,19 @@ class Settings(BaseModel):
         None, ge=0, description="milliseconds, 0 for no limit"
     )
     otlp_compression: Compression | None = Field(None, description="none or gzip")
+    zipkin: _Url | None = Field(None, description="a URL such as http://localhost:9411")
     json_lines: bool = Field(False, description="true or false")
+    json_file: Path | None = Field(None, description="a file such as spans.jsonl")
+    json_max: Annotated[int, BeforeValidator(_bytes)] = Field(
+        100 << 20, ge=64 << 10, description="a size such as 100M, at least 64K"
+    )
+    json_keep: Annotated[int, _Number] = Field(
+        5, ge=0, le=1000, description="a number from 0 to 1000"
+    )
+    spool: Path | None = Field(None, description="a folder such as /var/lib/waggle")
+    spool_max: Annotated[int, BeforeValidator(_bytes)] = Field(
+        512 << 20, ge=16 << 20, description="a size such as 512M, at least 16M"
+    )
     quiet: bool = Field(False, description="true or false")
     verbose: bool = Field(False, description="true or false")
     no_color: bool = Field(False, description="true or false")

@@ -183,7 +183,9 @@ def _field(name: str, text: str) -> str:
 
 
 def _queued(stats: ExporterStats) -> str:
-    return f", {stats.queued:,} not sent" if stats.queued else ""
+    queued = f", {stats.queued:,} not sent" if stats.queued else ""
+    kept = f", {stats.kept:,} kept on disk for the next run" if stats.kept else ""
+    return queued + kept
 
 
 def _wrapped(name: str, words: Sequence[str], most_lines: int = 3) -> list[str]:

@@ -76,7 +76,7 @@ def test_grpc_endpoint(environ: dict[str, str], expected: tuple[str, str, int]) 
         (GRPC | {BASE: "http://c:4318/v1/traces"}, ["no path", "http/protobuf"]),
         (GRPC | {BASE: "tcp://c:4317"}, ["tcp", "unix:"]),
         (GRPC | {BASE: "c:port"}, ["not a port"]),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, ["http/json", "http/protobuf or grpc"]),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/xml"}, ["http/xml", "http/json or grpc"]),
         ({"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, ["zstd", "none or gzip"]),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, ["10s", "milliseconds"]),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "-1"}, ["-1"]),

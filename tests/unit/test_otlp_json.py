@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
-
 from peers.collector import parse_traces_line
+
 from unit.records import batch, record
 from waggle.exporter.encoding import OtlpEncoder
 from waggle.exporter.otlp_json import TracesJson, wire_fields
@@ -87,11 +87,11 @@ def test_what_the_encoder_makes_is_read() -> None:
 
 
 def test_types_are_those_of_the_specification() -> None:
-    """Ids are hex, times are strings, enums are numbers, and the spans stand before the resource."""
+    """Ids are hex, times strings, enums numbers, and the spans stand before the resource."""
     exchanges = batch([record()])
     (request,) = OtlpEncoder().encode(exchanges)
     (frame,) = json.loads(TracesJson().translate(request.payload))["resourceSpans"]
-    assert list(frame)[0] == "scopeSpans"
+    assert next(iter(frame)) == "scopeSpans"
     (span,) = frame["scopeSpans"][0]["spans"]
     assert len(bytes.fromhex(span["traceId"])) == 16
     assert isinstance(span["startTimeUnixNano"], str)

@@ -26,7 +26,7 @@ READY_WITHIN_S = 20.0
 
 _CONFIG = """\
 receivers:
-  otlp:
+{files}  otlp:
     protocols:
       grpc:
         endpoint: 127.0.0.1:{grpc_port}
@@ -46,9 +46,15 @@ service:
       level: none
   pipelines:
     traces:
-      receivers: [otlp]
+      receivers: [otlp{also}]
       processors: [{processors}]
       exporters: [file, debug]
+"""
+_READING = """\
+  otlp_json_file:
+    include: ["{pattern}"]
+    start_at: beginning
+    poll_interval: 50ms
 """
 # With buffers, and a batch processor that answers before anything is written: as operators run it.
 _BUFFERED = {"writing": "append: true\n    flush_interval: 20ms", "processors": "batch"}
@@ -75,7 +81,13 @@ class Collector:
     """
 
     def __init__(
-        self, folder: Path, http_port: int, grpc_port: int, *, durable: bool = False
+        self,
+        folder: Path,
+        http_port: int,
+        grpc_port: int,
+        *,
+        durable: bool = False,
+        reading: str = "",
     ) -> None:
         self.http_endpoint = f"http://127.0.0.1:{http_port}"
         self.grpc_endpoint = f"http://127.0.0.1:{grpc_port}"
@@ -87,6 +99,8 @@ class Collector:
                 http_port=http_port,
                 grpc_port=grpc_port,
                 output=self._output,
+                files=_READING.format(pattern=reading) if reading else "",
+                also=", otlp_json_file" if reading else "",
                 **(_DURABLE if durable else _BUFFERED),
             )
         )
@@ -205,14 +219,17 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def started_collector(folder: Path, *, durable: bool = False) -> Iterator[Collector]:
+def started_collector(
+    folder: Path, *, durable: bool = False, reading: str = ""
+) -> Iterator[Collector]:
     """A running Collector that keeps its configuration and its spans in `folder`.
 
-    durable: it answers a request only when its spans are in the file.
+    durable: it answers a request only when its spans are in the file. reading: a pattern of files
+    with OTLP JSON lines that it reads as well, from their beginnings.
     """
     http, grpc = lease_port(), lease_port()
     try:
-        collector = Collector(folder, http.port, grpc.port, durable=durable)
+        collector = Collector(folder, http.port, grpc.port, durable=durable, reading=reading)
         try:
             collector.start()
             yield collector

@@ -31,6 +31,7 @@ debian_packages() {
         want wrk wrk
         want node nodejs
         want javac openjdk-17-jdk-headless
+        want mvn maven
     fi
     if [ "$1" = python ]; then
         want uwsgi-core uwsgi-core

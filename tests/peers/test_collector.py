@@ -15,8 +15,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from unit.records import record, resource_table
 
 from waggle.exporter.encoding import OtlpEncoder
+from waggle.exporter.json_file import JsonFileExporter
 from waggle.exporter.otlp import OtlpExporter
-from waggle.exporter.otlp_settings import Backoff, OtlpSettings
+from waggle.exporter.otlp_settings import Backoff, OtlpSettings, QueueSettings
 from waggle.spans import SpanBatch
 
 from .collector import Collector, started_collector
@@ -70,7 +71,7 @@ def ids_of(spans: list[Span]) -> Counter[Id]:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
 def test_every_span_arrives_once(collector: Collector, protocol: str, compression: str) -> None:
     """All spans are in the Collector's file exactly once, with their ids and their service."""
     exporter = exporter_to(collector, protocol, compression)
@@ -86,6 +87,30 @@ def test_every_span_arrives_once(collector: Collector, protocol: str, compressio
     found = ids_of(spans)
     assert {found[one] for one in expected} == {1}
     assert services(collector, expected) == {"shop", "stock", "pay"}
+
+
+def test_rotating_files_are_read_whole(tmp_path: Path) -> None:
+    """The Collector's receiver for files reads every span of files that rotate while it looks,
+    exactly once."""
+    files = tmp_path / "spans"
+    files.mkdir()
+    with started_collector(tmp_path, reading=f"{files}/spans*.jsonl") as collector:
+        queue = QueueSettings(delay_s=0.0)
+        exporter = JsonFileExporter(
+            files / "spans.jsonl", 600_000, 20, queue, OtlpEncoder(), lambda _: None
+        )
+        expected: set[Id] = set()
+        for _ in range(8):
+            batch, ids = batch_of_new_spans()
+            expected |= ids
+            exporter.export(batch)
+            exporter.flush(10)
+            # What is rotated before a reader has seen it once is read from its new name.
+            collector.wait_for(lambda spans: len(spans) >= BATCH)
+        exporter.close(10)
+        found = ids_of(collector.wait_for(lambda spans: expected <= ids_of(spans).keys()))
+    assert {found[one] for one in expected} == {1}
+    assert len(list(files.iterdir())) > 4
 
 
 def services(collector: Collector, ids: set[Id]) -> set[str]:

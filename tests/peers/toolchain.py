@@ -63,7 +63,7 @@ def ensure_python_matrix() -> None:
 def ensure_venv(venv: Path, requirements: Path) -> None:
     """A virtual environment of this interpreter with what a requirements file pins."""
     python = _base_python()
-    with _once(venv.name, _digest([requirements], "venv", python)) as is_needed:
+    with once(venv.name, _digest([requirements], "venv", python)) as is_needed:
         if is_needed:
             _run([python, "-m", "venv", "--clear", str(venv)])
             pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
@@ -84,7 +84,7 @@ def ensure_go_module(
     sources = [*module.rglob("*.go"), module / "go.mod", module / "go.sum"]
     name = f"go-{out.relative_to(BUILD)}-{module.name}".replace("/", "-")
     digest = _digest(sources, version, str(stripped), *packages)
-    with _once(name, digest) as is_needed:
+    with once(name, digest) as is_needed:
         if is_needed:
             out.mkdir(parents=True, exist_ok=True)
             command = [go, "build", "-trimpath", "-mod=readonly", f"-p={_JOBS}", "-o", f"{out}/"]
@@ -97,7 +97,7 @@ def ensure_java() -> None:
     sources = sorted((PROGRAMS / "java").glob("*.java"))
     javac = tool("javac")
     version = subprocess.run([javac, "-version"], capture_output=True, text=True, check=True)
-    with _once("java", _digest(sources, version.stdout)) as is_needed:
+    with once("java", _digest(sources, version.stdout)) as is_needed:
         if is_needed:
             _run([javac, "-Xlint:all", "-Werror", "-d", str(JAVA_CLASSES), *map(str, sources)])
 
@@ -110,7 +110,7 @@ def _digest(files: Iterable[Path], *words: str) -> str:
 
 
 @contextmanager
-def _once(name: str, digest: str) -> Iterator[bool]:
+def once(name: str, digest: str) -> Iterator[bool]:
     """Whether `name` is still to be made from what `digest` stands for. Others wait meanwhile."""
     _STAMPS.mkdir(parents=True, exist_ok=True)
     stamp = _STAMPS / name

@@ -7,7 +7,7 @@ import pytest
 
 from unit.otlp_receivers import HttpAnswer, http_receiver
 from unit.records import batch, record
-from waggle.config import Settings, load_settings
+from waggle.config import load_settings
 from waggle.errors import UsageError
 from waggle.exporter.base import Exporter
 from waggle.exporter.otlp_settings import queue_settings
@@ -78,14 +78,14 @@ def test_all_at_once(made: list[Exporter], tmp_path: Path) -> None:
 def test_mistakes_are_named(value: str, words: str) -> None:
     """An unknown exporter, or none beside another, is refused with the variable's name."""
     with pytest.raises(UsageError, match=f"OTEL_TRACES_EXPORTER={value}") as caught:
-        make_exporters(Settings(), {"OTEL_TRACES_EXPORTER": value}, lambda _: None)
+        make_exporters(load_settings({}, {}), {"OTEL_TRACES_EXPORTER": value}, lambda _: None)
     assert words in str(caught.value)
 
 
 def test_disabled_is_said() -> None:
     """OTEL_SDK_DISABLED is not obeyed silently."""
     said: list[str] = []
-    assert make_exporters(Settings(), {"OTEL_SDK_DISABLED": "true"}, said.append) == []
+    assert make_exporters(load_settings({}, {}), {"OTEL_SDK_DISABLED": "true"}, said.append) == []
     assert "OTEL_SDK_DISABLED" in said[0]
 
 

@@ -11,7 +11,6 @@ from peers.collector import parse_traces_line
 
 from unit.otlp_receivers import ReadyRequests, ids_in, request_of
 from waggle.errors import UsageError
-from waggle.exporter import json_file as module
 from waggle.exporter.json_file import FileTransport, JsonFileExporter
 from waggle.exporter.otlp_answer import Accepted, TryAgain
 from waggle.exporter.otlp_settings import QueueSettings
@@ -116,7 +115,7 @@ def test_a_full_disk_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(descriptor, data)
 
-    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     exporter.export([request_of(1, 2)])  # type: ignore[arg-type]
     deadline = time.monotonic() + 10
     while not events:

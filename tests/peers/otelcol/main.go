@@ -1,5 +1,5 @@
 // Command otelcol is the OpenTelemetry Collector with the few components that Waggle's tests need:
-// OTLP in by gRPC and HTTP, batches, and files or the terminal out.
+// OTLP in by gRPC, by HTTP and from files, batches, and files or the terminal out.
 //
 // It is made from the Collector's own modules, so what the tests assert on is what an operator's
 // Collector would have received.
@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/receiver/otlpjsonfilereceiver"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/envprovider"
@@ -27,7 +28,8 @@ import (
 
 func components() (factories otelcol.Factories, err error) {
 	factories.Telemetry = otelconftelemetry.NewFactory()
-	factories.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory())
+	factories.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](
+		otlpreceiver.NewFactory(), otlpjsonfilereceiver.NewFactory())
 	if err != nil {
 		return factories, err
 	}

@@ -105,8 +105,7 @@ def test_rotating_files_are_read_whole(tmp_path: Path) -> None:
             expected |= ids
             exporter.export(batch)
             exporter.flush(10)
-            # What is rotated before a reader has seen it once is read from its new name.
-            collector.wait_for(lambda spans: len(spans) >= BATCH)
+            collector.wait_for_spans(len(expected))
         exporter.close(10)
         found = ids_of(collector.wait_for(lambda spans: expected <= ids_of(spans).keys()))
     assert {found[one] for one in expected} == {1}

@@ -85,7 +85,8 @@ def started_zipkin() -> Iterator[Zipkin]:
     """A running Zipkin. Raises ProgramError when it does not get ready."""
     lease = lease_port()
     environment = {"SELF_TRACING_ENABLED": "false", "QUERY_PORT": str(lease.port)}
-    command = [tool("java"), "-Xmx96m", "-XX:TieredStopAtLevel=1", "-jar", ensure_zipkin()]
+    command: list[str | Path] = [tool("java"), "-Xmx96m", "-XX:TieredStopAtLevel=1"]
+    command += ["-jar", ensure_zipkin()]
     try:
         program = Program("zipkin", command, env={**os.environ, **environment})
         try:

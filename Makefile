@@ -56,7 +56,13 @@ test: check ## Everything but other kernels: check, then tests/kernel and tests/
 .PHONY: test-full
 test-full: build .venv/.packages-dev ## Every server with every client, every way: what `test` leaves out for time
 	@$(AS_ROOT) tests/peers/install.sh
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/kernel tests/peers
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm and not backends' tests/kernel tests/peers
+	$(GIVE_BACK)
+
+.PHONY: test-backends
+test-backends: build .venv/.packages-dev ## Servers that take minutes to build, once: Jaeger
+	@$(AS_ROOT) tests/peers/install.sh
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m backends tests/peers
 	$(GIVE_BACK)
 
 .PHONY: test-python

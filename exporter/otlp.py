@@ -15,10 +15,6 @@ from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
 from waggle.exporter.base import ExporterStats
-from dataclasses import dataclass, field
-from typing import Protocol as Interface
-
-from waggle.exporter.base import ExporterStats
 from waggle.exporter.otlp_answer import Accepted, Answer, Refused, Transport, TryAgain
 from waggle.exporter.otlp_settings import Backoff, OtlpSettings, Protocol, QueueSettings
 from waggle.exporter.outbox import Encoded, Outbox, Parcel

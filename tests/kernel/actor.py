@@ -369,6 +369,41 @@ def answer(name: str, count: int) -> None:
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
+_asked = 0
+_enough = threading.Event()
+
+
+@verb
+def ask_on(name: str) -> None:
+    """As ask, until `enough`; then it closes the connection. On a thread of its own."""
+    global _asked
+    with sockets.pop(name) as sock:
+        while not _enough.is_set():
+            sock.sendall(b"GET /n/%d HTTP/1.1\r\nHost: on\r\n\r\n" % _asked)
+            if not sock.recv(_SIZE):
+                raise ConnectionError("no answer")
+            _asked += 1
+
+
+@verb
+def asked() -> int:
+    """How many requests of `ask_on` were answered."""
+    return _asked
+
+
+@verb
+def enough() -> None:
+    _enough.set()
+
+
+@verb
+def answer_on(name: str) -> None:
+    """As answer, until the connection's end."""
+    sock = sockets[name]
+    while sock.recv(_SIZE):
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
 @verb
 def fork() -> int:
     """Goes on in a child, which has all sockets; the parent waits for it. Gives its pid."""

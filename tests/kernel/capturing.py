@@ -32,8 +32,7 @@ from waggle.libbpf import LoadError, Object
 
 TRACED = ProcessMode.TRACED | ProcessMode.FOLLOW
 THREADED = TRACED | ProcessMode.RULE_THREAD
-PATIENCE_S = 10.0
-SETTLED_S = 1.5  # how long a record may take that nothing happens for any more
+PATIENCE_S = 30.0  # a bound, for a machine under load; nothing waits longer than it must
 LOOPBACK = {"AF_INET": "127.0.0.1", "AF_INET6": "::1"}
 
 # Maps that must be empty when all connections are closed.
@@ -366,12 +365,12 @@ class Recording:
             self._drain()
         return self.seen
 
-    def finish(self, count: int, patience_s: float = SETTLED_S) -> list[Seen]:
+    def finish(self, count: int) -> list[Seen]:
         """As wait(), after all sockets are closed and the kernel side has looked for those that
         no hook saw end: whatever comes, has come then."""
         self.dismiss()
         self.capture.sweep()
-        return self.wait(count, patience_s)
+        return self.wait(count)
 
     def dismiss(self) -> None:
         """Close the sockets of all processes, and end those nobody else can use."""

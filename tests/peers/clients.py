@@ -1,6 +1,7 @@
 """The clients among the target programs. Each requests /n/<first> .. /n/<first+count-1>, each
 number once, and exits 0 only if every answer began with its number."""
 
+import re
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from .processes import Program
 from .toolchain import BIN, JAVA_CLASSES, PROGRAMS, VENV, tool
 
-FINISH_TIMEOUT_S = 120.0
+FINISH_TIMEOUT_S = 300.0
 _PYTHON = PROGRAMS / "python"
 
 
@@ -37,6 +38,7 @@ _JAVA: list[str | Path] = [
     "java",
     "-Xmx64m",
     "-XX:TieredStopAtLevel=1",
+    "-Djdk.httpclient.keepalive.timeout=600",
     "-cp",
     JAVA_CLASSES,
     "Client",
@@ -96,13 +98,17 @@ class RunningClient:
     def open_gate(self) -> None:
         self.program.write_line()
 
-    def end_early(self, timeout_s: float = FINISH_TIMEOUT_S) -> None:
-        """Makes a Go client take no further number and waits until what is under way has ended
-        well. For a load that must outlast what a test does, however fast the machine is."""
+    def end_early(self, timeout_s: float = FINISH_TIMEOUT_S) -> ClientResult:
+        """Makes a Go client take no further number, waits until what is under way has ended well,
+        and gives the numbers it took. For a load that must outlast what a test does, however fast
+        the machine is."""
         self.program.send_signal(signal.SIGINT)
-        code = self.program.wait(timeout_s)
-        if code != 0:
-            raise self.program.error(f"exited with {code}")
+        line = self.program.read_line(timeout_s)
+        taken = re.fullmatch(r"took (\d+)", line)
+        if taken is None:
+            raise self.program.error(f"wrote {line!r} where it should say how many numbers it took")
+        self._numbers = (self._numbers[0], int(taken[1]))
+        return self.finish(timeout_s)
 
     def finish(self, timeout_s: float = FINISH_TIMEOUT_S) -> ClientResult:
         """Waits for the end. Raises ProgramError unless the client exits with 0."""

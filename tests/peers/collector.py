@@ -21,7 +21,7 @@ from .toolchain import ensure_go_module
 
 SOURCE = Path(__file__).resolve().parent / "otelcol"
 BINARY = BUILD / "bin" / "otelcol"
-READY_WITHIN_S = 20.0
+READY_WITHIN_S = 120.0
 
 
 _CONFIG = """\
@@ -157,12 +157,12 @@ class Collector:
             for span in scope.spans
         ]
 
-    def wait_for_spans(self, count: int, timeout_s: float = 30) -> list[Span]:
+    def wait_for_spans(self, count: int, timeout_s: float = 120) -> list[Span]:
         """The spans, once there are at least `count` in the file."""
         return self.wait_for(lambda spans: len(spans) >= count, timeout_s)
 
     def wait_for(
-        self, is_enough: Callable[[list[Span]], bool], timeout_s: float = 30
+        self, is_enough: Callable[[list[Span]], bool], timeout_s: float = 120
     ) -> list[Span]:
         """The spans, once they satisfy `is_enough`. Raises ProgramError when the time is up."""
         assert self._program is not None

@@ -103,7 +103,7 @@ class Program:
             found.extend(_children(pid))
         return found
 
-    def stop(self, timeout_s: float = 10) -> None:
+    def stop(self, timeout_s: float = 30) -> None:
         """Asks the process to end, then makes whatever is left of its group end. It may be
         called again."""
         if self.process.returncode is None:

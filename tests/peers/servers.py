@@ -18,7 +18,7 @@ from .processes import Program, UnixConnection, answers
 from .toolchain import BIN, JAVA_CLASSES, PROGRAMS, VENV, tool
 
 Family = Literal["ipv4", "ipv6", "unix"]
-START_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,9 @@ def _node(place: Place, _: Options) -> list[str | Path]:
 
 
 def _java(place: Place, _: Options) -> list[str | Path]:
-    small = ["-Xmx64m", "-XX:TieredStopAtLevel=1"]
-    return [tool("java"), *small, "-cp", JAVA_CLASSES, "Server", place.address]
+    # Idle connections live as long as the test wants.
+    flags = ["-Xmx64m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600"]
+    return [tool("java"), *flags, "-cp", JAVA_CLASSES, "Server", place.address]
 
 
 def _raw(place: Place, options: Options) -> list[str | Path]:
@@ -293,7 +294,7 @@ def start_server(
         program = Program(kind, how.command(place, options), env=environment)
         try:
             server = Server(kind, program, place.port, place.base_url, place.unix_path)
-            program.wait_until(lambda: answers(server.connection(timeout_s=5)), timeout_s)
+            program.wait_until(lambda: answers(server.connection()), timeout_s)
             yield server
         finally:
             program.stop()

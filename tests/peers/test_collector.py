@@ -80,7 +80,7 @@ def test_every_span_arrives_once(collector: Collector, protocol: str, compressio
         batch, ids = batch_of_new_spans()
         expected |= ids
         exporter.export(batch)
-    exporter.close(10)
+    exporter.close(60)
     stats = exporter.stats()
     assert (stats.exported, stats.queued, stats.lost) == (BATCHES * BATCH, 0, {})
     spans = collector.wait_for(lambda spans: expected <= ids_of(spans).keys())
@@ -138,7 +138,7 @@ def test_a_killed_collector_costs_nothing(tmp_path: Path, protocol: str) -> None
             collector.start()
             load.wait_for_more(2 * BATCH)
         expected = load.sent
-        exporter.close(30)
+        exporter.close(60)
         stats = exporter.stats()
         found = ids_of(collector.wait_for(lambda spans: expected <= ids_of(spans).keys()))
     assert (stats.exported, stats.queued, stats.lost) == (len(expected), 0, {})
@@ -163,7 +163,7 @@ class Load:
                 self.sent |= ids
                 self._changed.notify_all()
 
-    def wait_for_more(self, spans: int, timeout_s: float = 30) -> None:
+    def wait_for_more(self, spans: int, timeout_s: float = 120) -> None:
         """Returns when so many more spans were handed to the exporter."""
         with self._changed:
             goal = len(self.sent) + spans
@@ -183,7 +183,7 @@ def loaded(exporter: OtlpExporter) -> Iterator[Load]:
         thread.join()
 
 
-def wait_for_event(events: list[str], words: str, timeout_s: float = 20) -> None:
+def wait_for_event(events: list[str], words: str, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not any(words in text for text in events):
         assert time.monotonic() < deadline, f"no event with {words!r} in {events}"
@@ -199,6 +199,6 @@ def test_a_collector_that_refuses_is_named(collector: Collector) -> None:
     exporter = OtlpExporter(settings, OtlpEncoder(), events.append)
     batch, _ = batch_of_new_spans(10)
     exporter.export(batch)
-    exporter.close(10)
+    exporter.close(60)
     assert exporter.stats().lost == {"refused_404": 10}
     assert "/v1/traces" in events[0]

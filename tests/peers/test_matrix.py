@@ -62,7 +62,7 @@ CLIENT_NAMES = {
 # Servers that answer one request a connection.
 CLOSING = {"flask-gunicorn-sync"}
 # Connections must stay open while the agent starts.
-PATIENT = {"GUNICORN_CMD_ARGS": "--keep-alive 60", "UVICORN_TIMEOUT_KEEP_ALIVE": "60"}
+PATIENT = {"GUNICORN_CMD_ARGS": "--keep-alive 600", "UVICORN_TIMEOUT_KEEP_ALIVE": "600"}
 # Undici gives up an idle connection after a few seconds, whatever the server says.
 IMPATIENT_CLIENTS = {"node-fetch"}
 CLOCKS_MAY_DIFFER_NS = 2_000_000

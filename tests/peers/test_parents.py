@@ -104,7 +104,7 @@ def watch(caller: str, load: Load, *, workers: int = 1, keepalive: bool = True) 
         agent = stack.enter_context(started_agent(pids=pids))
         client.open_gate()
         client.finish()
-        agent.settle(4 * load.count, timeout_s=20)
+        agent.settle(4 * load.count, timeout_s=60)
         calls = _sorted_out(agent.stop(), server, called, client.pid)
     _check_complete(calls, load.count)
     return calls

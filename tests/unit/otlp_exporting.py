@@ -78,7 +78,7 @@ def export(exporter: OtlpExporter, *ids: int) -> None:
 
 def settled(exporter: OtlpExporter) -> ExporterStats:
     """The account once nothing is waiting any more."""
-    exporter.flush(10)
+    exporter.flush(60)
     stats = exporter.stats()
     assert stats.queued == 0
     return stats
@@ -96,7 +96,7 @@ def make_certificates(folder: Path) -> TlsFiles:
     return TlsFiles(trusted=certificate, certificate=certificate, key=key)
 
 
-def wait_until(is_so: Callable[[], bool], timeout_s: float = 10) -> None:
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, "it did not become so in time"

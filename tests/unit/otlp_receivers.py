@@ -121,7 +121,7 @@ class Receiver:
             self._changed.notify_all()
             return self.script.pop(0) if self.script else None
 
-    def wait_for_requests(self, count: int, timeout_s: float = 10) -> list[Received]:
+    def wait_for_requests(self, count: int, timeout_s: float = 60) -> list[Received]:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.requests) >= count, timeout_s), (
                 f"{len(self.requests)} requests instead of {count}"

@@ -110,6 +110,7 @@ async function answer(request, response) {
 const server = http.createServer((request, response) => {
   answer(request, response).catch((error) => answerText(response, `${error}\n`, 502));
 });
+server.keepAliveTimeout = 600_000; // tests wait with connections open
 const address = process.argv[2];
 if (address.startsWith('unix:')) {
   server.listen(address.slice('unix:'.length));

@@ -1,6 +1,7 @@
 """A target program: aiohttp's server. `aiohttp_app.py HOST:PORT | [::1]:PORT | unix:PATH`."""
 
 import asyncio
+import functools
 import sys
 from collections.abc import AsyncIterator
 
@@ -81,11 +82,13 @@ def main() -> None:
     app.add_routes(routes)
     app.cleanup_ctx.append(_with_client)
     address = sys.argv[1]
+    # Tests wait with connections open.
+    run = functools.partial(web.run_app, app, access_log=None, keepalive_timeout=600)
     if address.startswith("unix:"):
-        web.run_app(app, path=address.removeprefix("unix:"), access_log=None)
+        run(path=address.removeprefix("unix:"))
         return
     host, _, port = address.rpartition(":")
-    web.run_app(app, host=host.strip("[]"), port=int(port), access_log=None)
+    run(host=host.strip("[]"), port=int(port))
 
 
 if __name__ == "__main__":

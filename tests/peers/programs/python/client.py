@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+# Connections stay open while a test waits for something else.
+IDLE_S = 600
+
 
 @dataclass(frozen=True)
 class Job:

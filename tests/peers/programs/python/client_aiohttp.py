@@ -1,6 +1,7 @@
 """A target program: aiohttp, one ClientSession on one event loop."""
 
 import asyncio
+from typing import Any
 
 import aiohttp
 import client
@@ -8,10 +9,12 @@ import client_async
 
 
 async def run(job: client.Job) -> None:
+    # A connector that closes each connection refuses to be told when to close idle ones.
+    kept: dict[str, Any] = (
+        {"force_close": True} if job.close else {"keepalive_timeout": client.IDLE_S}
+    )
     connector = (
-        aiohttp.UnixConnector(job.unix, force_close=job.close)
-        if job.unix
-        else aiohttp.TCPConnector(force_close=job.close)
+        aiohttp.UnixConnector(job.unix, **kept) if job.unix else aiohttp.TCPConnector(**kept)
     )
     timeout = aiohttp.ClientTimeout(30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

@@ -8,7 +8,8 @@ def main() -> None:
     job = client.parse(__doc__)
 
     def make_fetch() -> client.Fetch:
-        transport = httpx.HTTPTransport(uds=job.unix) if job.unix else None
+        limits = httpx.Limits(keepalive_expiry=client.IDLE_S)
+        transport = httpx.HTTPTransport(uds=job.unix, limits=limits)
         session = httpx.Client(transport=transport, timeout=30, trust_env=False)
 
         def fetch(n: int) -> None:

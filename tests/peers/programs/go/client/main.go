@@ -88,7 +88,7 @@ func passGate() {
 func fetchAll(client *http.Client, o options, first, end int) {
 	var next atomic.Int64
 	next.Store(int64(first))
-	go endOnInterrupt(&next, int64(end))
+	go endOnInterrupt(&next, first, end)
 	var workers sync.WaitGroup
 	for range o.concurrency {
 		workers.Add(1)
@@ -104,12 +104,13 @@ func fetchAll(client *http.Client, o options, first, end int) {
 	workers.Wait()
 }
 
-// endOnInterrupt makes SIGINT the end of the numbers: what is under way is finished and checked.
-func endOnInterrupt(next *atomic.Int64, end int64) {
+// endOnInterrupt makes SIGINT the end of the numbers, and says how many were taken until then: what
+// is under way is finished and checked.
+func endOnInterrupt(next *atomic.Int64, first, end int) {
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt)
 	<-interrupts
-	next.Store(end)
+	fmt.Printf("took %d\n", min(int(next.Swap(int64(end))), end)-first)
 }
 
 func fetch(client *http.Client, o options, n int) error {

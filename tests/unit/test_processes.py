@@ -343,13 +343,14 @@ def test_real_forked_worker() -> None:
 
 
 SPAWN = """
-import multiprocessing, time
-def work(): time.sleep(60)
+import multiprocessing, os, time
+def work():
+    print(os.getpid(), flush=True)  # by the worker: its parent does not wait for its exec
+    time.sleep(60)
 if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")
     worker = multiprocessing.Process(target=work, daemon=True)
     worker.start()
-    print(worker.pid, flush=True)
     time.sleep(60)
 """
 

@@ -1,17 +1,23 @@
 """Which exporters a run has, from its settings and OpenTelemetry's variables."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from waggle.config import Settings, nearest
 from waggle.errors import UsageError
 from waggle.exporter.base import Exporter
-from waggle.exporter.encoding import OtlpEncoder
-from waggle.exporter.otlp import Encoder, SendingExporter
 from waggle.exporter.otlp_settings import OtlpSettings, QueueSettings, queue_settings
-from waggle.exporter.outbox import Encoded
-from waggle.exporter.spool import Spool
-from waggle.spans import SpanBatch
+
+if TYPE_CHECKING:  # each is imported when a run needs it: a live view should not wait for OTLP
+    from waggle.exporter.encoding import OtlpEncoder
+    from waggle.exporter.otlp import Encoder, SendingExporter
+    from waggle.exporter.outbox import Encoded
+    from waggle.exporter.spool import Spool
+    from waggle.spans import SpanBatch
 
 VARIABLE = "OTEL_TRACES_EXPORTER"
 DISABLED = "OTEL_SDK_DISABLED"
@@ -81,9 +87,14 @@ class _Making:
         self.environ = environ
         self.on_event = on_event
         self.queue = queue_settings(environ)
-        self.encoder = _EncodeOnce(encoder_for(self.queue))
+
+    @cached_property
+    def encoder(self) -> _EncodeOnce:
+        return _EncodeOnce(encoder_for(self.queue))
 
     def spool(self, name: str) -> Spool | None:
+        from waggle.exporter.spool import Spool
+
         folder = self.settings.spool
         return Spool(folder / name, self.settings.spool_max, self.on_event) if folder else None
 
@@ -100,6 +111,8 @@ class _Making:
 
 def encoder_for(queue: QueueSettings) -> OtlpEncoder:
     """One whose requests are no larger than OTEL_BSP_MAX_EXPORT_BATCH_SIZE allows."""
+    from waggle.exporter.encoding import OtlpEncoder
+
     return OtlpEncoder(max_bytes=queue.max_request_bytes, max_spans=queue.max_request_spans)
 
 

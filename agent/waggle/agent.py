@@ -5,6 +5,7 @@ require privileges -> fork the command -> load and attach (the kernel verifies)
 -> Session: decide, drop privileges, ready, move spans, summary
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,10 @@ def run(settings: Settings) -> int:
     privileges.require()
     with _launched(settings) as launched:
         loading = _Loading(_options(settings))
-        from waggle.session import Session  # numpy, protobuf and the rest, at the same time
+        with _one_blas_thread():
+            from waggle.session import Session  # numpy and the rest, at the same time
+            from waggle.spans import load_decoders
+        load_decoders()
 
         capture = loading.finish()
         try:
@@ -69,6 +73,22 @@ def _launched(settings: Settings) -> Iterator[Launched | None]:
         yield launched
     finally:
         launched.close()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """While numpy is imported: its linear algebra, which we never use, would start a thread and
+    reserve memory for every CPU. What we start must not inherit the variable."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _options(settings: Settings) -> CaptureOptions:

@@ -4,22 +4,24 @@ A flavour is a set of programs that see the same things from different places
 (docs/architecture.md). The first that loads and attaches on this kernel is used.
 """
 
+from __future__ import annotations
+
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from waggle import features, layout
-from waggle.discovery import Decision
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
-from waggle.layout import Counter
 from waggle.libbpf import Link, LoadError, Object
-from waggle.procfs import same_start
-from waggle.ring import Ring
+
+if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
+    import numpy as np
+    import numpy.typing as npt
+
+    from waggle.discovery import Decision
+    from waggle.layout import Counter
+    from waggle.ring import Ring
 
 OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
 MAX_EVENTS = 4096
@@ -87,6 +89,8 @@ class Capture:
     """Programs that are attached, until close(). Nothing outlives the process."""
 
     def __init__(self, bpf: Object, flavour: Flavour, links: Sequence[Link]) -> None:
+        from waggle import layout
+
         self.flavour = flavour.name
         self._program_names = (*_COMMON, *flavour.programs)
         self.bpf = bpf
@@ -100,7 +104,7 @@ class Capture:
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
 
     @classmethod
-    def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> "Capture":
+    def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
         """Load the first flavour that this kernel takes, or the one asked for.
 
         Raises UnsupportedError when none works, saying why for each.
@@ -113,6 +117,8 @@ class Capture:
                 if error.exit_code == PrivilegeError.exit_code:
                     raise
                 refused.append(f"{flavour.name} needs {flavour.needs}: {error}")
+        from waggle import features
+
         if not features.bpf_loop():
             raise UnsupportedError(
                 "this kernel has no bpf_loop, which came with Linux 5.17: upgrade the kernel"
@@ -120,19 +126,31 @@ class Capture:
         raise UnsupportedError("no way to capture works on this kernel\n  " + "\n  ".join(refused))
 
     @classmethod
-    def _load(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> "Capture":
+    def _load(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> Capture:
+        """Quickly; and again, listening to what libbpf says, where that fails."""
+        try:
+            return cls._load_once(flavour, options, path, silent=True)
+        except LoadError:
+            return cls._load_once(flavour, options, path, silent=False)
+
+    @classmethod
+    def _load_once(
+        cls, flavour: Flavour, options: CaptureOptions, path: Path, *, silent: bool
+    ) -> Capture:
         bpf = Object.open(path)
         try:
             bpf.load_only(_SWEEP, *_COMMON, *flavour.programs)
             _configure(bpf, options)
-            bpf.load()
+            bpf.load(silent=silent)
             links = [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
             return cls(bpf, flavour, links)
         except BaseException:
             bpf.close()
             raise
 
-    def _ring(self, name: str, dtype: "np.dtype[np.void]", used: Sequence[str] = ()) -> Ring:
+    def _ring(self, name: str, dtype: np.dtype[np.void], used: Sequence[str] = ()) -> Ring:
+        from waggle.ring import Ring
+
         ring = self.bpf.map(name)
         return Ring(ring.fd, ring.max_entries, dtype, used)
 
@@ -150,6 +168,11 @@ class Capture:
 
     def _process(self, key: bytes, start_ns: int) -> npt.NDArray[np.void]:
         """The kernel's entry of a process; all zero when it is none's, or that of another."""
+        import numpy as np
+
+        from waggle import layout
+        from waggle.procfs import same_start
+
         known = self._processes.lookup(key)
         if known is not None:
             row = np.frombuffer(known, layout.PROCESS).copy()
@@ -159,6 +182,10 @@ class Capture:
 
     def processes(self) -> dict[int, np.void]:
         """The kernel's entry of every process it knows: tgid -> layout.PROCESS."""
+        import numpy as np
+
+        from waggle import layout
+
         keys, values = self._processes.items()
         tgids = keys.view(np.uint32).reshape(-1)
         rows = np.ascontiguousarray(values).view(layout.PROCESS).reshape(-1)
@@ -166,6 +193,8 @@ class Capture:
 
     def counters(self) -> dict[Counter, int]:
         """Everything the kernel side counted since it was loaded."""
+        from waggle.layout import Counter
+
         totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
         return {counter: int(totals[counter]) for counter in Counter}
 
@@ -205,7 +234,7 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
         "agent_tgid": os.getpid(),
         "trace_all": int(options.trace_all),
         "watch_processes": int(options.watch_processes),
-        "shape_seed": secrets.randbits(64) | 1,
+        "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
     for name, value in settings.items():
         bpf.rodata[name] = value

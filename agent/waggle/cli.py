@@ -5,8 +5,7 @@ example of the help can be tested without privilege.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,26 +157,9 @@ def _was_given(ctx: click.Context, field: str, value: object) -> bool:
 
 
 def _run(settings: Settings) -> int:
-    with _one_blas_thread():
-        from waggle import agent  # numpy and BPF: not for --help
+    from waggle import agent  # BPF: not for --help
 
     return int(agent.run(settings))
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """While numpy is imported: its linear algebra, which we never use, would start a thread and
-    reserve memory for every CPU. What we start must not inherit the variable."""
-    name = "OPENBLAS_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @commands.command()

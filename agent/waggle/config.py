@@ -12,13 +12,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from waggle.errors import UsageError
+
+if TYPE_CHECKING:
+    import yaml
 
 Capture = Literal["auto", "socket", "probe", "syscall"]
 Protocol = Literal["http/protobuf", "http/json", "grpc"]
@@ -282,6 +284,8 @@ def _from_file(path: Path) -> dict[str, _Given]:
         ) from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    import yaml  # only for those who have a file: it takes its time
+
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         return _from_yaml(root, path)
@@ -291,14 +295,16 @@ def _from_file(path: Path) -> dict[str, _Given]:
         raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, path: Path) -> str:
+def _syntax_error(error: "yaml.MarkedYAMLError", path: Path) -> str:
     mark = error.problem_mark or error.context_mark
     where = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
     problem = " ".join(part for part in (error.context, error.problem) if part)
     return f"{path}{where}: not valid YAML: {problem or 'unreadable'}"
 
 
-def _from_yaml(root: yaml.Node | None, path: Path) -> dict[str, _Given]:
+def _from_yaml(root: "yaml.Node | None", path: Path) -> dict[str, _Given]:
+    import yaml
+
     if root is None or root.tag == "tag:yaml.org,2002:null":
         return {}
     if not isinstance(root, yaml.MappingNode):
@@ -324,7 +330,9 @@ def _field_in_file(key: str, path: Path, line: int) -> str:
     return field
 
 
-def _construct(node: yaml.Node) -> object:
+def _construct(node: "yaml.Node") -> object:
+    import yaml
+
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)

@@ -12,26 +12,30 @@ what needs no kernel runs without it. Nothing is ever printed: what libbpf says
 goes into the `full_log` of the LoadError that the same call raises.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
 import re
+import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 
-Bytes = npt.NDArray[np.uint8]
-Value = int | bool | bytes | npt.NDArray[Any] | np.generic
+if TYPE_CHECKING:  # numpy is imported where it is used: loading need not wait for it
+    import numpy as np
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+    Value = int | bool | bytes | npt.NDArray[Any] | np.generic
 
 MAX_LOG_BYTES = 4 << 20  # a verifier's log may be 16 MiB; what matters is at its end
 ENOTSUPP = 524  # the kernel's own "not supported", which has no name in user space
@@ -357,6 +361,16 @@ def library() -> Any:
     return lib
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """While it holds, libbpf logs nothing: in no thread, so only at the start."""
+    library().libbpf_set_print(None)
+    try:
+        yield
+    finally:
+        library().libbpf_set_print(ctypes.cast(_print_callback, _PTR))
+
+
 def missing_library(detail: str) -> LoadError:
     """The error for a machine without libbpf.so.1; detail is the dynamic linker's word."""
     return LoadError(
@@ -488,8 +502,10 @@ class Map:
         found = self._items_by_batch()
         return self._items_by_key() if found is None else found
 
-    def sum_over_cpus(self, dtype: npt.DTypeLike = np.uint64) -> npt.NDArray[Any]:
+    def sum_over_cpus(self, dtype: npt.DTypeLike = "<u8") -> npt.NDArray[Any]:
         """The totals of a per-cpu array: (max_entries,) or (max_entries, numbers a value)."""
+        import numpy as np
+
         if not self.per_cpu:
             raise LoadError(f"map {self.name} is not a per-cpu map")
         keys, values = self.items()
@@ -509,6 +525,8 @@ class Map:
 
     def _items_by_batch(self) -> tuple[Bytes, Bytes] | None:
         """items() through BPF_MAP_LOOKUP_BATCH; None where that is not to be had."""
+        import numpy as np
+
         chunk = min(_BATCH, self.max_entries)
         keys: list[Bytes] = []
         values: list[Bytes] = []
@@ -539,6 +557,8 @@ class Map:
         return int(result), count.value, after.raw
 
     def _items_by_key(self) -> tuple[Bytes, Bytes]:
+        import numpy as np
+
         found = [(key, value) for key in self.keys() if (value := self.lookup(key)) is not None]
         keys = np.frombuffer(b"".join(key for key, _ in found), np.uint8)
         values = np.frombuffer(b"".join(value for _, value in found), np.uint8)
@@ -565,16 +585,11 @@ class ProgramInfo:
     jited_bytes: int
 
 
-# Offsets in struct bpf_prog_info, which only ever grows at its end.
+# Of struct bpf_prog_info, which only ever grows at its end:
+# id, jited, name, run time, runs, recursion misses, verified instructions.
+_PROG_INFO = struct.Struct("=4xI8xI44x16s112xQQQI")
 _PROG_INFO_SIZE = 232
-_PROG_INFO = np.dtype(
-    {
-        "names": ["id", "jited", "name", "run_time", "run_cnt", "misses", "insns"],
-        "formats": ["<u4", "<u4", "S16", "<u8", "<u8", "<u8", "<u4"],
-        "offsets": [4, 16, 64, 192, 200, 208, 216],
-        "itemsize": _PROG_INFO_SIZE,
-    }
-)
+assert _PROG_INFO.size == 220
 
 
 class Program:
@@ -614,19 +629,19 @@ class Program:
 
     def info(self) -> ProgramInfo:
         """Costs and size, as the kernel counts them now."""
-        raw = np.zeros(1, _PROG_INFO)
+        raw = ctypes.create_string_buffer(_PROG_INFO_SIZE)
         size = _U32(_PROG_INFO_SIZE)
-        result = library().bpf_obj_get_info_by_fd(self.fd, raw.ctypes.data, size)
+        result = library().bpf_obj_get_info_by_fd(self.fd, raw, size)
         _check(result, f"read the info of {self.name}")
-        row = raw[0]
+        number, jited, name, run_time, runs, misses, verified = _PROG_INFO.unpack_from(raw)
         return ProgramInfo(
-            id=int(row["id"]),
-            name=row["name"].decode(errors="replace"),
-            run_time_ns=int(row["run_time"]),
-            run_cnt=int(row["run_cnt"]),
-            recursion_misses=int(row["misses"]),
-            verified_insns=int(row["insns"]),
-            jited_bytes=int(row["jited"]),
+            id=number,
+            name=name.rstrip(b"\0").decode(errors="replace"),
+            run_time_ns=run_time,
+            run_cnt=runs,
+            recursion_misses=misses,
+            verified_insns=verified,
+            jited_bytes=jited,
         )
 
 
@@ -678,7 +693,7 @@ class Link:
         if pointer is not None:
             _check(library().bpf_link__destroy(pointer), f"detach {self.name}")
 
-    def __enter__(self) -> "Link":
+    def __enter__(self) -> Link:
         return self
 
     def __exit__(
@@ -697,7 +712,7 @@ class RunTimeStats:
         run_time = 0  # BPF_STATS_RUN_TIME
         self._fd = _check(library().bpf_enable_stats(run_time), "measure BPF programs")
 
-    def __enter__(self) -> "RunTimeStats":
+    def __enter__(self) -> RunTimeStats:
         return self
 
     def __exit__(
@@ -712,8 +727,8 @@ class RunTimeStats:
 # -- Types ---------------------------------------------------------------------------------
 
 KIND_FUNC, KIND_TYPEDEF, KIND_DATASEC = 12, 8, 15
-_BTF_TYPE_SIZE = 12  # name_off, info, size
-_SECINFO = np.dtype([("type", "<u4"), ("offset", "<u4"), ("size", "<u4")])
+_BTF_TYPE = struct.Struct("=III")  # name_off, info, size
+_SECINFO = struct.Struct("=III")  # type, offset, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -729,15 +744,14 @@ def _variables(btf: int, section: str) -> dict[str, _Variable]:
     if section_id < 0:
         return {}
     base = lib.btf__type_by_id(btf, section_id)
-    _name, info, _size = np.frombuffer(ctypes.string_at(base, _BTF_TYPE_SIZE), "<u4")
-    count = int(info) & 0xFFFF
-    raw = ctypes.string_at(base + _BTF_TYPE_SIZE, count * _SECINFO.itemsize)
+    _name, info, _size = _BTF_TYPE.unpack(ctypes.string_at(base, _BTF_TYPE.size))
+    raw = ctypes.string_at(base + _BTF_TYPE.size, (info & 0xFFFF) * _SECINFO.size)
     found = {}
-    for row in np.frombuffer(raw, _SECINFO):
-        variable = lib.btf__type_by_id(btf, int(row["type"]))
-        name_offset = int(np.frombuffer(ctypes.string_at(variable, 4), "<u4")[0])
+    for kind, offset, size in _SECINFO.iter_unpack(raw):
+        variable = lib.btf__type_by_id(btf, kind)
+        name_offset, *_ = _BTF_TYPE.unpack(ctypes.string_at(variable, _BTF_TYPE.size))
         name = lib.btf__name_by_offset(btf, name_offset).decode()
-        found[name] = _Variable(int(row["offset"]), int(row["size"]))
+        found[name] = _Variable(offset, size)
     return found
 
 
@@ -791,7 +805,8 @@ class ReadOnlyData:
         return self._variables[name]
 
     def _encode(self, name: str, value: Value, size: int) -> bytes:
-        if isinstance(value, bool | int | np.integer | np.bool_):
+        # A numpy scalar counts as its number.
+        if isinstance(value, int) or getattr(value, "shape", None) == ():
             number = int(value)
             if size > 8 or not -(1 << (8 * size - 1)) <= number < 1 << (8 * size):
                 raise LoadError(f"{self._object_name}: {number} does not fit into {name}")
@@ -825,7 +840,7 @@ class KernelTypes:
         if btf:
             library().btf__free(btf)
 
-    def __enter__(self) -> "KernelTypes":
+    def __enter__(self) -> KernelTypes:
         return self
 
     def __exit__(
@@ -867,7 +882,7 @@ class Object:
         self._links: list[Link] = []
 
     @classmethod
-    def open(cls, path: str | Path) -> "Object":
+    def open(cls, path: str | Path) -> Object:
         """Parse an object file; the kernel is not asked yet."""
         path = Path(path)
         if not path.is_file():
@@ -896,9 +911,13 @@ class Object:
         for program in self.programs.values():
             program.autoload = program.name in wanted
 
-    def load(self) -> None:
-        """Create the maps and have the programs verified."""
-        with _captured_log() as log:
+    def load(self, *, silent: bool = False) -> None:
+        """Create the maps and have the programs verified.
+
+        silent: libbpf, which otherwise calls Python more than a thousand times, says
+        nothing meanwhile, nor does an error say more than its number.
+        """
+        with _silence() if silent else nullcontext(), _captured_log() as log:
             result = library().bpf_object__load(self._open_pointer())
             _check(result, f"load {self.path.name}", log)
         self.rodata.seal()
@@ -948,7 +967,7 @@ class Object:
         if pointer is not None:
             library().bpf_object__close(pointer)
 
-    def __enter__(self) -> "Object":
+    def __enter__(self) -> Object:
         return self
 
     def __exit__(

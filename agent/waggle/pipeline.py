@@ -40,6 +40,7 @@ _LONGEST_LOOK_S = 0.1
 # A producer wakes nobody before a fair amount waits, so an idle wait ends by itself; it
 # doubles while nothing comes, up to the gathering time.
 IDLE_WAIT_S = 0.05
+_FIRST_WAIT_S = 0.01  # somebody sits there and waits for the first span
 
 
 class Source(Protocol):
@@ -165,7 +166,7 @@ class Pipeline:
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
-        self._idle_s = IDLE_WAIT_S
+        self._idle_s = _FIRST_WAIT_S
         self._poller = RingPoller(rings)
 
     def step(self, timeout_s: float | None = None) -> int:

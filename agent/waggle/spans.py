@@ -361,6 +361,11 @@ def decoder_of(protocol: int) -> Decoder | None:
     return _decoders().get(protocol)
 
 
+def load_decoders() -> None:
+    """Import what knows the protocols now, not when the first span waits for it."""
+    _decoders()
+
+
 @cache
 def _decoders() -> dict[int, Decoder]:
     from waggle import probes  # they import this module

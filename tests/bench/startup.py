@@ -46,7 +46,7 @@ def _start(server: Target) -> tuple[float, float, float]:
         if not os.read(ready, 1):
             raise RuntimeError("the agent ended before it was ready; run it by hand to see why")
         ready_s, cpu_s = time.monotonic() - begun, measure.cpu_s(agent.pid)
-        server.answered()  # two requests, each a span
+        server.ask()
         assert agent.stdout is not None
         agent.stdout.readline()
         first_s = time.monotonic() - begun

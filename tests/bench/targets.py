@@ -37,6 +37,10 @@ class Target:
     def cpu_s(self) -> float:
         return measure.cpu_s(self.worker)
 
+    def ask(self) -> None:
+        """One request, answered when it returns."""
+        _get(self.port, "/n/1")
+
     def answered(self) -> int:
         """How many requests for numbers it has answered, once that grows no more.
 

@@ -218,7 +218,8 @@ class Rows:
     def _identities(self) -> npt.NDArray[np.uint64]:
         """A few words a row: every column that is in templates.KEYED, and what is derived."""
         records = self.records
-        matrix = np.zeros((len(records), _IDENTITY_SIZE + 8), np.uint8)
+        matrix = np.empty((len(records), _IDENTITY_SIZE + 8), np.uint8)
+        matrix[:, _IDENTITY_SIZE - 8 : _IDENTITY_SIZE] = 0  # whose end no column fills
         at = 0
         for offset, length in _IDENTITY_RUNS:
             _strided(matrix, length, at)[:] = _strided(self.rows, length, offset)
@@ -236,8 +237,9 @@ class Rows:
 
     def _leave_out_peers(self, matrix: Bytes) -> None:
         """Of a peer that is a column only the length of its text is identity."""
-        addresses = _strided(matrix, 16, _PEER_ADDRESS)
-        addresses[self.peers.lengths > 0] = np.void(bytes(16))
+        is_column = self.peers.lengths > 0
+        if is_column.any():
+            _strided(matrix, 16, _PEER_ADDRESS)[is_column] = np.void(bytes(16))
 
     def _leave_out_varying(self, matrix: Bytes) -> None:
         """A hash and a length that do not cover what varies in kept fields."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from waggle import privileges
+from waggle import memory, privileges
 from waggle.capture import Capture, CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
@@ -22,6 +22,7 @@ def run(settings: Settings) -> int:
     Returns the exit code. Raises WaggleError when tracing cannot begin.
     """
     privileges.require()
+    memory.keep_one_arena()
     with _launched(settings) as launched:
         loading = _Loading(_options(settings))
         with _one_blas_thread():

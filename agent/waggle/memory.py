@@ -1,0 +1,15 @@
+"""How the C library manages our memory."""
+
+import ctypes
+
+_M_ARENA_MAX = -8  # malloc.h of glibc
+
+
+def keep_one_arena() -> None:
+    """Let all threads share one heap: ours hand memory to each other, and would each keep some.
+
+    To be called before there are threads. Nothing happens where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)

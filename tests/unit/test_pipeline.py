@@ -11,7 +11,7 @@ import pytest
 
 from waggle.exporter.base import ExporterStats
 from waggle.layout import EXCHANGE, LARGE_EXCHANGE, Flag
-from waggle.pipeline import Pipeline, WallClock
+from waggle.pipeline import GATHER_S, Pipeline, WallClock, patience_of
 from waggle.spans import Records, ResourceTable, SpanBatch
 
 OFFSET_NS = 1_700_000_000_000_000_000
@@ -302,3 +302,30 @@ def test_the_clock_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock() == 1000
     now.update(monotonic=1_000_000_000, unix=10_000_000_000)
     assert clock() == 9_000_000_000
+
+
+def test_records_gather_for_as_long_as_everybody_can_wait() -> None:
+    """The least patient exporter decides; one that says nothing wants its spans soon."""
+    screen, patient, eager = FakeExporter("screen"), FakeExporter("far"), FakeExporter("near")
+    patient.patience_s, eager.patience_s = 0.7, 0.0  # type: ignore[attr-defined]
+    assert patience_of([patient]) == 0.7
+    assert patience_of([patient, screen]) == GATHER_S
+    assert patience_of([patient, eager]) == GATHER_S
+    patient.patience_s = 5.0  # type: ignore[attr-defined]
+    assert patience_of([patient]) == patience_of([]) == 1.0
+
+
+def test_an_idle_pipeline_looks_less_and_less_often(rings: list[FakeRing]) -> None:
+    """While nothing comes each wait is longer than the one before, up to the gathering time."""
+    for ring in rings:
+        os.eventfd_read(ring.fileno())
+    line = pipeline(rings, FakeExporter("only"), gather_s=0.08)
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        assert line.step() == 0
+        took.append(time.monotonic() - began)
+    assert took[0] >= 0.009
+    assert took[1] >= 0.018
+    assert min(took[3:]) >= 0.075
+    line.close(0)

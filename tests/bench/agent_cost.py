@@ -1,6 +1,7 @@
 """What the agent itself takes: CPU a span from ring to socket, and memory over time."""
 
 import threading
+import time
 from statistics import median
 
 from tests.peers.agent import Agent, started_agent
@@ -11,6 +12,7 @@ from .report import Table, middle, spread
 from .targets import Sink, Target, go_server, sink
 
 CONNECTIONS = 64
+LOW_RATE = 1_500
 STEADY_RATE = 20_000
 FULL = 0
 _WARM_UP_S = 1.0
@@ -18,13 +20,26 @@ _SAMPLE_S = 0.5
 
 
 def bench(seconds: float, rounds: int) -> list[Table]:
-    """A steady rate and full load in turn; each warms the agent up first."""
-    found: dict[int, list[_Cost]] = {STEADY_RATE: [], FULL: []}
+    """Two steady rates and full load in turn; each warms the agent up first. Then no load."""
+    found: dict[int, list[_Cost]] = {LOW_RATE: [], STEADY_RATE: [], FULL: []}
     with sink() as receiver, go_server() as server:
         for _ in range(rounds):
             for rate, costs in found.items():
                 costs.append(_measure(server, receiver, rate, seconds / len(found) / rounds))
-    return [_table(found)]
+        idle = _idle_share(server, receiver, seconds / len(found))
+    return [_table(found, idle)]
+
+
+def _idle_share(server: Target, receiver: Sink, seconds: float) -> float:
+    """The share of one CPU that an agent takes whose process does nothing."""
+    with started_agent(
+        "--otlp", receiver.base_url, pids=[server.worker], json_lines=False
+    ) as agent:
+        server.answered()
+        time.sleep(_WARM_UP_S)
+        cpu_s, begun = measure.cpu_s(agent.pid), time.monotonic()
+        time.sleep(seconds)
+        return (measure.cpu_s(agent.pid) - cpu_s) / (time.monotonic() - begun)
 
 
 class _Cost:
@@ -96,7 +111,7 @@ class _Sampler:
         self._thread.join()
 
 
-def _table(found: dict[int, list[_Cost]]) -> Table:
+def _table(found: dict[int, list[_Cost]], idle: float) -> Table:
     rows = []
     for rate, costs in found.items():
         cpu = [cost.cpu_us for cost in costs]
@@ -122,7 +137,8 @@ def _table(found: dict[int, list[_Cost]]) -> Table:
     notes = [
         "After a warm-up of a second; until the last span is at the receiver. "
         f"Other programs had {100 * median(others):.0f} % of the machine (at most "
-        f"{100 * max(others):.0f} %). The mapped ring counts twice in resident memory."
+        f"{100 * max(others):.0f} %). Without load the agent takes {100 * idle:.2f} % of one CPU. "
+        "The mapped ring counts twice in resident memory."
     ]
     return Table(
         "agent", "The agent: OTLP by HTTP to a receiver that only counts", columns, rows, notes

@@ -251,10 +251,15 @@ def span_json(span: Span) -> Json:
 def _resource_spans(resource: Resource, spans: list[Json]) -> Json:
     scope = {"name": SCOPE_NAME, "version": __version__}
     return {
-        "resource": {"attributes": list(_key_values(resource.attributes))},
+        "resource": _resource(resource),
         "scopeSpans": [{"scope": scope, "spans": spans, "schemaUrl": SCHEMA_URL}],
         "schemaUrl": SCHEMA_URL,
     }
+
+
+def _resource(resource: Resource) -> Json:
+    made: Json = {"attributes": list(_key_values(resource.attributes))}
+    return {**made, "droppedAttributesCount": resource.dropped} if resource.dropped else made
 
 
 def _status(span: Span) -> Json:

@@ -21,7 +21,7 @@ def scope_message() -> common_pb2.InstrumentationScope:
 
 
 def resource_message(resource: Resource) -> resource_pb2.Resource:
-    message = resource_pb2.Resource()
+    message = resource_pb2.Resource(dropped_attributes_count=resource.dropped)
     _add_attributes(message.attributes, resource.attributes)
     return message
 

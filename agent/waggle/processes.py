@@ -39,8 +39,10 @@ Events = npt.NDArray[np.void]  # of layout.PROCESS_EVENT
 _INSTANCE_NAMESPACE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 _MAX_ATTRIBUTES = 128
 _MAX_VALUE = 4096
+# The conventions have no name for a systemd unit.
+_UNIT = "waggle.systemd.unit"
 # What we measured ourselves; an environment variable cannot change it.
-_OURS = ("telemetry.", "process.")
+_OURS = ("telemetry.", "process.", "waggle.")
 # Identity that the agent's own environment must not give to others.
 _NOT_FROM_AGENT = frozenset({"service.name", "service.instance.id"})
 
@@ -217,21 +219,20 @@ class ProcessTable:
         for at in (tick - 1, tick, tick + 1):
             self._entries.pop((tgid, at), None)
 
-    def _store(
-        self, tgid: int, start_ns: int, attributes: Attributes, identity: _Identity | None
-    ) -> int:
+    def _store(self, tgid: int, start_ns: int, attributes: Attributes, identity: _Identity) -> int:
         self._forget(tgid, start_ns)
         self.stats.seen += 1
-        row = self._add(attributes, identity.program if identity is not None else "")
+        row = self._add(attributes, identity)
         self._entries[(tgid, start_ns // TICK_NS)] = _Entry(start_ns, row, identity)
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)
             self.stats.evicted += 1
         return row
 
-    def _add(self, attributes: Attributes, program: str) -> int:
+    def _add(self, attributes: Attributes, identity: _Identity) -> int:
         if len(self.table.rows) < self.max_resources:
-            return self.table.add(Resource(attributes, program))
+            dropped = max(len(_said(identity.facts)) - _MAX_ATTRIBUTES, 0)
+            return self.table.add(Resource(attributes, identity.program, dropped))
         self.stats.shared += 1
         service = str(attributes["service.name"])
         # The names of services are bounded too: after as many again, one row for all.
@@ -322,16 +323,17 @@ class ProcessTable:
 
     def _attributes(self, identity: _Identity, tgid: int, start_ns: int) -> Attributes:
         facts = identity.facts
-        said = resource_attributes(facts.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
         inherited = resource_attributes(self.agent_environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
         attributes: Attributes = dict(self.host.attributes)
         attributes.update((k, v) for k, v in inherited.items() if k not in _NOT_FROM_AGENT)
         attributes["service.instance.id"] = instance_id(self.host, tgid, start_ns)
-        attributes.update(list(said.items())[:_MAX_ATTRIBUTES])
+        attributes.update(list(_said(facts).items())[:_MAX_ATTRIBUTES])
         attributes = {k: v for k, v in attributes.items() if not k.startswith(_OURS)}
         attributes["service.name"] = identity.name.name
         if facts.container_id:
             attributes["container.id"] = facts.container_id
+        if facts.unit:
+            attributes[_UNIT] = facts.unit
         attributes["process.pid"] = tgid
         attributes["process.creation.time"] = creation_time(start_ns)
         attributes.update(_runtime_attributes(identity.runtime))
@@ -386,6 +388,11 @@ def _process_attributes(facts: ProcessFacts, *, command_args: bool) -> Attribute
     return attributes
 
 
+def _said(facts: ProcessFacts) -> dict[str, str]:
+    """What the process says of itself."""
+    return resource_attributes(facts.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+
+
 def _runtime_attributes(runtime: Runtime) -> Attributes:
     attributes: Attributes = {
         "telemetry.sdk.name": "waggle",
@@ -396,6 +403,7 @@ def _runtime_attributes(runtime: Runtime) -> Attributes:
     }
     if runtime.name not in (runtimes.OTHER, runtimes.NGINX):  # nginx is a program, not a runtime
         attributes["process.runtime.name"] = runtime.name
+        attributes["process.runtime.description"] = runtimes.description(runtime)
         if runtime.version:
             attributes["process.runtime.version"] = runtime.version
     return attributes

@@ -53,6 +53,19 @@ LANGUAGES = {
     NGINX: "c",
 }
 
+_PROPER_NAMES = {
+    GO: "Go",
+    CPYTHON: "CPython",
+    PYPY: "PyPy",
+    NODEJS: "Node.js",
+    DENO: "Deno",
+    BUN: "Bun",
+    JVM: "Java virtual machine",
+    RUBY: "Ruby",
+    PHP: "PHP",
+    DOTNET: ".NET",
+}
+
 # What people call a runtime, where that is not our name for it. nginx is a program.
 _WORDS = {CPYTHON: "python", NODEJS: "node", JVM: "java", NGINX: "", OTHER: ""}
 
@@ -140,6 +153,12 @@ def allowed_rules(runtime: Runtime) -> int:
 def language(runtime: Runtime) -> str:
     """telemetry.sdk.language for spans of this runtime; `generic` when we do not know."""
     return LANGUAGES.get(runtime.name, "generic")
+
+
+def description(runtime: Runtime) -> str:
+    """process.runtime.description: the runtime as its makers write it, with its version."""
+    name = _PROPER_NAMES.get(runtime.name, runtime.name)
+    return f"{name} {runtime.version}" if runtime.version else name
 
 
 def word(runtime: Runtime) -> str:

@@ -44,11 +44,12 @@ class Resource:
     """What the spans of one process have in common, by the resource conventions.
 
     program: what people call the program, where that says more than service.name does; for
-    screens, never exported.
+    screens, never exported. dropped: attributes that were too many.
     """
 
     attributes: Attributes
     program: str = ""
+    dropped: int = 0
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from opentelemetry.semconv import attributes as stable
 from opentelemetry.semconv._incubating import attributes as incubating
 
 from unit.fake_processes import FakeSource
+from waggle.exporter.messages import resource_message
 from waggle.host import Host, architecture, this_host
 from waggle.layout import PROCESS_EVENT, ProcessEventKind
 from waggle.processes import Events, ProcessTable, instance_id
@@ -219,6 +220,7 @@ def test_resource_of_a_real_process() -> None:
     assert got["process.executable.path"] == os.path.realpath(sys.executable)
     assert got["process.runtime.name"] == "cpython"
     assert got["process.runtime.version"] == platform.python_version()
+    assert got["process.runtime.description"] == f"CPython {platform.python_version()}"
     assert got["telemetry.sdk.name"] == "waggle"
     assert got["telemetry.sdk.language"] == "python"
     assert got["host.name"] == "h"
@@ -246,13 +248,47 @@ def conventions() -> set[str]:
 
 def test_names_are_conventional() -> None:
     """Every resource attribute has a name of the published conventions."""
-    source = FakeSource(
-        {7: facts(7, 1, "/usr/bin/python3.11", container_id="c" * 64, uid=0, parent=1)}
-    )
+    where = {"container_id": "c" * 64, "unit": "shop"}
+    source = FakeSource({7: facts(7, 1, "/usr/bin/python3.11", **where, uid=0, parent=1)})
     rows = ProcessTable(ResourceTable(), source, this_host(), {}, command_args=True)
     names = set(rows.table.rows[rows.row(7, TICK_NS)].attributes)
-    assert names <= conventions()
+    assert {name for name in names if not name.startswith("waggle.")} <= conventions()
     assert {"service.name", "process.owner", "host.id", "os.type", "container.id"} <= names
+
+
+def test_where_a_process_runs() -> None:
+    """Its container and its systemd unit are told, each only where there is one."""
+    where = {"container_id": "c" * 64, "unit": "shop"}
+    source = FakeSource({7: facts(7, 1, **where), 8: facts(8, 2)})
+    rows = table(source)
+    told, bare = (rows.table.rows[rows.row(n, (n - 6) * TICK_NS)].attributes for n in (7, 8))
+    assert (told["container.id"], told["waggle.systemd.unit"]) == ("c" * 64, "shop")
+    assert not {"container.id", "waggle.systemd.unit"} & bare.keys()
+
+
+def test_the_process_speaks_before_the_agent() -> None:
+    """What a process says of itself wins over what the agent's environment says of all; what is
+    measured wins over both."""
+    said = "service.version=2,deployment.environment.name=blue,host.name=mine,process.pid=1"
+    source = FakeSource({7: facts(7, 1, environ={"OTEL_RESOURCE_ATTRIBUTES": said})})
+    agent = "service.version=1,team=shop,service.name=all,service.instance.id=x,host.name=theirs"
+    rows = ProcessTable(ResourceTable(), source, HOST, {"OTEL_RESOURCE_ATTRIBUTES": agent})
+    got = rows.table.rows[rows.row(7, TICK_NS)].attributes
+    assert (got["service.version"], got["host.name"]) == ("2", "mine")
+    assert (got["deployment.environment.name"], got["team"]) == ("blue", "shop")
+    assert (got["service.name"], got["process.pid"]) == ("stock", 7)
+    assert got["service.instance.id"] != "x"
+
+
+def test_attributes_that_are_too_many_are_counted() -> None:
+    """A process that says more than is kept has a resource that says how much was dropped."""
+    said = ",".join(f"key{number}=x" for number in range(150))
+    source = FakeSource({7: facts(7, 1, environ={"OTEL_RESOURCE_ATTRIBUTES": said})})
+    rows = table(source)
+    resource = rows.table.rows[rows.row(7, TICK_NS)]
+    assert resource.dropped == 22
+    assert resource_message(resource).dropped_attributes_count == 22
+    assert sum(key.startswith("key") for key in resource.attributes) == 128
 
 
 def test_a_worker_runs_the_program_of_its_master() -> None:

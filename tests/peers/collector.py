@@ -29,9 +29,9 @@ receivers:
 {files}  otlp:
     protocols:
       grpc:
-        endpoint: 127.0.0.1:{grpc_port}
+        endpoint: 127.0.0.1:{grpc_port}{tls}
       http:
-        endpoint: 127.0.0.1:{http_port}
+        endpoint: 127.0.0.1:{http_port}{tls}
 processors:
   batch:
     timeout: 50ms
@@ -56,6 +56,12 @@ _READING = """\
     start_at: beginning
     poll_interval: 50ms
 """
+# It shows this certificate, and asks for one of the same authority.
+_TLS = """
+        tls:
+          cert_file: {certificate}
+          key_file: {key}
+          client_ca_file: {certificate}"""
 # With buffers, and a batch processor that answers before anything is written: as operators run it.
 _BUFFERED = {"writing": "append: true\n    flush_interval: 20ms", "processors": "batch"}
 # The file exporter buffers nothing when it rotates, and without the batch processor the answer
@@ -88,9 +94,11 @@ class Collector:
         *,
         durable: bool = False,
         reading: str = "",
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
-        self.http_endpoint = f"http://127.0.0.1:{http_port}"
-        self.grpc_endpoint = f"http://127.0.0.1:{grpc_port}"
+        scheme = "https" if tls else "http"
+        self.http_endpoint = f"{scheme}://127.0.0.1:{http_port}"
+        self.grpc_endpoint = f"{scheme}://127.0.0.1:{grpc_port}"
         self._ports = (http_port, grpc_port)
         self._output = folder / "traces.jsonl"
         self._config = folder / "otelcol.yaml"
@@ -101,6 +109,7 @@ class Collector:
                 output=self._output,
                 files=_READING.format(pattern=reading) if reading else "",
                 also=", otlp_json_file" if reading else "",
+                tls=_TLS.format(certificate=tls[0], key=tls[1]) if tls else "",
                 **(_DURABLE if durable else _BUFFERED),
             )
         )
@@ -220,16 +229,23 @@ def _listens(port: int) -> bool:
 
 @contextmanager
 def started_collector(
-    folder: Path, *, durable: bool = False, reading: str = ""
+    folder: Path,
+    *,
+    durable: bool = False,
+    reading: str = "",
+    tls: tuple[Path, Path] | None = None,
 ) -> Iterator[Collector]:
     """A running Collector that keeps its configuration and its spans in `folder`.
 
     durable: it answers a request only when its spans are in the file. reading: a pattern of files
-    with OTLP JSON lines that it reads as well, from their beginnings.
+    with OTLP JSON lines that it reads as well, from their beginnings. tls: its certificate, which
+    is its own authority, and the key; clients must show one of that authority.
     """
     http, grpc = lease_port(), lease_port()
     try:
-        collector = Collector(folder, http.port, grpc.port, durable=durable, reading=reading)
+        collector = Collector(
+            folder, http.port, grpc.port, durable=durable, reading=reading, tls=tls
+        )
         try:
             collector.start()
             yield collector

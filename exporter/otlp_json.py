@@ -7,7 +7,7 @@ https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 
 Of a span only the fields every span has are read from the wire here; attributes, which repeat from
 span to span, are parsed by the library once and remembered by their bytes. On 5,000 spans of one
-shape that takes a sixth of the time of walking message objects.
+shape that takes a quarter of the time of walking message objects.
 """
 
 import base64

@@ -319,7 +319,8 @@ def _first_script(command: Command, words: Sequence[str]) -> str | None:
 
 def _django(command: Command, words: Sequence[str]) -> str | None:
     settings = _option(words, "--settings") or command.environ.get("DJANGO_SETTINGS_MODULE")
-    return settings.split(".")[0] if settings else None
+    package = settings.split(".")[0] if settings else None
+    return package if package not in _GENERIC | {"settings"} else None
 
 
 def _manage(command: Command, words: Sequence[str]) -> str | None:

@@ -43,6 +43,8 @@ _MAX_VALUE = 4096
 _UNIT = "waggle.systemd.unit"
 # What we measured ourselves; an environment variable cannot change it.
 _OURS = ("telemetry.", "process.", "waggle.")
+# Where a process says what service it is.
+_NAMED_BY = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
 # Identity that the agent's own environment must not give to others.
 _NOT_FROM_AGENT = frozenset({"service.name", "service.instance.id"})
 
@@ -341,9 +343,13 @@ class ProcessTable:
 
 
 def _is_worker_of(facts: ProcessFacts, parent: ProcessFacts) -> bool:
-    """A fork, or what multiprocessing starts anew with the same interpreter."""
-    spawned = facts.exe == parent.exe and is_spawned_worker(facts.cmdline)
-    return spawned or facts.forked_from(parent)
+    """A fork; or what multiprocessing, or a program that reloads itself, starts anew."""
+    if facts.forked_from(parent):
+        return True
+    is_alike = facts.exe == parent.exe and bool(facts.cmdline)
+    is_renamed = any(facts.environ.get(name) != parent.environ.get(name) for name in _NAMED_BY)
+    started_anew = facts.cmdline == parent.cmdline or is_spawned_worker(facts.cmdline)
+    return is_alike and started_anew and not is_renamed
 
 
 def _distinct(

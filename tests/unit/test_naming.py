@@ -132,6 +132,8 @@ def test_project_tools_are_named_by_their_folder() -> None:
     assert named("gunicorn wsgi:application", cwd="/srv/shop") == "shop"
     assert named("gunicorn wsgi:application", cwd="/") == "wsgi"
     assert named("python manage.py runserver", DJANGO_SETTINGS_MODULE="pay.settings") == "pay"
+    said = {"DJANGO_SETTINGS_MODULE": "config.settings"}
+    assert named("python manage.py runserver", cwd="/srv/shop", **said) == "shop"
     assert named("flask run", FLASK_APP="pay") == "pay"
     assert named("java -jar x.jar", SPRING_APPLICATION_NAME="pay") == "pay"
 

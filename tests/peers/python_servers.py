@@ -25,7 +25,7 @@ SYNC_SHAPES = (
 ASYNC_SHAPES = (
     *("one", "late", "twice", "gather", "task-group", "nested", "retry", "cancel"),
     *("context-run", "generator", "stream", "middleware", "sync", "to-thread"),
-    *("executor", "thread", "queue", "detached"),
+    *("executor", "thread", "queue", "lazy-queue", "detached"),
 )
 # Calls of one request; where it is not said: one. None: it depends.
 CALLS: Mapping[str, int | None] = {

@@ -107,24 +107,42 @@ async def _in_thread(_client: str, n: int) -> str:
     return await asyncio.wait_for(done, calls.TIMEOUT_S)
 
 
-_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = WeakKeyDictionary()
 
 
 async def _work(jobs: Any) -> None:
     while True:
         done, client, n = await jobs.get()
-        done.set_result(await calls_async.call(client, n))
+        try:
+            done.set_result(await calls_async.call(client, n))
+        except Exception as failure:
+            done.set_exception(failure)
+
+
+def _jobs(name: str, context: contextvars.Context) -> Any:
+    """A queue with four workers, which are born in that context and live for ever."""
+    loop = asyncio.get_running_loop()
+    own = _queues.setdefault(loop, {})
+    if name not in own:
+        jobs: asyncio.Queue[Any] = asyncio.Queue()
+        own[name] = jobs, [loop.create_task(_work(jobs), context=context) for _ in range(4)]
+    return own[name][0]
+
+
+async def _put(jobs: Any, client: str, n: int) -> str:
+    done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    await jobs.put((done, client, n))
+    return await asyncio.wait_for(done, calls.TIMEOUT_S)
 
 
 async def _by_queue(client: str, n: int) -> str:
-    """A queue with four workers that were born in the first request and live for ever."""
-    loop = asyncio.get_running_loop()
-    if loop not in _queues:
-        jobs: asyncio.Queue[Any] = asyncio.Queue()
-        _queues[loop] = jobs, [asyncio.create_task(_work(jobs)) for _ in range(4)]
-    done: asyncio.Future[str] = loop.create_future()
-    await _queues[loop][0].put((done, client, n))
-    return await asyncio.wait_for(done, calls.TIMEOUT_S)
+    """The workers have a context of their own, as if the program had started them at its start."""
+    return await _put(_jobs("queue", contextvars.Context()), client, n)
+
+
+async def _by_lazy_queue(client: str, n: int) -> str:
+    """The workers were born in the first request, and take any request's work."""
+    return await _put(_jobs("lazy-queue", contextvars.copy_context()), client, n)
 
 
 async def _detach(client: str, n: int) -> str:
@@ -155,6 +173,7 @@ SHAPES: dict[str, Shape] = {
     "executor": _in_executor,
     "thread": _in_thread,
     "queue": _by_queue,
+    "lazy-queue": _by_lazy_queue,
     "detached": _detach,
 }
 

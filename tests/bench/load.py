@@ -52,7 +52,7 @@ def steady_load(port: int, connections: int, rate: int, seconds: float) -> Load:
 
 
 def _percentile(text: str, percent: int) -> float:
-    found = re.search(rf"^\s*{percent}%\s+([\d.]+)(\w+)$", text, re.MULTILINE)
+    found = re.search(rf"^\s*{percent}%\s+([\d.]+)(\w+)\s*$", text, re.MULTILINE)
     if found is None:
         raise LoadError(f"no {percent} % in wrk's output:\n{text}")
     return float(found[1]) * _UNITS_MS[found[2]]

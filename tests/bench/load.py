@@ -32,7 +32,8 @@ class LoadError(Exception):
 
 def full_load(url: str, connections: int, seconds: float) -> Load:
     """wrk with one thread. Raises LoadError when any request failed."""
-    command = [wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--latency", url]
+    command = [wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "20s"]
+    command += ["--latency", url]
     text, cpu_s = _run(command, seconds)
     if "Socket errors" in text or "Non-2xx" in text:
         raise LoadError(f"requests failed:\n{text}")

@@ -16,7 +16,8 @@ struct trace_context {
 	u8 span_id[8];
 	u8 flags;
 	u8 valid;
-	u8 reserved[6];
+	u8 pending; /* the trace id may stand for another */
+	u8 reserved[5];
 };
 
 #define EACH_BYTE 0x0101010101010101ULL

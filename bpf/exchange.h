@@ -7,6 +7,7 @@
 #define WAGGLE_EXCHANGE_H
 
 #include "feed.h"
+#include "python.h"
 #include "threads.h"
 
 #define PIPELINE_MAX 64
@@ -96,6 +97,8 @@ OUT_OF_LINE int finish_exchange(struct connection *connection, u64 sock, u64 now
 
 		facts->end_ns = now;
 		facts->end = end;
+		if (!facts->status && facts->role == WAGGLE_ROLE_SERVER)
+			task_gone(connection, facts);
 		if (facts->status)
 			facts->response_body = response_stream(connection)->body;
 		/* Still the latest request: its body may go on, this is what passed so far. */

@@ -72,6 +72,8 @@ OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u64
 	struct handoff_key key;
 	struct handoff value = { .trace_flags = facts->trace_flags };
 
+	if (facts->flags & WAGGLE_FLAG_TRACE_PENDING)
+		value.trace_flags |= HANDOFF_PENDING;
 	if (connection->family == AF_UNIX) {
 		if (!(connection->flags & CONNECTION_DELTA_KNOWN))
 			return 0;
@@ -105,6 +107,7 @@ OUT_OF_LINE int take_handoff(const struct connection *connection, u64 sock, u64 
 	copy_trace_id(context->trace_id, value->trace_id);
 	copy_span_id(context->span_id, value->span_id);
 	context->flags = value->trace_flags;
+	context->pending = !!(value->trace_flags & HANDOFF_PENDING);
 	context->valid = 1;
 	bpf_map_delete_elem(&handoffs, &key);
 	count(WAGGLE_COUNT_HANDOFF_FOUND);

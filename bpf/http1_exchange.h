@@ -144,6 +144,7 @@ PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *
 	if (!head || !context)
 		return 0;
 	context->valid = 0;
+	context->pending = 0;
 	if (!head->traceparent)
 		return 0;
 	if (parse_traceparent(head->bytes + masked(head->traceparent, HTTP1_HEAD_MASK),
@@ -162,6 +163,8 @@ INLINE void adopt(struct waggle_facts *facts, const struct trace_context *contex
 	facts->link = link;
 	if (!(context->flags & 1))
 		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
+	if (context->pending)
+		facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
 }
 
 /* An incoming request: the hand-off is nearer than the header, since many programs
@@ -194,6 +197,8 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
 	else if (!facts->link)
 		new_trace_id(facts->trace_id);
+	if (!facts->link)
+		task_call(facts, feed->scratch->state.now);
 }
 
 /* One more request is open on a server connection. */
@@ -280,6 +285,7 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
 		server_busy(feed, process);
+		task_request(connection, process, facts);
 	} else {
 		join_outgoing(feed, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
@@ -323,8 +329,10 @@ OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
 		return RESPONSE_INTERIM;
 	found.facts->status = head->status;
 	found.facts->response_ns = feed->stream->head_ns;
-	if (connection->role == WAGGLE_ROLE_SERVER)
+	if (connection->role == WAGGLE_ROLE_SERVER) {
 		check_rules(connection, feed->sock, feed->tgid, feed->tid);
+		task_answer(connection, found.facts);
+	}
 	if (head->status == 101 ||
 	    (head->method == WAGGLE_METHOD_CONNECT && head->status < 300)) {
 		found.facts->flags |= WAGGLE_FLAG_UPGRADED;

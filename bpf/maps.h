@@ -18,6 +18,7 @@ const volatile u32 trace_all = 0;	  /* whoever has no entry is traced, provision
 const volatile u32 watch_processes = 0;	  /* provisional capture of every new program */
 const volatile u64 shape_seed = 1;	  /* so that nobody can aim for collisions */
 const volatile u32 turn_proof = 20;	  /* agreeing responses before rule `turn` is trusted */
+const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
 
 /* When a hand-off was last left, to the second: where nobody leaves any, nobody looks. */
 u64 last_handoff_ns = 0;
@@ -81,6 +82,7 @@ struct connection {
 	u32 unix_resend; /* bytes the kernel refused, which will come again */
 	u32 current_index; /* of the exchange below */
 	u32 current_used;  /* 0: none there */
+	u64 reader; /* rule `task`: the context that read the last request */
 	struct open_exchange current; /* most connections have one open at a time */
 };
 
@@ -142,10 +144,12 @@ struct handoff_key {
 	u32 kind; /* 0 TCP; odd: UNIX, the sender's inode and, as bases, the receiver's address */
 };
 
+#define HANDOFF_PENDING 0x100
+
 struct handoff {
 	u8 trace_id[16];
 	u8 span_id[8];
-	u32 trace_flags;
+	u32 trace_flags; /* of W3C, and HANDOFF_PENDING */
 	u32 reserved;
 };
 

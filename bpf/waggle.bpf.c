@@ -7,6 +7,7 @@
 #include "maps.h"
 #include "ending.h"
 #include "process.h"
+#include "python_probes.h"
 #include "sweep.h"
 #include "capture_socket.h"
 #include "capture_probe.h"
@@ -26,4 +27,6 @@ SHARED_ENUM(waggle_kept);
 SHARED_ENUM(waggle_process_event_kind);
 SHARED_ENUM(waggle_process_mode);
 SHARED_ENUM(waggle_counter);
+SHARED_ENUM(waggle_evidence_kind);
 const struct waggle_process_event shared_event SEC(".rodata.shared") = {};
+const struct waggle_evidence shared_evidence SEC(".rodata.shared") = {};

@@ -37,6 +37,7 @@ enum waggle_link {
 	WAGGLE_LINK_SOCKET = 2,	      /* hand-off by stream position on this machine */
 	WAGGLE_LINK_THREAD = 3,	      /* the one request open on a thread that blocks */
 	WAGGLE_LINK_TURN = 4,	      /* the turn of an event loop, proven by responses */
+	WAGGLE_LINK_TASK = 6,	      /* the context of a task, greenlet or thread of Python */
 };
 
 /* How an exchange ended. Everything above WAGGLE_END_DONE is an error. */
@@ -76,6 +77,9 @@ enum waggle_flag {
 	WAGGLE_FLAG_HAD_TRACEPARENT = 256, /* the request itself carried a traceparent */
 	WAGGLE_FLAG_UNSAMPLED = 512,	   /* the incoming context said: not sampled */
 	WAGGLE_FLAG_NO_POSITION = 1024,	   /* a UNIX socket: ports and addresses mean nothing */
+	WAGGLE_FLAG_TRACE_PENDING = 2048,  /* the trace id may stand for another: evidence follows */
+	WAGGLE_FLAG_UNPROVEN = 4096,	   /* the parent is predicted: evidence follows */
+	WAGGLE_FLAG_AFTER_RESPONSE = 8192, /* sent when its parent had been answered */
 };
 
 /* Kept fields of the request head, in waggle_facts' head after the target, each
@@ -167,6 +171,7 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_UNCONFIRMED = 8, /* recorded provisionally until decided */
 	WAGGLE_PROCESS_RULE_THREAD = 16, /* rule `thread` may be tried */
 	WAGGLE_PROCESS_RULE_TURN = 32,	 /* rule `turn` may be tried */
+	WAGGLE_PROCESS_RULE_TASK = 64,	 /* rule `task` may be tried */
 };
 
 struct waggle_process {
@@ -177,6 +182,54 @@ struct waggle_process {
 	unsigned int thread_contradicts;  /* and those that refute it */
 	unsigned int turn_agrees;
 	unsigned int turn_contradicts;
+};
+
+/* Where a Python interpreter keeps what its threads are busy with: value of the map
+ * `python_processes`, found and verified by user space (probes/python). A thread's
+ * state is at fs base + slot, or, where the C library keeps slots elsewhere, at
+ * *(fs base + slot) + indirect. */
+struct waggle_python {
+	unsigned long long context_type; /* address of PyContext_Type: what a context must be */
+	int slot;
+	int indirect; /* -1: the slot holds the state itself */
+	unsigned int context; /* of the thread state: its current context */
+	unsigned int type;    /* of an object: its type */
+	unsigned int unanswered; /* requests read and not yet answered */
+	unsigned int calls;	 /* made under rule `task` */
+	unsigned int early_agrees; /* responses that prove predictions, those that refute them */
+	unsigned int early_contradicts;
+	unsigned long long second_ns; /* when the second began that is counted: */
+	unsigned int copied;   /* contexts copied in it */
+	unsigned int too_many; /* copied faster than shall be followed: nothing holds any more */
+	unsigned int epoch;    /* another for every time the process was looked at */
+	unsigned int reserved;
+};
+
+/* What later proves whose request a call was part of. */
+enum waggle_evidence_kind {
+	WAGGLE_EVIDENCE_CALL = 1,   /* a request went out, its contexts are these */
+	WAGGLE_EVIDENCE_ANSWER = 2, /* a request was answered by contexts[0] */
+	WAGGLE_EVIDENCE_GONE = 3,   /* a request ended without an answer */
+};
+
+/* Generations of contexts: the time of the copy, in ns, made odd when it was seen and
+ * even when the context was there before. Nearest first: itself, what it was copied
+ * from, and so on; 0 ends the list. */
+#define WAGGLE_CONTEXTS 8
+
+struct waggle_evidence {
+	unsigned long long time_ns;  /* of the call, the response or the end */
+	unsigned long long start_ns; /* of the request that was answered */
+	unsigned char trace_id[16];  /* of the call or the request, as it was given out */
+	unsigned char span_id[8];
+	unsigned long long contexts[WAGGLE_CONTEXTS];
+	unsigned int tgid;
+	unsigned short unanswered; /* CALL: requests open in the process at that time */
+	unsigned short flags;	   /* enum waggle_flag of the exchange */
+	unsigned char kind;	   /* enum waggle_evidence_kind */
+	unsigned char trace_flags;
+	unsigned char shared; /* the context serves several requests at once: says nothing */
+	unsigned char reserved[5];
 };
 
 /* Why something was not recorded, or what happened, in the map `counters`. */
@@ -206,12 +259,17 @@ enum waggle_counter {
 	WAGGLE_COUNT_KEPT_CUT = 22,
 	WAGGLE_COUNT_RULE_CONTRADICTED = 23,
 	WAGGLE_COUNT_RESYNCED = 24,
-	WAGGLE_COUNTERS = 25,
+	WAGGLE_COUNT_LOST_EVIDENCE_RING_FULL = 25, /* calls that stay without a parent */
+	WAGGLE_COUNT_CONTEXTS_COPIED = 26,
+	WAGGLE_COUNT_CONTEXTS_IGNORED = 27, /* copied faster than shall be followed */
+	WAGGLE_COUNT_TASK_CALLS = 28,	    /* whose parent the evidence decides */
+	WAGGLE_COUNTERS = 29,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
 _Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange");
 _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
+_Static_assert(sizeof(struct waggle_evidence) == 120, "evidence");
 
 #endif

@@ -1,7 +1,7 @@
 """Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT) include the 8 byte header
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, EVIDENCE) include the 8 byte header
 the kernel puts before each record, so a batch of them is one array.
 """
 
@@ -36,6 +36,10 @@ class Counter(IntEnum):
     KEPT_CUT = 22
     RULE_CONTRADICTED = 23
     RESYNCED = 24
+    LOST_EVIDENCE_RING_FULL = 25
+    CONTEXTS_COPIED = 26
+    CONTEXTS_IGNORED = 27
+    TASK_CALLS = 28
 
 
 class End(IntEnum):
@@ -46,6 +50,12 @@ class End(IntEnum):
     PEER_CLOSED = 4
     LOCAL_CLOSED = 5
     PROCESS_EXIT = 6
+
+
+class EvidenceKind(IntEnum):
+    CALL = 1
+    ANSWER = 2
+    GONE = 3
 
 
 class Flag(IntEnum):
@@ -60,6 +70,9 @@ class Flag(IntEnum):
     HAD_TRACEPARENT = 256
     UNSAMPLED = 512
     NO_POSITION = 1024
+    TRACE_PENDING = 2048
+    UNPROVEN = 4096
+    AFTER_RESPONSE = 8192
 
 
 class Kept(IntEnum):
@@ -80,6 +93,7 @@ class Link(IntEnum):
     SOCKET = 2
     THREAD = 3
     TURN = 4
+    TASK = 6
 
 
 class Method(IntEnum):
@@ -110,6 +124,7 @@ class ProcessMode(IntEnum):
     UNCONFIRMED = 8
     RULE_THREAD = 16
     RULE_TURN = 32
+    RULE_TASK = 64
 
 
 class Protocol(IntEnum):
@@ -238,5 +253,45 @@ PROCESS = _dtype(
         ("thread_contradicts", "<u4", 20),
         ("turn_agrees", "<u4", 24),
         ("turn_contradicts", "<u4", 28),
+    ],
+)
+
+PYTHON = _dtype(
+    64,
+    [
+        ("context_type", "<u8", 0),
+        ("slot", "<i4", 8),
+        ("indirect", "<i4", 12),
+        ("context", "<u4", 16),
+        ("type", "<u4", 20),
+        ("unanswered", "<u4", 24),
+        ("calls", "<u4", 28),
+        ("early_agrees", "<u4", 32),
+        ("early_contradicts", "<u4", 36),
+        ("second_ns", "<u8", 40),
+        ("copied", "<u4", 48),
+        ("too_many", "<u4", 52),
+        ("epoch", "<u4", 56),
+        ("reserved", "<u4", 60),
+    ],
+)
+
+EVIDENCE = _dtype(
+    128,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("time_ns", "<u8", 8),
+        ("start_ns", "<u8", 16),
+        ("trace_id", "(16,)u1", 24),
+        ("span_id", "(8,)u1", 40),
+        ("contexts", "(8,)<u8", 48),
+        ("tgid", "<u4", 112),
+        ("unanswered", "<u2", 116),
+        ("flags", "<u2", 118),
+        ("kind", "u1", 120),
+        ("trace_flags", "u1", 121),
+        ("shared", "u1", 122),
+        ("reserved", "(5,)u1", 123),
     ],
 )

@@ -17,6 +17,8 @@ STRUCTS = {
     "waggle_large_exchange": ("LARGE_EXCHANGE", True),
     "waggle_process_event": ("PROCESS_EVENT", True),
     "waggle_process": ("PROCESS", False),
+    "waggle_python": ("PYTHON", False),
+    "waggle_evidence": ("EVIDENCE", True),
 }
 # Ring records are preceded by the kernel's own header: u32 length, u32 page.
 RING_HEADER = [("ring_length", "<u4", 0), ("ring_page", "<u4", 4)]
@@ -25,7 +27,7 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT) include the 8 byte header
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, EVIDENCE) include the 8 byte header
 the kernel puts before each record, so a batch of them is one array.
 """
 
@@ -88,15 +90,22 @@ class Types:
         raise SystemExit(f"generate_layout: cannot lay out a {t['kind']}")
 
 
+# Enumerators that are not called after their enum.
+_PREFIXES = {
+    "counter": "COUNT",
+    "evidence_kind": "EVIDENCE",
+    "process_event_kind": "PROCESS",
+    "process_mode": "PROCESS",
+}
+
+
 def enum_class(enum: dict[str, Any]) -> str:
     """An IntEnum: enum waggle_link, WAGGLE_LINK_NONE -> Link.NONE."""
     words = enum["name"].removeprefix("waggle_").split("_")
     values = enum["values"]
     prefix = (
         "WAGGLE_"
-        + {"counter": "COUNT", "process_event_kind": "PROCESS", "process_mode": "PROCESS"}.get(
-            "_".join(words), "_".join(words).upper()
-        )
+        + _PREFIXES.get("_".join(words), "_".join(words).upper())
         + "_"
     )
     lines = [f"class {''.join(w.capitalize() for w in words)}(IntEnum):"]

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Rule `task`: the evidence. What a Python thread works on shows in its current
+ * context (PEP 567): every task of an event loop has one of its own, and so has
+ * every greenlet; a copy descends from what it was copied from.
+ *
+ * A call belongs to the request that its context, or one that it descends from,
+ * will answer. That is known only when the answer is written, so each call leaves
+ * its contexts and each answer leaves its own in a ring, and user space joins the
+ * two (agent/waggle/evidence.py).
+ */
+#ifndef WAGGLE_PYTHON_H
+#define WAGGLE_PYTHON_H
+
+#include "feed.h"
+
+struct context_key {
+	u64 address;
+	u32 tgid;
+	u32 reserved;
+};
+
+/* A context of Python, as long as its address is not used again. */
+struct context {
+	u64 generations[WAGGLE_CONTEXTS]; /* its own, then those it descends from */
+	u32 epoch;
+	u32 open; /* requests it has read and not answered */
+};
+
+MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
+/* What is full forgets what was longest not used: such a call has no parent. */
+MAP(contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct context_key, struct context, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2 << 20);
+} evidence_ring SEC(".maps");
+
+INLINE u64 word_at(u64 address)
+{
+	u64 word = 0;
+
+	bpf_probe_read_user(&word, sizeof(word), (void *)address);
+	return word;
+}
+
+/* The address of the current thread's context, 0 when it has none or we cannot tell. */
+OUT_OF_LINE u64 current_context(const struct waggle_python *python)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 state, context;
+
+	state = word_at(BPF_CORE_READ(task, thread.fsbase) + (s64)python->slot);
+	if (state && python->indirect >= 0)
+		state = word_at(state + python->indirect);
+	context = state ? word_at(state + python->context) : 0;
+	if (!context || word_at(context + python->type) != python->context_type)
+		return 0;
+	return context;
+}
+
+INLINE struct context *known_context(const struct waggle_python *python, u32 tgid, u64 address)
+{
+	struct context_key key = { .address = address, .tgid = tgid };
+	struct context *context = bpf_map_lookup_elem(&contexts, &key);
+
+	return context && context->epoch == python->epoch ? context : 0;
+}
+
+/* What is known of a context; one whose birth nobody saw begins now. */
+OUT_OF_LINE struct context *context_at(const struct waggle_python *python, u32 tgid, u64 address)
+{
+	struct context_key key = { .address = address, .tgid = tgid };
+	struct context fresh = {}, *context = known_context(python, tgid, address);
+
+	if (context)
+		return context;
+	fresh.generations[0] = bpf_ktime_get_ns() & ~1ULL;
+	fresh.epoch = python->epoch;
+	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&contexts, &key);
+}
+
+/* The process's entry while rule `task` may be tried on it. */
+INLINE struct waggle_python *python_of(u32 tgid)
+{
+	struct waggle_python *python = bpf_map_lookup_elem(&python_processes, &tgid);
+
+	return python && !python->too_many ? python : 0;
+}
+
+INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts *facts)
+{
+	struct waggle_evidence *evidence =
+		bpf_ringbuf_reserve(&evidence_ring, sizeof(*evidence), 0);
+
+	if (!evidence) {
+		count(WAGGLE_COUNT_LOST_EVIDENCE_RING_FULL);
+		return 0;
+	}
+	__builtin_memset(evidence, 0, sizeof(*evidence));
+	evidence->kind = kind;
+	evidence->time_ns = bpf_ktime_get_ns();
+	evidence->start_ns = facts->start_ns;
+	evidence->tgid = facts->tgid;
+	evidence->flags = facts->flags;
+	evidence->trace_flags = facts->trace_flags;
+	__builtin_memcpy(evidence->trace_id, facts->trace_id, 16);
+	__builtin_memcpy(evidence->span_id, facts->span_id, 8);
+	return evidence;
+}
+
+/* A request goes out whose parent nobody knows yet. Where evidence can come, its trace
+ * id is given out as one that may stand for another. */
+OUT_OF_LINE int task_call(struct waggle_facts *facts, u64 now)
+{
+	u32 tgid = facts->tgid;
+	struct waggle_python *python = python_of(tgid);
+	struct waggle_evidence *evidence;
+	struct context *context;
+	u64 address;
+
+	address = python ? current_context(python) : 0;
+	context = address ? context_at(python, tgid, address) : 0;
+	/* A context that reads several requests at once tells none from the other. */
+	if (!context || context->open > 1)
+		return 0;
+	facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
+	evidence = begin_evidence(WAGGLE_EVIDENCE_CALL, facts);
+	if (!evidence) {
+		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
+		return 0;
+	}
+	evidence->unanswered = python->unanswered;
+	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
+			      context->generations);
+	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
+	__sync_fetch_and_add(&python->calls, 1);
+	count(WAGGLE_COUNT_TASK_CALLS);
+	return 1;
+}
+
+/* A request has been read. */
+OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_process *process,
+			     const struct waggle_facts *facts)
+{
+	u32 tgid = facts->tgid;
+	struct waggle_python *python;
+	struct context *context;
+	u64 address;
+
+	connection->reader = 0;
+	if (!process || !(process->mode & WAGGLE_PROCESS_RULE_TASK))
+		return 0;
+	python = python_of(tgid);
+	if (!python)
+		return 0;
+	__sync_fetch_and_add(&python->unanswered, 1);
+	if (connection->flags & CONNECTION_BLOCKING)
+		return 0; /* the thread tells */
+	address = current_context(python);
+	context = address ? context_at(python, tgid, address) : 0;
+	if (!context)
+		return 0;
+	connection->reader = address;
+	__sync_fetch_and_add(&context->open, 1);
+	return 0;
+}
+
+/* The request that a connection's reader has read is read no more. Returns whether the
+ * reader has read others meanwhile. */
+INLINE int reader_done(struct connection *connection, const struct waggle_python *python, u32 tgid)
+{
+	u64 address = connection->reader;
+	struct context *context = address ? known_context(python, tgid, address) : 0;
+	int shared = context && context->open > 1;
+
+	connection->reader = 0;
+	if (context && context->open)
+		__sync_fetch_and_add(&context->open, -1);
+	return shared;
+}
+
+INLINE void answered(struct waggle_python *python)
+{
+	if (python->unanswered)
+		__sync_fetch_and_add(&python->unanswered, -1);
+}
+
+/* The response's head is being written, and by whom says whose request it was. */
+OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_facts *facts)
+{
+	u32 tgid = facts->tgid;
+	struct waggle_python *python = python_of(tgid);
+	struct waggle_evidence *evidence;
+	u64 address, reader = connection->reader;
+	struct context *context;
+	int shared;
+
+	if (!python)
+		return 0;
+	answered(python);
+	shared = reader_done(connection, python, tgid);
+	if (!python->calls && connection->flags & CONNECTION_BLOCKING)
+		return 0; /* nobody has asked */
+	address = current_context(python);
+	context = address ? context_at(python, tgid, address) : 0;
+	evidence = begin_evidence(WAGGLE_EVIDENCE_ANSWER, facts);
+	if (!evidence)
+		return 0;
+	if (context)
+		evidence->contexts[0] = context->generations[0];
+	evidence->shared = shared && reader == address;
+	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
+	return 0;
+}
+
+/* A request ends without an answer: nobody need wait for one. */
+OUT_OF_LINE int task_gone(struct connection *connection, const struct waggle_facts *facts)
+{
+	u32 tgid = facts->tgid;
+	struct waggle_python *python = python_of(tgid);
+	struct waggle_evidence *evidence;
+
+	if (!python)
+		return 0;
+	answered(python);
+	reader_done(connection, python, tgid);
+	if (!python->calls)
+		return 0;
+	evidence = begin_evidence(WAGGLE_EVIDENCE_GONE, facts);
+	if (evidence)
+		bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
+	return 0;
+}
+
+#endif

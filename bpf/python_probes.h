@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Copies of Python's contexts: PyContext_CopyCurrent returns. Attached only to the
+ * interpreters that are traced; one that runs no event loop hardly ever comes here.
+ */
+#ifndef WAGGLE_PYTHON_PROBES_H
+#define WAGGLE_PYTHON_PROBES_H
+
+#include "python.h"
+
+#define SECOND_NS 1000000000ULL
+
+/* Whether a process still copies few enough contexts to be followed. */
+INLINE int within_rate(struct waggle_python *python, u64 now)
+{
+	if (now - python->second_ns > SECOND_NS) {
+		python->second_ns = now;
+		python->copied = 0;
+	}
+	if (++python->copied <= context_rate)
+		return 1;
+	python->too_many = 1;
+	return 0;
+}
+
+/* `child` was copied from what the current thread works on. */
+INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 child)
+{
+	struct context_key key = { .address = child, .tgid = tgid };
+	u64 now = bpf_ktime_get_ns(), address;
+	struct context fresh = {}, *parent;
+
+	if (!within_rate(python, now)) {
+		count(WAGGLE_COUNT_CONTEXTS_IGNORED);
+		return;
+	}
+	address = current_context(python);
+	parent = address && address != child ? context_at(python, tgid, address) : 0;
+	fresh.generations[0] = now | 1;
+	fresh.epoch = python->epoch;
+	if (parent)
+		bpf_probe_read_kernel(&fresh.generations[1],
+				      sizeof(fresh.generations) - sizeof(u64),
+				      parent->generations);
+	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
+	count(WAGGLE_COUNT_CONTEXTS_COPIED);
+}
+
+SEC("uprobe")
+int python_context_copied(struct pt_regs *registers)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct waggle_python *python = python_of(tgid);
+	u64 child = BPF_CORE_READ(registers, ax);
+
+	if (python && child)
+		context_copied(python, tgid, child);
+	return 0;
+}
+
+#endif

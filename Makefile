@@ -123,6 +123,14 @@ check-generated: $(BPF_OBJECT) .venv/.packages-dev ## Fail when agent/waggle/lay
 write_layout = PATH="$$PATH:/usr/sbin" $(PYTHON) bpf/tools/generate_layout.py $(BPF_OBJECT) >$(1).raw && \
 	$(VENV)/ruff format --quiet - <$(1).raw >$(1) && rm $(1).raw
 
+PYTHONS = $(wildcard $(HOME)/.pyenv/versions/3.[789].*/bin/python3 $(HOME)/.pyenv/versions/3.1?.*/bin/python3) \
+	/usr/bin/python3
+
+.PHONY: python-offsets
+python-offsets: build ## Measure what Waggle reads of CPython in each of PYTHONS; writes probes/python/table.py
+	$(VENV)/python -m waggle.probes.python.make_table $(PYTHONS)
+	$(VENV)/ruff format --quiet probes/python/table.py
+
 .PHONY: lock
 lock: | packages ## Pin the newest versions in requirements.lock and requirements-dev.lock
 	$(NICE) deploy/lock.sh

@@ -27,6 +27,8 @@ OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
 MAX_EVENTS = 4096
 
 _SWEEP = "sweep_connections"
+# Loaded with every flavour, attached by probes to the processes they want (attach.py).
+_PROBES = ("python_context_copied",)
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -102,6 +104,7 @@ class Capture:
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
+        self.evidence = self._ring("evidence_ring", layout.EVIDENCE)
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -139,8 +142,10 @@ class Capture:
     ) -> Capture:
         bpf = Object.open(path)
         try:
-            bpf.load_only(_SWEEP, *_COMMON, *flavour.programs)
+            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.programs)
             _configure(bpf, options)
+            for name in _PROBES:
+                bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
             links = [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
             return cls(bpf, flavour, links)
@@ -214,7 +219,7 @@ class Capture:
 
     def close(self) -> None:
         self.detach()
-        for ring in (self.exchanges, self.large_exchanges, self.events):
+        for ring in (self.exchanges, self.large_exchanges, self.events, self.evidence):
             ring.close()
         self.bpf.close()
 

@@ -28,7 +28,7 @@ Events = npt.NDArray[np.void]  # of layout.PROCESS_EVENT
 NEVER_TRACED = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear"})
 
 _UNPICKED = "no selector picks it"
-_RULES = ProcessMode.RULE_THREAD | ProcessMode.RULE_TURN
+_RULES = ProcessMode.RULE_THREAD | ProcessMode.RULE_TURN | ProcessMode.RULE_TASK
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import re
 import struct
 import threading
@@ -65,6 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_program__fd": (_INT, _PTR),
     "bpf_program__autoload": (_BOOL, _PTR),
     "bpf_program__set_autoload": (_INT, _PTR, _BOOL),
+    "bpf_program__set_expected_attach_type": (_INT, _PTR, _INT),
     "bpf_program__attach": (_PTR, _PTR),
     "bpf_program__attach_cgroup": (_PTR, _PTR, _INT),
     "bpf_program__attach_uprobe_opts": (_PTR, _PTR, _INT, _STR, _SIZE, _PTR),
@@ -620,6 +622,11 @@ class Program:
         result = library().bpf_program__set_autoload(self._pointer, wanted)
         _check(result, f"set autoload of {self.name}")
 
+    def as_uprobe_multi(self) -> None:
+        """Before loading: the program will be attached by attach_uprobe_multi."""
+        result = library().bpf_program__set_expected_attach_type(self._pointer, _UPROBE_MULTI)
+        _check(result, f"set the attach type of {self.name}")
+
     def run(self) -> int:
         """Run a raw tracepoint program once, here and now; what it returned."""
         options = _TestRunOptions(sz=ctypes.sizeof(_TestRunOptions))
@@ -703,6 +710,53 @@ class Link:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class DescriptorLink(Link):
+    """An attachment that libbpf knows nothing of: closing its descriptor detaches."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(0, name)
+        self._fd: int | None = fd
+
+    @property
+    def fd(self) -> int:
+        if self._fd is None:
+            raise LoadError(f"{self.name} is detached")
+        return self._fd
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+# bpf(BPF_LINK_CREATE) for several uprobes at once (Linux 6.6), which libbpf 1.1 has not:
+# include/uapi/linux/bpf.h. It asks for no capability where a uprobe of perf asks for
+# CAP_SYS_ADMIN, so it can be used after privileges were given up.
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_BPF_LINK_CREATE = 28
+_UPROBE_MULTI = 48
+_UPROBE_MULTI_RETURN = 1
+
+
+class _UprobeMulti(ctypes.Structure):
+    """The part of union bpf_attr that BPF_LINK_CREATE reads for uprobes."""
+
+    _fields_ = (
+        ("prog_fd", _U32),
+        ("target_fd", _U32),
+        ("attach_type", _U32),
+        ("link_flags", _U32),
+        ("path", _PTR),
+        ("offsets", _PTR),
+        ("ref_ctr_offsets", _PTR),
+        ("cookies", _PTR),
+        ("count", _U32),
+        ("flags", _U32),
+        ("pid", _U32),
+        ("reserved", _U32),
+    )
 
 
 class RunTimeStats:
@@ -958,6 +1012,74 @@ class Object:
                 p.pointer, pid, os.fsencode(binary), offset, ctypes.byref(options)
             )
             return self._own(pointer, p, f"attach {p.name} to {binary}+{offset:#x}", log)
+
+    def attach_uprobe_multi(
+        self,
+        program: str | Program,
+        binary: str | Path,
+        *,
+        offset: int,
+        pid: int,
+        cookie: int = 0,
+        retprobe: bool = False,
+    ) -> Link:
+        """As attach_uprobe, for a program of the section uprobe.multi; needs Linux 6.6.
+
+        The program must have been told by `as_uprobe_multi` before it was loaded.
+        """
+        p = self._resolve(program)
+        path = ctypes.c_char_p(os.fsencode(binary))
+        offsets, cookies = (_U64 * 1)(offset), (_U64 * 1)(cookie)
+        attributes = _UprobeMulti(
+            prog_fd=p.fd,
+            attach_type=_UPROBE_MULTI,
+            path=ctypes.cast(path, _PTR),
+            offsets=ctypes.cast(offsets, _PTR),
+            cookies=ctypes.cast(cookies, _PTR),
+            count=1,
+            flags=_UPROBE_MULTI_RETURN if retprobe else 0,
+            pid=pid,
+        )
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = libc.syscall(
+            _SYS_BPF[platform.machine()],
+            _BPF_LINK_CREATE,
+            ctypes.byref(attributes),
+            ctypes.sizeof(attributes),
+        )
+        if fd < 0:
+            _fail(f"attach {p.name} to {binary}+{offset:#x}", ctypes.get_errno())
+        link = DescriptorLink(fd, p.name)
+        self._links.append(link)
+        return link
+
+    def attach_in_process(
+        self,
+        program: str | Program,
+        binary: str | Path,
+        *,
+        offset: int,
+        pid: int,
+        cookie: int = 0,
+        retprobe: bool = False,
+    ) -> Link:
+        """Attach at a file offset of a binary, in one process, the way this kernel allows it."""
+        try:
+            return self.attach_uprobe_multi(
+                program, binary, offset=offset, pid=pid, cookie=cookie, retprobe=retprobe
+            )
+        except LoadError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+        return self.attach_uprobe(
+            program, binary, offset=offset, pid=pid, cookie=cookie, retprobe=retprobe
+        )
+
+    def detach(self, link: Link) -> None:
+        """Detach one link before the rest."""
+        if link in self._links:
+            self._links.remove(link)
+        link.close()
 
     def close(self) -> None:
         """Detach what is attached and give programs and maps up. Further calls do nothing."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle.errors import WaggleError
+from waggle.evidence import Joins
 from waggle.exporter.base import Exporter
 from waggle.layout import Flag
 from waggle.ring import MAX_RECORDS, Call, RingPoller
@@ -155,6 +156,7 @@ class Pipeline:
         *,
         max_records: int = MAX_RECORDS,
         gather_s: float = GATHER_S,
+        joins: Joins | None = None,
     ) -> None:
         self.stats = PipelineStats()
         self.traces = TraceCount()
@@ -163,6 +165,7 @@ class Pipeline:
         self._processes = processes
         self._exporters = exporters
         self._clock = clock
+        self._joins = joins
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
@@ -198,6 +201,8 @@ class Pipeline:
             if moved == 0:
                 break
             total += moved
+        if self._joins is not None:
+            self._deliver_all(self._joins.finish())
         return total
 
     def flush(self, timeout_s: float) -> None:
@@ -231,6 +236,8 @@ class Pipeline:
 
     def _move_all(self) -> int:
         started = time.thread_time_ns()
+        if self._joins is not None:
+            self._deliver_all(self._joins.release())
         moved = sum(self._move(ring) for ring in self._rings)
         self.stats.cpu_ns += time.thread_time_ns() - started
         return moved
@@ -250,7 +257,16 @@ class Pipeline:
 
     def _process(self, records: Records) -> None:
         self.stats.spans_in += len(records)
-        records = self._sampled(self._accepted(records))
+        records = self._accepted(records)
+        self._deliver(records if self._joins is None else self._joins.hold(records))
+
+    def _deliver_all(self, batches: Sequence[Records]) -> None:
+        for records in batches:
+            self._deliver(records)
+
+    def _deliver(self, records: Records) -> None:
+        """Records that are as they shall be, to the exporters."""
+        records = self._sampled(records)
         if len(records) == 0:
             return
         self.traces.add(records)

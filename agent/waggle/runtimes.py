@@ -147,6 +147,8 @@ def allowed_rules(runtime: Runtime) -> int:
         rules |= ProcessMode.RULE_THREAD
     if runtime.name == NGINX:
         rules |= ProcessMode.RULE_TURN
+    if runtime.name == CPYTHON:
+        rules |= ProcessMode.RULE_TASK
     return rules
 
 

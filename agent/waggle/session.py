@@ -17,14 +17,17 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from waggle import privileges
+from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.config import Settings
 from waggle.discovery import Discovery, Selector
 from waggle.errors import WaggleError
+from waggle.evidence import Joins
 from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
 from waggle.pipeline import Pipeline, WallClock, patience_of
+from waggle.probes.python.attach import PythonProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.spans import ResourceTable
@@ -49,7 +52,8 @@ class Session:
             Selector.from_settings(settings), source, max_processes=settings.max_processes
         )
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
-        self._watcher = Watcher(self._capture, self._discovery, table)
+        attacher = Attacher([PythonProbe(capture.bpf)], source, say)
+        self._watcher = Watcher(self._capture, self._discovery, table, attacher)
 
     def run(self) -> int:
         """Trace until Ctrl-C, SIGTERM, or the end of the command; the exit code."""
@@ -64,6 +68,7 @@ class Session:
             exporters,
             WallClock(),
             gather_s=patience_of(exporters),
+            joins=Joins(self._capture.evidence),
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()

@@ -248,6 +248,7 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.SOCKET: "socket",
     layout.Link.THREAD: "thread",
     layout.Link.TURN: "turn",
+    layout.Link.TASK: "task",
 }
 
 # Header fields that may come more than once and then mean one list (RFC 9110, 5.3).
@@ -391,6 +392,8 @@ def _add_waggle_attributes(attributes: Attributes, facts: Facts, parent_id: byte
     method = LINK_METHODS.get(facts.link)
     if parent_id and method is not None:
         attributes["waggle.link.method"] = method
+    if facts.flags & layout.Flag.AFTER_RESPONSE:
+        attributes["waggle.after_response"] = True
     if facts.flags & layout.Flag.RESYNCED:
         attributes["waggle.resynced"] = True
 

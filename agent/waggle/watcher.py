@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
 from waggle.processes import ProcessTable
@@ -34,6 +35,7 @@ class Watcher:
     capture: Capture
     discovery: Discovery
     processes: ProcessTable
+    attacher: Attacher | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _traced: set[int] = field(default_factory=set)
     _ended: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -41,6 +43,7 @@ class Watcher:
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
     _stopped: bool = False
     _swept: float = 0.0
+    _considered: list[Decision] = field(default_factory=list)  # for the attacher, in order
 
     @property
     def table(self) -> ResourceTable:
@@ -59,6 +62,7 @@ class Watcher:
             selector = self.discovery.selector
             if selector.pids and not (selector.ports or selector.exes or selector.names):
                 self._named = frozenset(self._traced)
+        self._attach()
 
     def tracing(self) -> str:
         """What is traced, for the user."""
@@ -133,15 +137,33 @@ class Watcher:
                 self._ended.popitem(last=False)
 
     def _watch(self, poller: RingPoller) -> None:
+        wait_s = _EVENT_WAIT_S
         while not self._stopped:
-            poller.wait(_EVENT_WAIT_S)
+            poller.wait(wait_s)
             self.take_events()
+            wait_s = self._attach()
             if time.monotonic() - self._swept > _SWEEP_EVERY_S:
                 self.capture.sweep()
                 self._swept = time.monotonic()
 
+    def _attach(self) -> float:
+        """Attach probes where it is time; how long to wait for events until it is again."""
+        if self.attacher is None:
+            return _EVENT_WAIT_S
+        with self._lock:
+            wanted, self._considered = self._considered, []
+        for decision in wanted:
+            if decision.traced:
+                self.attacher.consider(decision.tgid, decision.start_ns, decision.facts)
+            else:
+                self.attacher.forget(decision.tgid)
+        due = self.attacher.work()
+        return _EVENT_WAIT_S if due is None else min(due, _EVENT_WAIT_S)
+
     def _apply(self, decision: Decision) -> None:
         self.capture.decide(decision)
+        if self.attacher is not None:
+            self._considered.append(decision)
         if decision.traced:
             self._traced.add(decision.tgid)
             self._ended.pop(decision.tgid, None)

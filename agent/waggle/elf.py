@@ -1,0 +1,103 @@
+"""What Waggle asks of an ELF file: where its symbols are, by section, never the whole file.
+
+pyelftools reads what it is asked for; the answers are kept per file (device, inode,
+size, time of change), since a machine runs few images in many processes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.hash import GNUHashTable
+from elftools.elf.sections import SymbolTableSection
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One PT_LOAD: where it lies in the file and where it wants to be."""
+
+    offset: int
+    address: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Of an ELF file: its loadable segments and the symbols that were asked for.
+
+    symbols: name -> virtual address as in the file; only those that are there.
+    """
+
+    segments: tuple[Segment, ...]
+    symbols: dict[str, int]
+
+    def bias(self, start: int, offset: int) -> int | None:
+        """What is added to the file's addresses, when its byte `offset` is mapped at `start`."""
+        for segment in self.segments:
+            page = segment.offset & ~0xFFF
+            if page <= offset < segment.offset + segment.size:
+                return start - (segment.address - segment.offset + offset)
+        return None
+
+    def file_offset(self, address: int) -> int | None:
+        """Where in the file the byte of a virtual address is."""
+        for segment in self.segments:
+            if segment.address <= address < segment.address + segment.size:
+                return address - segment.address + segment.offset
+        return None
+
+
+def read_image(path: str, names: Iterable[str]) -> Image | None:
+    """An ELF file's segments and the dynamic symbols of these names; None when it is no ELF file.
+
+    path: as it can be opened from here. Raises OSError when it cannot.
+    """
+    state = Path(path).stat()
+    identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    return _read(_Path(path, identity), tuple(sorted(names)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """A path that is compared as the file that it leads to."""
+
+    path: str
+    identity: tuple[int, int, int, int]
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Path) and self.identity == other.identity
+
+
+@lru_cache(maxsize=256)
+def _read(file: _Path, names: tuple[str, ...]) -> Image | None:
+    try:
+        with Path(file.path).open("rb") as stream:
+            elf = ELFFile(stream)
+            segments = tuple(
+                Segment(s["p_offset"], s["p_vaddr"], s["p_filesz"])
+                for s in elf.iter_segments("PT_LOAD")
+            )
+            return Image(segments, _dynamic_symbols(elf, names))
+    except (ELFError, ValueError, KeyError):
+        return None
+
+
+def _dynamic_symbols(elf: ELFFile, names: tuple[str, ...]) -> dict[str, int]:
+    """By the hash table, which needs a few reads; else by walking the table once."""
+    table = elf.get_section_by_name(".dynsym")
+    if not isinstance(table, SymbolTableSection):
+        return {}
+    hashes = elf.get_section_by_name(".gnu.hash")
+    if hashes is None:
+        wanted = [symbol for symbol in table.iter_symbols() if symbol.name in names]
+    else:
+        by_hash = GNUHashTable(elf, hashes["sh_offset"], table)
+        found = [by_hash.get_symbol(name) for name in names]
+        wanted = [symbol for symbol in found if symbol is not None]
+    return {s.name: int(s["st_value"]) for s in wanted if s["st_shndx"] != "SHN_UNDEF"}

@@ -1,0 +1,246 @@
+"""Attaches to a running CPython: finds where its threads keep their state, and proves it.
+
+Nothing is assumed that is not seen in the process itself. From the symbol _PyRuntime a
+walk of two pointers leads to the states of its threads. Each state holds its thread's
+identifier, which on Linux is the thread's pointer: the very address from which the C
+library reaches what belongs to a thread, and whose first word points to itself. Near
+it lies the slot in which CPython keeps the address of the state (PyThread_tss_set), so
+the slot is found by looking for that address, whatever C library it is; it is believed
+when it holds the right state in every thread.
+
+No process is stopped and nothing is written into one.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from waggle import layout
+from waggle.attach import NotYetError, RefusedError, Target
+from waggle.elf import Image, read_image
+from waggle.libbpf import Link, Map, Program
+from waggle.process_memory import Mapping, Memory, file_mappings
+from waggle.probes.python.table import OFFSETS
+from waggle.runtimes import CPYTHON
+
+PROGRAM = "python_context_copied"
+PROCESSES = "python_processes"
+
+RUNTIME, CONTEXT_TYPE, COPY = "_PyRuntime", "PyContext_Type", "PyContext_CopyCurrent"
+VERSION = "Py_Version"  # 3.11
+_NEEDED = (RUNTIME, CONTEXT_TYPE, COPY)
+
+MAX_THREADS = 4096
+_NEXT = 8  # of a thread's state: the next one
+_BLOCK_WORDS = 0x900 // 8  # of what the C library keeps at the thread pointer
+_TABLE_WORDS = 64  # of a table of slots that lies elsewhere
+_DIRECT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """How to get from a thread's pointer to its state: see struct waggle_python."""
+
+    offset: int
+    indirect: int = _DIRECT
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The image of CPython in a process. path: as it can be opened from here."""
+
+    path: str
+    image: Image
+    bias: int
+    version: str
+
+    def address(self, symbol: str) -> int:
+        return self.image.symbols[symbol] + self.bias
+
+
+class Kernel(Protocol):
+    """What the probe needs of the loaded BPF object."""
+
+    def map(self, name: str) -> Map: ...
+
+    def attach_in_process(
+        self, program: str | Program, binary: str, *, offset: int, pid: int, retprobe: bool
+    ) -> Link: ...
+
+    def detach(self, link: Link) -> None: ...
+
+
+class PythonProbe:
+    """Rule `task` for CPython processes."""
+
+    name = "python"
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._epochs = itertools.count(1)
+
+    def wants(self, target: Target) -> bool:
+        return target.runtime.name == CPYTHON
+
+    def attach(self, target: Target) -> "PythonAttachment":
+        """Attach to the process.
+
+        Raises NotYetError while the interpreter starts, RefusedError where there is no
+        evidence to be had.
+        """
+        interpreter = find_interpreter(target.tgid)
+        offsets = OFFSETS.get((interpreter.version, False))
+        if offsets is None:
+            raise RefusedError(
+                f"CPython {interpreter.version} is not known: the parents of its calls are found "
+                "by threads only; `make python-offsets` with that interpreter teaches it"
+            )
+        with Memory(target.tgid) as memory:
+            slot = find_slot(memory, interpreter, offsets)
+        link = self._kernel.attach_in_process(
+            PROGRAM,
+            interpreter.path,
+            offset=_file_offset(interpreter, COPY),
+            pid=target.tgid,
+            retprobe=True,
+        )
+        row = np.zeros(1, layout.PYTHON)
+        row["context_type"] = interpreter.address(CONTEXT_TYPE)
+        row["slot"], row["indirect"] = slot.offset, slot.indirect
+        row["context"], row["type"] = offsets["context"], offsets["type"]
+        row["epoch"] = next(self._epochs)
+        self._kernel.map(PROCESSES).update(_key(target.tgid), row.tobytes())
+        return PythonAttachment(self._kernel, target.tgid, link)
+
+
+class PythonAttachment:
+    """One interpreter that is looked into."""
+
+    def __init__(self, kernel: Kernel, tgid: int, link: Link) -> None:
+        self._kernel = kernel
+        self._tgid = tgid
+        self._link: Link | None = link
+
+    def look(self) -> str | None:
+        found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
+        if found is not None and np.frombuffer(found, layout.PYTHON)["too_many"][0]:
+            return (
+                "copies contexts faster than is cheap to follow: the parents of its calls are "
+                "found by threads only from now on"
+            )
+        return None
+
+    def close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self._kernel.map(PROCESSES).delete(_key(self._tgid))
+            self._kernel.detach(link)
+
+
+def _key(tgid: int) -> bytes:
+    return tgid.to_bytes(4, "little")
+
+
+def _file_offset(interpreter: Interpreter, symbol: str) -> int:
+    offset = interpreter.image.file_offset(interpreter.image.symbols[symbol])
+    if offset is None:
+        raise RefusedError(f"{interpreter.path}: {symbol} lies outside of the file")
+    return offset
+
+
+# -- Where the interpreter is ---------------------------------------------------------------
+
+
+def find_interpreter(tgid: int) -> Interpreter:
+    """The image that holds CPython: a shared library, or the executable itself.
+
+    Raises NotYetError when none is mapped yet.
+    """
+    mappings = file_mappings(tgid)
+    for mapping, path in _candidates(tgid, mappings):
+        try:
+            image = read_image(path, (*_NEEDED, VERSION))
+        except OSError:
+            continue
+        if image is None or any(name not in image.symbols for name in _NEEDED):
+            continue
+        bias = image.bias(mapping.start, mapping.offset)
+        if bias is not None:
+            return Interpreter(path, image, bias, _version(tgid, image, bias, mapping.path))
+    raise NotYetError("no image of CPython 3.7 or later that exports its symbols is mapped")
+
+
+def _candidates(tgid: int, mappings: list[Mapping]) -> Iterator[tuple[Mapping, str]]:
+    """Files that may be the interpreter, likeliest first, as their first mapping."""
+    first: dict[str, Mapping] = {}
+    for mapping in mappings:
+        first.setdefault(mapping.path, mapping)
+    for path, mapping in first.items():
+        if "/libpython3" in path:
+            yield mapping, f"/proc/{tgid}/root{path}"
+    if mappings:
+        yield mappings[0], f"/proc/{tgid}/exe"
+
+
+def _version(tgid: int, image: Image, bias: int, path: str) -> str:
+    """3.12, as the interpreter itself says (since 3.11) or its file is called."""
+    if VERSION in image.symbols:
+        with Memory(tgid) as memory:
+            word = memory.word(image.symbols[VERSION] + bias)
+        if word:
+            return f"{word >> 24 & 0xFF}.{word >> 16 & 0xFF}"
+    name = path.rpartition("/")[2].removeprefix("lib").removeprefix("python")
+    major, _, rest = name.partition(".")
+    minor = "".join(itertools.takewhile(str.isdigit, rest))
+    return f"{major}.{minor}"
+
+
+# -- Where its threads keep their state -----------------------------------------------------
+
+
+def find_slot(memory: Memory, interpreter: Interpreter, offsets: dict[str, int]) -> Slot:
+    """The slot that holds the right state in every thread. Raises NotYetError or RefusedError."""
+    threads = list(_threads(memory, interpreter, offsets))
+    if not threads:
+        raise NotYetError("the interpreter has no thread yet")
+    common: set[Slot] | None = None
+    for pointer, state in threads:
+        found = set(_slots(memory, pointer, state))
+        common = found if common is None else common & found
+    if not common:
+        raise NotYetError("no slot of the C library holds the state of each thread")
+    return min(common, key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect))
+
+
+def _threads(
+    memory: Memory, interpreter: Interpreter, offsets: dict[str, int]
+) -> Iterator[tuple[int, int]]:
+    """Pointer and state of each thread that runs Python now."""
+    newest = memory.word(interpreter.address(RUNTIME) + offsets["interpreters"])
+    state = memory.word(newest + offsets["threads"]) if newest else None
+    seen = 0
+    while state and seen < MAX_THREADS:
+        seen += 1
+        pointer = memory.word(state + offsets["thread_id"])
+        # A thread that has only just been made has no identifier yet.
+        if pointer and memory.word(pointer) == pointer:
+            yield pointer, state
+        state = memory.word(state + _NEXT)
+
+
+def _slots(memory: Memory, pointer: int, state: int) -> Iterator[Slot]:
+    """Places reached from a thread's pointer that hold its state."""
+    block = memory.words(pointer, _BLOCK_WORDS)
+    direct = np.flatnonzero(block == state)
+    for i in direct.tolist():
+        yield Slot(8 * i)
+    if len(direct):
+        return
+    for i, word in enumerate(block.tolist()):
+        if word < 4096 or word % 8 or word == pointer:
+            continue
+        for k in np.flatnonzero(memory.words(word, _TABLE_WORDS) == state).tolist():
+            yield Slot(8 * i, 8 * k)

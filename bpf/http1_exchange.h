@@ -193,12 +193,14 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 			  struct waggle_facts *facts, struct owner *owner)
 {
 	facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
-	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id)))
+	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
+		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
 		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
-	else if (!facts->link)
+	} else if (!facts->link) {
 		new_trace_id(facts->trace_id);
-	if (!facts->link)
-		task_call(facts, feed->scratch->state.now);
+	}
+	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
+		task_call(facts);
 }
 
 /* One more request is open on a server connection. */
@@ -285,7 +287,7 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
 		server_busy(feed, process);
-		task_request(connection, process, facts);
+		task_request(connection, process, facts, feed->sock);
 	} else {
 		join_outgoing(feed, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
@@ -331,7 +333,7 @@ OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
 	found.facts->response_ns = feed->stream->head_ns;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		check_rules(connection, feed->sock, feed->tgid, feed->tid);
-		task_answer(connection, found.facts);
+		task_answer(connection, found.facts, feed->sock);
 	}
 	if (head->status == 101 ||
 	    (head->method == WAGGLE_METHOD_CONNECT && head->status < 300)) {

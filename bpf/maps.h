@@ -18,6 +18,7 @@ const volatile u32 trace_all = 0;	  /* whoever has no entry is traced, provision
 const volatile u32 watch_processes = 0;	  /* provisional capture of every new program */
 const volatile u64 shape_seed = 1;	  /* so that nobody can aim for collisions */
 const volatile u32 turn_proof = 20;	  /* agreeing responses before rule `turn` is trusted */
+const volatile u32 early_proof = 20;	  /* agreeing answers before a prediction is trusted */
 const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
 
 /* When a hand-off was last left, to the second: where nobody leaves any, nobody looks. */
@@ -83,6 +84,8 @@ struct connection {
 	u32 current_index; /* of the exchange below */
 	u32 current_used;  /* 0: none there */
 	u64 reader; /* rule `task`: the context that read the last request */
+	u64 writer; /* and the generation and address of the one that wrote the last answer */
+	u64 writer_context;
 	struct open_exchange current; /* most connections have one open at a time */
 };
 
@@ -160,6 +163,9 @@ struct thread {
 	u32 reserved;
 	struct owner turn; /* rule `turn`: what it read last */
 	u64 turn_switches; /* its voluntary context switches at that time */
+	struct owner read; /* rule `task`: the request read last, */
+	u64 read_context;  /* by which context, */
+	u64 read_switches; /* and the thread's switches then */
 };
 
 struct partial_key {

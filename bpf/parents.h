@@ -72,9 +72,12 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 		link = WAGGLE_LINK_THREAD;
 	else if (rule_turn(process, connection, tid, owner))
 		link = WAGGLE_LINK_TURN;
+	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, owner))
+		link = WAGGLE_LINK_TASK;
 	sock = owner->sock;
 	server = link ? bpf_map_lookup_elem(&connections, &sock) : 0;
-	if (!server || !find_exchange(server, owner->sock, owner->index, &found)) {
+	if (!server || !find_exchange(server, owner->sock, owner->index, &found) ||
+	    (link == WAGGLE_LINK_TASK && request_mark(found.facts) != owner->tid)) {
 		__builtin_memset(owner, 0, sizeof(*owner));
 		return WAGGLE_LINK_NONE;
 	}

@@ -8,11 +8,18 @@
  * will answer. That is known only when the answer is written, so each call leaves
  * its contexts and each answer leaves its own in a ring, and user space joins the
  * two (agent/waggle/evidence.py).
+ *
+ * What must go out with a call is predicted, where a prediction has proven itself in
+ * the process: `copy`, the first context copied right after a request was read, in the
+ * context that read it, serves that request, and so does all that descends from it;
+ * `writer`, the context that wrote a connection's last answer serves its next request.
+ * Every answer tests both. One answer that disagrees ends a prediction for the process.
  */
 #ifndef WAGGLE_PYTHON_H
 #define WAGGLE_PYTHON_H
 
 #include "feed.h"
+#include "threads.h"
 
 struct context_key {
 	u64 address;
@@ -23,6 +30,8 @@ struct context_key {
 /* A context of Python, as long as its address is not used again. */
 struct context {
 	u64 generations[WAGGLE_CONTEXTS]; /* its own, then those it descends from */
+	struct owner copied_for; /* what it serves, by prediction `copy` */
+	struct owner writes_for; /* by prediction `writer` */
 	u32 epoch;
 	u32 open; /* requests it has read and not answered */
 };
@@ -110,9 +119,36 @@ INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts
 	return evidence;
 }
 
-/* A request goes out whose parent nobody knows yet. Where evidence can come, its trace
- * id is given out as one that may stand for another. */
-OUT_OF_LINE int task_call(struct waggle_facts *facts, u64 now)
+INLINE int copy_trusted(const struct waggle_python *python)
+{
+	return !python->copy_contradicts && python->copy_agrees >= early_proof;
+}
+
+INLINE int writer_trusted(const struct waggle_python *python)
+{
+	return !python->writer_contradicts && python->writer_agrees >= early_proof;
+}
+
+/* What the current context serves, where a prediction is trusted to say. */
+INLINE int task_owner(u32 tgid, struct owner *owner)
+{
+	struct waggle_python *python = python_of(tgid);
+	struct context *context;
+	u64 address;
+
+	if (!python || !(copy_trusted(python) || writer_trusted(python)))
+		return 0;
+	address = current_context(python);
+	context = address ? known_context(python, tgid, address) : 0;
+	if (!context)
+		return 0;
+	*owner = copy_trusted(python) ? context->copied_for : context->writes_for;
+	return !!owner->sock;
+}
+
+/* A request goes out whose parent is not known yet, or not proven. Where evidence can
+ * come, the trace id of the first is given out as one that may stand for another. */
+OUT_OF_LINE int task_call(struct waggle_facts *facts)
 {
 	u32 tgid = facts->tgid;
 	struct waggle_python *python = python_of(tgid);
@@ -125,12 +161,11 @@ OUT_OF_LINE int task_call(struct waggle_facts *facts, u64 now)
 	/* A context that reads several requests at once tells none from the other. */
 	if (!context || context->open > 1)
 		return 0;
-	facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
 	evidence = begin_evidence(WAGGLE_EVIDENCE_CALL, facts);
-	if (!evidence) {
-		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
+	if (!evidence)
 		return 0;
-	}
+	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
+	evidence->flags = facts->flags;
 	evidence->unanswered = python->unanswered;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);
@@ -140,9 +175,56 @@ OUT_OF_LINE int task_call(struct waggle_facts *facts, u64 now)
 	return 1;
 }
 
+/* What a predicted owner has in place of a thread, to know the request again: a socket's
+ * address is used for another connection some time. */
+INLINE u32 request_mark(const struct waggle_facts *facts)
+{
+	return facts->start_ns;
+}
+
+/* A request has been read by connection->reader: what both predictions need to know. */
+INLINE void predict(struct connection *connection, const struct waggle_python *python, u64 sock,
+		    u32 tgid, u32 mark)
+{
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct owner owner = { .sock = sock, .index = connection->requests, .tid = mark };
+	struct thread *thread = python->copy_contradicts ? 0 : thread_slot(tid);
+	struct context *writer;
+
+	if (thread) {
+		thread->read = owner;
+		thread->read_context = connection->reader;
+		thread->read_switches = voluntary_switches();
+	}
+	if (!connection->writer || python->writer_contradicts)
+		return;
+	writer = known_context(python, tgid, connection->writer_context);
+	if (writer && writer->generations[0] == connection->writer)
+		writer->writes_for = owner;
+}
+
+/* The answer to the connection's oldest request is written by `context`: would the
+ * predictions have said so? */
+INLINE void test_predictions(struct connection *connection, struct waggle_python *python, u64 sock,
+			     u64 address, const struct context *context)
+{
+	const struct owner *copied_for = &context->copied_for;
+
+	if (copied_for->sock == sock && copied_for->index == connection->responses)
+		__sync_fetch_and_add(&python->copy_agrees, 1);
+	else if (connection->reader)
+		__sync_fetch_and_add(&python->copy_contradicts, 1);
+	if (connection->writer && connection->writer == context->generations[0])
+		__sync_fetch_and_add(&python->writer_agrees, 1);
+	else if (connection->writer)
+		__sync_fetch_and_add(&python->writer_contradicts, 1);
+	connection->writer = context->generations[0];
+	connection->writer_context = address;
+}
+
 /* A request has been read. */
 OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_process *process,
-			     const struct waggle_facts *facts)
+			     const struct waggle_facts *facts, u64 sock)
 {
 	u32 tgid = facts->tgid;
 	struct waggle_python *python;
@@ -164,6 +246,7 @@ OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_
 		return 0;
 	connection->reader = address;
 	__sync_fetch_and_add(&context->open, 1);
+	predict(connection, python, sock, tgid, request_mark(facts));
 	return 0;
 }
 
@@ -188,7 +271,8 @@ INLINE void answered(struct waggle_python *python)
 }
 
 /* The response's head is being written, and by whom says whose request it was. */
-OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_facts *facts)
+OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_facts *facts,
+			    u64 sock)
 {
 	u32 tgid = facts->tgid;
 	struct waggle_python *python = python_of(tgid);
@@ -200,11 +284,13 @@ OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_f
 	if (!python)
 		return 0;
 	answered(python);
+	address = connection->reader || python->calls ? current_context(python) : 0;
+	context = address ? context_at(python, tgid, address) : 0;
+	if (context)
+		test_predictions(connection, python, sock, address, context);
 	shared = reader_done(connection, python, tgid);
 	if (!python->calls && connection->flags & CONNECTION_BLOCKING)
 		return 0; /* nobody has asked */
-	address = current_context(python);
-	context = address ? context_at(python, tgid, address) : 0;
 	evidence = begin_evidence(WAGGLE_EVIDENCE_ANSWER, facts);
 	if (!evidence)
 		return 0;

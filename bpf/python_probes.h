@@ -23,6 +23,20 @@ INLINE int within_rate(struct waggle_python *python, u64 now)
 	return 0;
 }
 
+/* The first context copied right after a request was read, in the context that read it
+ * and before the thread slept, is made for that request. */
+INLINE void copied_for_request(struct context *child, u64 parent)
+{
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+
+	if (!thread || !thread->read.sock || thread->read_context != parent)
+		return;
+	if (thread->read_switches == voluntary_switches())
+		child->copied_for = thread->read;
+	thread->read.sock = 0;
+}
+
 /* `child` was copied from what the current thread works on. */
 INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 child)
 {
@@ -38,10 +52,14 @@ INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 child)
 	parent = address && address != child ? context_at(python, tgid, address) : 0;
 	fresh.generations[0] = now | 1;
 	fresh.epoch = python->epoch;
-	if (parent)
+	if (parent) {
 		bpf_probe_read_kernel(&fresh.generations[1],
 				      sizeof(fresh.generations) - sizeof(u64),
 				      parent->generations);
+		fresh.copied_for = parent->copied_for;
+		fresh.writes_for = parent->writes_for;
+		copied_for_request(&fresh, address);
+	}
 	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
 	count(WAGGLE_COUNT_CONTEXTS_COPIED);
 }

@@ -196,8 +196,10 @@ struct waggle_python {
 	unsigned int type;    /* of an object: its type */
 	unsigned int unanswered; /* requests read and not yet answered */
 	unsigned int calls;	 /* made under rule `task` */
-	unsigned int early_agrees; /* responses that prove predictions, those that refute them */
-	unsigned int early_contradicts;
+	unsigned int copy_agrees; /* answers that prove prediction `copy`, and that refute it */
+	unsigned int copy_contradicts;
+	unsigned int writer_agrees; /* the same for prediction `writer` */
+	unsigned int writer_contradicts;
 	unsigned long long second_ns; /* when the second began that is counted: */
 	unsigned int copied;   /* contexts copied in it */
 	unsigned int too_many; /* copied faster than shall be followed: nothing holds any more */

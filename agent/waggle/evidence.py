@@ -2,8 +2,10 @@
 
 The kernel gives a call whose request is not known yet a trace id of its own and says so
 (Flag.TRACE_PENDING); whatever it leads to on this machine carries the same id and the
-same flag. Evidence follows in a ring of its own (bpf/python.h): the contexts each call
-was made in, and the context that wrote each answer. The rule, WK in docs/parents.md:
+same flag. A call whose request was predicted has a parent and Flag.UNPROVEN: it waits
+until that is proven or corrected. Evidence follows in a ring of its own (bpf/python.h):
+the contexts each call was made in, and the context that wrote each answer. The rule, WK
+in docs/parents.md:
 
     a call belongs to the first request that is answered, after the call, by the call's
     context or by one it descends from; the nearer of two wins; and the branch that the
@@ -43,6 +45,7 @@ JOINED_KEPT = 65_536
 CALLS_KEPT = 65_536
 _HOPS = 8  # a pending trace may stand for another that is pending itself
 
+_WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
 _UNMATCHED = 127
 _TIME_BITS = np.uint64(44)
 _MAX_SPAN = np.uint64((1 << 44) - 1)
@@ -59,7 +62,7 @@ _CALL = np.dtype(
 
 _JOINED = np.dtype(
     [
-        ("key", np.uint64),  # of the trace id that was given out
+        ("key", np.uint64),  # of the trace id that was given out; of a prediction, the span id
         ("span_id", np.uint8, 8),  # the call's
         ("proven", np.bool_),
         ("after", np.bool_),  # sent when its parent had been answered
@@ -79,19 +82,26 @@ class EvidenceSource(Protocol):
 
 @dataclass(slots=True)
 class JoinStats:
-    """proven: calls that found their request. unproven: calls that have none. waited_too_long,
+    """proven: calls that found their request. unproven: calls that have none. corrected:
+    calls whose predicted parent was not the proven one. waited_too_long,
     too_many_waited: records that left before anything was known about their trace."""
 
     proven: int = 0
     unproven: int = 0
+    corrected: int = 0
     waited_too_long: int = 0
     too_many_waited: int = 0
 
 
 def key_of(trace_ids: npt.NDArray[np.uint8]) -> U64:
     """The random half of trace ids (n, 16) as one word each."""
-    keys: U64 = np.ascontiguousarray(trace_ids[:, 8:]).view(np.uint64).reshape(-1)
-    return keys
+    return _words(trace_ids[:, 8:])
+
+
+def _words(ids: npt.NDArray[np.uint8]) -> U64:
+    """Ids of 8 bytes (n, 8) as one word each."""
+    words: U64 = np.ascontiguousarray(ids).view(np.uint64).reshape(-1)
+    return words
 
 
 class Joins:
@@ -121,7 +131,7 @@ class Joins:
 
     def hold(self, records: Records) -> Records:
         """Those that need not wait, in true ids; the others are kept."""
-        pending = _pending(records)
+        pending = _has(records, _WAITS)
         if not pending.any():
             return records
         ready, waiting = self._resolve(records[pending])
@@ -271,7 +281,9 @@ class Joins:
     def _join(self, calls: npt.NDArray[np.void], proven: Mask, after: Mask) -> None:
         rows = np.zeros(len(calls), _JOINED)
         evidence, parent = calls["evidence"], calls["parent"]
-        rows["key"] = key_of(evidence["trace_id"])
+        predicted = _has(evidence, Flag.UNPROVEN)
+        own_trace, own_span = key_of(evidence["trace_id"]), _words(evidence["span_id"])
+        rows["key"] = np.where(predicted, own_span, own_trace)
         rows["span_id"] = evidence["span_id"]
         rows["proven"] = proven
         rows["after"] = after
@@ -289,9 +301,46 @@ class Joins:
     # -- records --------------------------------------------------------------------------
 
     def _resolve(self, records: Records) -> tuple[Records, Records]:
-        """Records of traces whose true id is known, rewritten; and the others as they are."""
+        """Records of which all is known, rewritten; and those that wait on."""
         if not len(self._joined):
             return records[:0], records
+        records, waiting = self._verify(records)
+        pending = _has(records, Flag.TRACE_PENDING)
+        if not pending.any():
+            return records, waiting
+        ready, unknown = self._to_true_traces(records[pending])
+        return np.concatenate([records[~pending], ready]), np.concatenate([waiting, unknown])
+
+    def _verify(self, records: Records) -> tuple[Records, Records]:
+        """Predicted parents that are proven, or corrected; and records that wait for that."""
+        unproven = _has(records, Flag.UNPROVEN)
+        if not unproven.any():
+            return records, records[:0]
+        at = self._find(_words(records["span_id"]))
+        waiting = unproven & (at < 0)
+        records, waits, at = records[~waiting].copy(), records[waiting], at[~waiting]
+        rows = np.flatnonzero(_has(records, Flag.UNPROVEN))
+        proof = self._joined[at[rows]]
+        found = proof["proven"]
+        wrong = found & (records["parent_id"][rows] != proof["parent_id"]).any(1)
+        self.stats.corrected += int(wrong.sum())
+        records["flags"][rows] &= np.uint16(0xFFFF ^ Flag.UNPROVEN)
+        records["flags"][rows[found & proof["after"]]] |= np.uint16(Flag.AFTER_RESPONSE)
+        self._correct(records, rows[wrong], proof[wrong])
+        records["parent_id"][rows[~found]] = 0
+        records["link"][rows[~found]] = Link.NONE
+        return records, waits
+
+    def _correct(self, records: Records, rows: Index, proof: npt.NDArray[np.void]) -> None:
+        """Give records the proven parents. What the calls led to keeps the predicted trace."""
+        for field in ("trace_id", "parent_id", "trace_flags"):
+            records[field][rows] = proof[field]
+        kept = records["flags"][rows] & np.uint16(0xFFFF ^ Flag.TRACE_PENDING)
+        inherited = np.uint16(Flag.TRACE_PENDING | Flag.UNSAMPLED)
+        records["flags"][rows] = kept | (proof["flags"] & inherited)
+
+    def _to_true_traces(self, records: Records) -> tuple[Records, Records]:
+        """Records of pending traces whose true id is known, rewritten; and the others."""
         first = self._find(key_of(records["trace_id"]))
         at, known = first.copy(), first >= 0
         moving = known & self._stands_for_pending(at)
@@ -406,13 +455,16 @@ class _Answers:
         return found, answers[rows[found]]
 
 
-def _pending(records: Records) -> Mask:
-    pending: Mask = (records["flags"] & np.uint16(Flag.TRACE_PENDING)) != 0
-    return pending
+def _has(records: npt.NDArray[np.void], flags: int) -> Mask:
+    has: Mask = (records["flags"] & np.uint16(flags)) != 0
+    return has
 
 
 def _as_they_are(records: Records) -> Records:
-    """Records that leave unproven."""
+    """Records that leave unproven: a predicted parent is none."""
     records = records.copy()
-    records["flags"] &= np.uint16(0xFFFF ^ Flag.TRACE_PENDING)
+    predicted = _has(records, Flag.UNPROVEN)
+    records["parent_id"][predicted] = 0
+    records["link"][predicted] = Link.NONE
+    records["flags"] &= np.uint16(0xFFFF ^ _WAITS)
     return records

@@ -257,7 +257,7 @@ PROCESS = _dtype(
 )
 
 PYTHON = _dtype(
-    64,
+    72,
     [
         ("context_type", "<u8", 0),
         ("slot", "<i4", 8),
@@ -266,13 +266,15 @@ PYTHON = _dtype(
         ("type", "<u4", 20),
         ("unanswered", "<u4", 24),
         ("calls", "<u4", 28),
-        ("early_agrees", "<u4", 32),
-        ("early_contradicts", "<u4", 36),
-        ("second_ns", "<u8", 40),
-        ("copied", "<u4", 48),
-        ("too_many", "<u4", 52),
-        ("epoch", "<u4", 56),
-        ("reserved", "<u4", 60),
+        ("copy_agrees", "<u4", 32),
+        ("copy_contradicts", "<u4", 36),
+        ("writer_agrees", "<u4", 40),
+        ("writer_contradicts", "<u4", 44),
+        ("second_ns", "<u8", 48),
+        ("copied", "<u4", 56),
+        ("too_many", "<u4", 60),
+        ("epoch", "<u4", 64),
+        ("reserved", "<u4", 68),
     ],
 )
 

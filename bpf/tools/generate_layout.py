@@ -103,11 +103,7 @@ def enum_class(enum: dict[str, Any]) -> str:
     """An IntEnum: enum waggle_link, WAGGLE_LINK_NONE -> Link.NONE."""
     words = enum["name"].removeprefix("waggle_").split("_")
     values = enum["values"]
-    prefix = (
-        "WAGGLE_"
-        + _PREFIXES.get("_".join(words), "_".join(words).upper())
-        + "_"
-    )
+    prefix = "WAGGLE_" + _PREFIXES.get("_".join(words), "_".join(words).upper()) + "_"
     lines = [f"class {''.join(w.capitalize() for w in words)}(IntEnum):"]
     lines += [
         f"    {v['name'].removeprefix(prefix)} = {v['val']}"

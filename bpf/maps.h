@@ -86,6 +86,8 @@ struct connection {
 	u64 reader; /* rule `task`: the context that read the last request */
 	u64 writer; /* and the generation and address of the one that wrote the last answer */
 	u64 writer_context;
+	u32 copied; /* index + 1 of the request for which a context was copied */
+	u32 unused;
 	struct open_exchange current; /* most connections have one open at a time */
 };
 
@@ -164,7 +166,6 @@ struct thread {
 	struct owner turn; /* rule `turn`: what it read last */
 	u64 turn_switches; /* its voluntary context switches at that time */
 	struct owner read; /* rule `task`: the request read last, */
-	u64 read_context;  /* by which context, */
 	u64 read_switches; /* and the thread's switches then */
 };
 

@@ -10,8 +10,8 @@
  * two (agent/waggle/evidence.py).
  *
  * What must go out with a call is predicted, where a prediction has proven itself in
- * the process: `copy`, the first context copied right after a request was read, in the
- * context that read it, serves that request, and so does all that descends from it;
+ * the process: `copy`, the first context that a thread copies after it has read a request, before
+ * it sleeps, serves that request, and so does all that descends from it;
  * `writer`, the context that wrote a connection's last answer serves its next request.
  * Every answer tests both. One answer that disagrees ends a prediction for the process.
  */
@@ -193,7 +193,6 @@ INLINE void predict(struct connection *connection, const struct waggle_python *p
 
 	if (thread) {
 		thread->read = owner;
-		thread->read_context = connection->reader;
 		thread->read_switches = voluntary_switches();
 	}
 	if (!connection->writer || python->writer_contradicts)
@@ -201,6 +200,16 @@ INLINE void predict(struct connection *connection, const struct waggle_python *p
 	writer = known_context(python, tgid, connection->writer_context);
 	if (writer && writer->generations[0] == connection->writer)
 		writer->writes_for = owner;
+}
+
+INLINE int is_open(const struct owner *owner)
+{
+	u64 sock = owner->sock;
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	return connection && connection->requests - owner->index <=
+				     connection->requests - connection->responses &&
+	       connection->requests != owner->index;
 }
 
 /* The answer to the connection's oldest request is written by `context`: would the
@@ -212,7 +221,7 @@ INLINE void test_predictions(struct connection *connection, struct waggle_python
 
 	if (copied_for->sock == sock && copied_for->index == connection->responses)
 		__sync_fetch_and_add(&python->copy_agrees, 1);
-	else if (connection->reader)
+	else if (connection->copied == connection->responses + 1 || is_open(copied_for))
 		__sync_fetch_and_add(&python->copy_contradicts, 1);
 	if (connection->writer && connection->writer == context->generations[0])
 		__sync_fetch_and_add(&python->writer_agrees, 1);

@@ -23,18 +23,27 @@ INLINE int within_rate(struct waggle_python *python, u64 now)
 	return 0;
 }
 
-/* The first context copied right after a request was read, in the context that read it
- * and before the thread slept, is made for that request. */
-INLINE void copied_for_request(struct context *child, u64 parent)
+/* The first context that a thread copies after it has read a request, and before it
+ * sleeps, is made for that request. */
+INLINE void copied_for_request(struct context *child)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+	struct connection *connection;
+	u64 sock;
 
-	if (!thread || !thread->read.sock || thread->read_context != parent)
+	if (!thread || !thread->read.sock)
 		return;
-	if (thread->read_switches == voluntary_switches())
-		child->copied_for = thread->read;
+	sock = thread->read.sock;
 	thread->read.sock = 0;
+	connection = thread->read_switches == voluntary_switches() ?
+			     bpf_map_lookup_elem(&connections, &sock) :
+			     0;
+	if (!connection)
+		return;
+	child->copied_for = thread->read;
+	child->copied_for.sock = sock;
+	connection->copied = thread->read.index + 1;
 }
 
 /* `child` was copied from what the current thread works on. */
@@ -58,8 +67,8 @@ INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 child)
 				      parent->generations);
 		fresh.copied_for = parent->copied_for;
 		fresh.writes_for = parent->writes_for;
-		copied_for_request(&fresh, address);
 	}
+	copied_for_request(&fresh);
 	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
 	count(WAGGLE_COUNT_CONTEXTS_COPIED);
 }

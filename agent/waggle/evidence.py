@@ -47,6 +47,7 @@ _HOPS = 8  # a pending trace may stand for another that is pending itself
 
 _WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
 _UNMATCHED = 127
+_BACK = (1, 2, 3, 4)  # answers of one context that are looked at for what came after
 _TIME_BITS = np.uint64(44)
 _MAX_SPAN = np.uint64((1 << 44) - 1)
 
@@ -442,14 +443,15 @@ class _Answers:
         rows = np.full(len(calls), -1, np.intp)
         chains, times = calls["contexts"], calls["time_ns"]
         for depth in range(chains.shape[1]):
-            for back in (1, 2, 3, 4):  # requests that its context served later
+            for back in _BACK:  # past requests that its context served later
                 open_ = np.flatnonzero((chains[:, depth] != 0) & (rows < 0))
                 at = index.last_before(chains[open_, depth], times[open_], back)
                 hit = at >= 0
                 began = times[open_] if depth == 0 else chains[open_, depth - 1]
-                hit &= (answers["start_ns"][at] <= began) & (
-                    answers["tgid"][at] == calls["tgid"][open_]
-                )
+                # A branch that is older than the answer may be a worker by now, whose
+                # context still says in which request it was born.
+                hit &= answers["time_ns"][at] <= began
+                hit &= answers["tgid"][at] == calls["tgid"][open_]
                 rows[open_[hit]] = at[hit]
         found = rows >= 0
         return found, answers[rows[found]]

@@ -22,8 +22,8 @@ from waggle import layout
 from waggle.attach import NotYetError, RefusedError, Target
 from waggle.elf import Image, read_image
 from waggle.libbpf import Link, Map, Program
-from waggle.process_memory import Mapping, Memory, file_mappings
 from waggle.probes.python.table import OFFSETS
+from waggle.process_memory import Mapping, Memory, file_mappings
 from waggle.runtimes import CPYTHON
 
 PROGRAM = "python_context_copied"

@@ -1,0 +1,345 @@
+"""Joining calls to the requests whose answers prove them, on evidence made by hand."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import evidence as joining
+from waggle import layout
+from waggle.evidence import HOLD_S, Joins
+from waggle.layout import EvidenceKind, Flag, Link, Role
+
+Rows = npt.NDArray[np.void]
+S = 1_000_000_000
+PROCESS = 77
+
+
+@dataclass
+class Ring:
+    """Evidence that was put in, once."""
+
+    waiting: list[Rows] = field(default_factory=list)
+
+    def put(self, *rows: Rows) -> None:
+        self.waiting.append(np.concatenate(rows))
+
+    def read(self, max_records: int = 8192) -> Rows:
+        return self.waiting.pop(0) if self.waiting else np.empty(0, layout.EVIDENCE)
+
+
+@dataclass
+class Clock:
+    now: int = 1000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def trace(number: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(number.to_bytes(16, "big"), np.uint8)
+
+
+def span(number: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(number.to_bytes(8, "big"), np.uint8)
+
+
+def call(
+    number: int, at: int, contexts: list[int], unanswered: int = 1, flags: int = Flag.TRACE_PENDING
+) -> Rows:
+    """Evidence of a call; its span and its pending trace have its number."""
+    row = np.zeros(1, layout.EVIDENCE)
+    row["kind"], row["time_ns"], row["tgid"] = EvidenceKind.CALL, at, PROCESS
+    row["trace_id"], row["span_id"] = trace(number), span(number)
+    row["contexts"][0, : len(contexts)] = contexts
+    row["unanswered"], row["flags"] = unanswered, flags
+    return row
+
+
+def answer(
+    number: int,
+    began: int,
+    at: int,
+    context: int,
+    flags: int = 0,
+    kind: EvidenceKind = EvidenceKind.ANSWER,
+) -> Rows:
+    """Evidence of an answered request; its span and trace have its number."""
+    row = np.zeros(1, layout.EVIDENCE)
+    row["kind"], row["time_ns"], row["start_ns"], row["tgid"] = kind, at, began, PROCESS
+    row["trace_id"], row["span_id"] = trace(number), span(number)
+    row["contexts"][0, 0], row["flags"] = context, flags
+    return row
+
+
+def record(
+    number: int,
+    in_trace: int | None = None,
+    role: Role = Role.CLIENT,
+    flags: int = Flag.TRACE_PENDING,
+    parent: int = 0,
+) -> Rows:
+    row = np.zeros(1, layout.EXCHANGE)
+    row["trace_id"], row["span_id"] = trace(number if in_trace is None else in_trace), span(number)
+    row["parent_id"], row["role"], row["flags"] = span(parent), role, flags
+    return row
+
+
+def released(joins: Joins) -> dict[int, Rows]:
+    """What leaves, by number of its span."""
+    rows = [row for batch in joins.release() for row in np.split(batch, len(batch))]
+    return {int.from_bytes(row["span_id"][0].tobytes(), "big"): row for row in rows}
+
+
+def parent_of(row: Rows) -> int:
+    return int.from_bytes(row["parent_id"][0].tobytes(), "big")
+
+
+def trace_of(row: Rows) -> int:
+    return int.from_bytes(row["trace_id"][0].tobytes(), "big")
+
+
+def fresh() -> tuple[Ring, Clock, Joins]:
+    ring, clock = Ring(), Clock()
+    return ring, clock, Joins(ring, clock)
+
+
+def test_a_call_in_the_context_that_answers() -> None:
+    """The parent is the request that the call's own context answers; link and flags say so."""
+    ring, _, joins = fresh()
+    assert len(joins.hold(record(1))) == 0
+    ring.put(call(1, 200, [101]), answer(9, 100, 300, 101))
+    row = released(joins)[1]
+    assert (parent_of(row), trace_of(row), int(row["link"][0])) == (9, 9, Link.TASK)
+    assert int(row["flags"][0]) == 0
+    assert len(joins) == 0
+
+
+def test_what_is_not_pending_does_not_wait() -> None:
+    """Records without the flag pass, whatever waits."""
+    _, _, joins = fresh()
+    passed = joins.hold(np.concatenate([record(1), record(2, flags=0)]))
+    assert passed["span_id"][0].tobytes() == span(2).tobytes()
+    assert len(joins) == 1
+
+
+def test_a_descendant_waits_for_a_nearer_context() -> None:
+    """An answer further up is believed when every request open at the call is answered."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 250, [201, 101], unanswered=2), answer(9, 100, 300, 101))
+    assert released(joins) == {}
+    ring.put(answer(8, 120, 310, 55))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_the_nearer_of_two_answers_wins() -> None:
+    """A context further up that answered first does not keep the call from its own request."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 250, [201, 101], unanswered=2), answer(9, 100, 300, 101))
+    released(joins)
+    ring.put(answer(8, 120, 310, 201))
+    assert parent_of(released(joins)[1]) == 8
+
+
+def test_a_branch_older_than_the_request() -> None:
+    """A worker that began before a request is not part of it, though its creator answers it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 500, [151, 101]), answer(9, 200, 600, 101))
+    row = released(joins)[1]
+    assert (parent_of(row), trace_of(row), int(row["link"][0])) == (0, 1, Link.NONE)
+
+
+def test_a_request_that_came_after_the_call() -> None:
+    """A call is never part of a request that began later."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 200, [101], unanswered=0), answer(9, 300, 400, 101))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_call_after_the_answer() -> None:
+    """What the answering context goes on to do keeps its parent and is marked."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(9, 100, 200, 101), call(1, 300, [101], unanswered=0))
+    row = released(joins)[1]
+    assert parent_of(row) == 9
+    assert int(row["flags"][0]) == Flag.AFTER_RESPONSE
+
+
+def test_a_call_after_the_answer_waits_for_open_requests() -> None:
+    """While a request is open that the same context may answer, the past is not enough."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(8, 100, 200, 101), call(1, 300, [101], unanswered=1))
+    assert released(joins) == {}
+    ring.put(answer(9, 250, 400, 101))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_worker_born_in_an_answered_request() -> None:
+    """A branch from before the answer may do anybody's work by now: no parent."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(9, 100, 200, 101), call(1, 300, [151, 101], unanswered=0))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_branch_from_after_the_answer() -> None:
+    """What a background task spreads out keeps the request's parent."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=0))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_request_without_an_answer_is_waited_for_no_more() -> None:
+    """When every request that was open has ended, calls without proof leave without a parent."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 200, [101]))
+    assert released(joins) == {}
+    ring.put(answer(9, 100, 300, 0, kind=EvidenceKind.GONE))
+    row = released(joins)[1]
+    assert (parent_of(row), trace_of(row), int(row["flags"][0])) == (0, 1, 0)
+    assert joins.stats.unproven == 1
+
+
+def test_an_answer_of_a_shared_context_proves_nothing() -> None:
+    """Where one context serves several requests at once, it tells none from the other."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    shared = answer(9, 100, 300, 101)
+    shared["shared"] = 1
+    ring.put(call(1, 200, [101]), shared)
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_another_process_with_the_same_generation() -> None:
+    """Generations are compared within one process."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    foreign = answer(9, 100, 300, 101)
+    foreign["tgid"] = PROCESS + 1
+    ring.put(call(1, 200, [101]), foreign)
+    assert released(joins) == {}
+
+
+def test_what_the_call_led_to_follows() -> None:
+    """The called server's span has the pending trace too: it gets the true one."""
+    ring, _, joins = fresh()
+    joins.hold(record(5, in_trace=1, role=Role.SERVER, parent=1))
+    joins.hold(record(1))
+    ring.put(call(1, 200, [101]), answer(9, 100, 300, 101))
+    rows = released(joins)
+    assert {trace_of(rows[1]), trace_of(rows[5])} == {9}
+    assert parent_of(rows[5]) == 1
+
+
+def test_pending_traces_behind_each_other() -> None:
+    """A pending trace whose request is itself in a pending trace ends in the true one, in whatever
+    order the proofs come."""
+    ring, _, joins = fresh()
+    joins.hold(np.concatenate([record(1), record(5, 1, Role.SERVER, parent=1), record(2)]))
+    ring.put(call(2, 260, [301]))
+    ring.put(answer(5, 250, 270, 301, flags=Flag.TRACE_PENDING))
+    ring.waiting[-1]["trace_id"] = trace(1)
+    assert released(joins) == {}
+    ring.put(call(1, 200, [101]), answer(9, 100, 300, 101))
+    rows = released(joins)
+    assert {trace_of(rows[number]) for number in (1, 2, 5)} == {9}
+    assert [parent_of(rows[number]) for number in (1, 2, 5)] == [9, 5, 1]
+
+
+def test_a_trace_that_is_not_sampled() -> None:
+    """What joins an unsampled trace is unsampled, and is dropped with it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 200, [101]), answer(9, 100, 300, 101, flags=Flag.UNSAMPLED))
+    assert int(released(joins)[1]["flags"][0]) & Flag.UNSAMPLED
+
+
+def predicted(number: int, parent: int) -> Rows:
+    row = record(number, in_trace=parent, flags=Flag.UNPROVEN, parent=parent)
+    row["link"] = Link.TASK
+    return row
+
+
+def test_a_prediction_that_holds() -> None:
+    """A predicted parent waits for the answer and stays."""
+    ring, _, joins = fresh()
+    assert len(joins.hold(predicted(1, parent=9))) == 0
+    ring.put(call(1, 200, [101], flags=Flag.UNPROVEN), answer(9, 100, 300, 101))
+    row = released(joins)[1]
+    assert (parent_of(row), trace_of(row), int(row["flags"][0])) == (9, 9, 0)
+    assert joins.stats.corrected == 0
+
+
+def test_a_prediction_that_was_wrong() -> None:
+    """The exported parent is the proven one, and the correction is counted."""
+    ring, _, joins = fresh()
+    joins.hold(predicted(1, parent=8))
+    ring.put(call(1, 200, [101], flags=Flag.UNPROVEN), answer(9, 100, 300, 101))
+    row = released(joins)[1]
+    assert (parent_of(row), trace_of(row)) == (9, 9)
+    assert joins.stats.corrected == 1
+
+
+def test_a_prediction_without_proof() -> None:
+    """What is not proven has no parent."""
+    ring, _, joins = fresh()
+    joins.hold(predicted(1, parent=8))
+    ring.put(call(1, 200, [101], flags=Flag.UNPROVEN))
+    ring.put(answer(8, 100, 300, 55))
+    row = released(joins)[1]
+    assert (parent_of(row), int(row["link"][0]), int(row["flags"][0])) == (0, Link.NONE, 0)
+
+
+def test_waiting_ends_by_itself() -> None:
+    """A record leaves as it is when no evidence comes, and is counted."""
+    _, clock, joins = fresh()
+    joins.hold(record(1))
+    clock.now += int(HOLD_S * S) + 1
+    assert parent_of(released(joins)[1]) == 0
+    assert joins.stats.waited_too_long == 1
+
+
+def test_only_so_many_wait() -> None:
+    """Past the bound the oldest leave, and are counted; the newest still find their parent."""
+    ring, clock = Ring(), Clock()
+    joins = Joins(ring, clock, max_held=2)
+    for number in (1, 2, 3):
+        joins.hold(record(number))
+    assert list(released(joins)) == [1]
+    assert joins.stats.too_many_waited == 1
+    ring.put(call(3, 200, [101]), answer(9, 100, 300, 101))
+    assert parent_of(released(joins)[3]) == 9
+
+
+def test_the_end_lets_everything_go() -> None:
+    """At the end nothing stays behind: what is proven is joined, the rest leaves as it is."""
+    ring, _, joins = fresh()
+    joins.hold(np.concatenate([record(1), record(2), record(3)]))
+    ring.put(call(1, 250, [201, 101], unanswered=5), answer(9, 100, 300, 101), call(2, 260, [77]))
+    rows = {int.from_bytes(r["span_id"].tobytes(), "big"): r for b in joins.finish() for r in b}
+    assert sorted(rows) == [1, 2, 3]
+    assert rows[1]["parent_id"].tobytes() == span(9).tobytes()
+    assert not any(rows[2]["parent_id"]) and not any(rows[3]["parent_id"])
+
+
+def test_tables_are_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Joined traces, calls and answers that are remembered have bounds."""
+    monkeypatch.setattr(joining, "JOINED_KEPT", 10)
+    monkeypatch.setattr(joining, "CALLS_KEPT", 5)
+    monkeypatch.setattr(joining, "ANSWERS_KEPT", 5)
+    ring, _, joins = fresh()
+    for number in range(1, 100):
+        ring.put(call(number, 200 + number, [2 * number + 1001], unanswered=9))
+        ring.put(answer(5000 + number, 10, 20, 2 * number + 5001))
+        joins.release()
+    assert len(joins._calls) <= 5
+    assert len(joins._joined) <= 10
+    assert sum(len(batch) for batch in joins._answers._batches) <= 5

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Copies of Python's contexts: PyContext_CopyCurrent returns. Attached only to the
- * interpreters that are traced; one that runs no event loop hardly ever comes here.
+ * Births and deaths of Python's contexts: PyContext_CopyCurrent returns, and a context
+ * is freed, whose address is soon another's. Attached only to the interpreters that are
+ * traced; one that runs no event loop hardly ever comes here.
  */
 #ifndef WAGGLE_PYTHON_PROBES_H
 #define WAGGLE_PYTHON_PROBES_H
@@ -82,6 +83,19 @@ int python_context_copied(struct pt_regs *registers)
 
 	if (python && child)
 		context_copied(python, tgid, child);
+	return 0;
+}
+
+/* The destructor of contexts: its argument is forgotten. */
+SEC("uprobe")
+int python_context_freed(struct pt_regs *registers)
+{
+	struct context_key key = {
+		.address = BPF_CORE_READ(registers, di),
+		.tgid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	bpf_map_delete_elem(&contexts, &key);
 	return 0;
 }
 

@@ -425,10 +425,8 @@ class _Answers:
         self._batches: list[Records] = []
 
     def keep(self, answers: Records) -> None:
-        # A context whose birth nobody saw may be another by now, at the same address.
-        born = answers[(answers["contexts"][:, 0] & np.uint64(1)) == 1]
-        if len(born):
-            self._batches.append(born)
+        if len(answers):
+            self._batches.append(answers)
         total = sum(len(batch) for batch in self._batches)
         while total > ANSWERS_KEPT and len(self._batches) > 1:
             total -= len(self._batches.pop(0))

@@ -26,7 +26,7 @@ from waggle.probes.python.table import OFFSETS
 from waggle.process_memory import Mapping, Memory, file_mappings
 from waggle.runtimes import CPYTHON
 
-PROGRAM = "python_context_copied"
+COPIED, FREED = "python_context_copied", "python_context_freed"
 PROCESSES = "python_processes"
 
 RUNTIME, CONTEXT_TYPE, COPY = "_PyRuntime", "PyContext_Type", "PyContext_CopyCurrent"
@@ -34,6 +34,8 @@ VERSION = "Py_Version"  # 3.11
 _NEEDED = (RUNTIME, CONTEXT_TYPE, COPY)
 
 MAX_THREADS = 4096
+_DEALLOC = 48  # of a type: its destructor, static in the image and so without a name
+_PUSH = range(0x50, 0x58)  # instructions that the kernel emulates in a uprobe
 _NEXT = 8  # of a thread's state: the next one
 _BLOCK_WORDS = 0x900 // 8  # of what the C library keeps at the thread pointer
 _TABLE_WORDS = 64  # of a table of slots that lies elsewhere
@@ -100,29 +102,36 @@ class PythonProbe:
             )
         with Memory(target.tgid) as memory:
             slot = find_slot(memory, interpreter, offsets)
-        link = self._kernel.attach_in_process(
-            PROGRAM,
-            interpreter.path,
-            offset=_file_offset(interpreter, COPY),
-            pid=target.tgid,
-            retprobe=True,
-        )
+            destructor = find_destructor(memory, interpreter)
+        links = [
+            self._hook(FREED, target.tgid, interpreter, destructor),
+            self._hook(COPIED, target.tgid, interpreter, interpreter.image.symbols[COPY]),
+        ]
         row = np.zeros(1, layout.PYTHON)
         row["context_type"] = interpreter.address(CONTEXT_TYPE)
         row["slot"], row["indirect"] = slot.offset, slot.indirect
         row["context"], row["type"] = offsets["context"], offsets["type"]
         row["epoch"] = next(self._epochs)
         self._kernel.map(PROCESSES).update(_key(target.tgid), row.tobytes())
-        return PythonAttachment(self._kernel, target.tgid, link)
+        return PythonAttachment(self._kernel, target.tgid, links)
+
+    def _hook(self, program: str, tgid: int, interpreter: Interpreter, address: int) -> Link:
+        """A uprobe on a function of the image; COPIED wants what it returns."""
+        offset = interpreter.image.file_offset(address)
+        if offset is None:
+            raise RefusedError(f"{interpreter.path}: {address:#x} lies outside of the file")
+        return self._kernel.attach_in_process(
+            program, interpreter.path, offset=offset, pid=tgid, retprobe=program == COPIED
+        )
 
 
 class PythonAttachment:
     """One interpreter that is looked into."""
 
-    def __init__(self, kernel: Kernel, tgid: int, link: Link) -> None:
+    def __init__(self, kernel: Kernel, tgid: int, links: list[Link]) -> None:
         self._kernel = kernel
         self._tgid = tgid
-        self._link: Link | None = link
+        self._links = links
 
     def look(self) -> str | None:
         found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
@@ -134,21 +143,15 @@ class PythonAttachment:
         return None
 
     def close(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
+        links, self._links = self._links, []
+        if links:
             self._kernel.map(PROCESSES).delete(_key(self._tgid))
+        for link in links:
             self._kernel.detach(link)
 
 
 def _key(tgid: int) -> bytes:
     return tgid.to_bytes(4, "little")
-
-
-def _file_offset(interpreter: Interpreter, symbol: str) -> int:
-    offset = interpreter.image.file_offset(interpreter.image.symbols[symbol])
-    if offset is None:
-        raise RefusedError(f"{interpreter.path}: {symbol} lies outside of the file")
-    return offset
 
 
 # -- Where the interpreter is ---------------------------------------------------------------
@@ -196,6 +199,23 @@ def _version(tgid: int, image: Image, bias: int, path: str) -> str:
     major, _, rest = name.partition(".")
     minor = "".join(itertools.takewhile(str.isdigit, rest))
     return f"{major}.{minor}"
+
+
+def find_destructor(memory: Memory, interpreter: Interpreter) -> int:
+    """Address in the image of what frees contexts. Raises RefusedError where it cannot be hooked.
+
+    Without it an address that is used again would be taken for the context that was
+    there before. It must begin with an instruction that the kernel emulates: everything
+    else costs several times as much.
+    """
+    address = memory.word(interpreter.address(CONTEXT_TYPE) + _DEALLOC)
+    code = memory.word(address) if address else None
+    if not address or code is None or code & 0xFF not in _PUSH:
+        raise RefusedError(
+            f"{interpreter.path}: the destructor of contexts does not begin as it does in builds "
+            "that are known: the parents of its calls are found by threads only"
+        )
+    return address - interpreter.bias
 
 
 # -- Where its threads keep their state -----------------------------------------------------

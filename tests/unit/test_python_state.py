@@ -10,7 +10,13 @@ import pytest
 
 from waggle.elf import read_image
 from waggle.probes.python import make_table
-from waggle.probes.python.attach import Slot, _threads, find_interpreter, find_slot
+from waggle.probes.python.attach import (
+    Slot,
+    _threads,
+    find_destructor,
+    find_interpreter,
+    find_slot,
+)
 from waggle.probes.python.table import OFFSETS
 from waggle.process_memory import Memory
 
@@ -54,8 +60,10 @@ def test_every_interpreter_of_this_machine(python: str) -> None:
         with Memory(tgid) as memory:
             assert len(list(_threads(memory, interpreter, offsets))) == THREADS + 1
             slot = find_slot(memory, interpreter, offsets)
+            destructor = find_destructor(memory, interpreter)
     assert slot.offset > 0
     assert slot == Slot(slot.offset)
+    assert interpreter.image.file_offset(destructor) is not None
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -9,7 +9,8 @@ in docs/parents.md:
 
     a call belongs to the first request that is answered, after the call, by the call's
     context or by one it descends from; the nearer of two wins; and the branch that the
-    call grew on must have begun while that request was being served
+    call grew on must have begun while that request was being served, and ended with it: one
+    that goes on to call after the answer may be a worker, who does anybody's work
 
     records = joins.hold(records)      what need not wait, ids made true; the rest is kept
     for records in joins.release():    what waited, now that more is known
@@ -40,6 +41,9 @@ HOLD_S = 30.0
 MAX_HELD = 16_384
 # A request further up has answered; one nearer still may, though hardly after this.
 NEARER_NS = 1 * _S
+# For so long after the answer a branch is watched: does it go on to call?
+BRANCH_NS = _S * 3 // 10
+_CALLS_REMEMBERED_NS = 2 * _S
 ANSWERS_KEPT = 16_384
 JOINED_KEPT = 65_536
 CALLS_KEPT = 65_536
@@ -47,6 +51,8 @@ _HOPS = 8  # a pending trace may stand for another that is pending itself
 
 _WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
 _UNMATCHED = 127
+_WORKER = 126  # matched, and disproved: the branch goes on after the answer
+_BATCHES_KEPT = 64
 _BACK = (1, 2, 3, 4)  # answers of one context that are looked at for what came after
 _TIME_BITS = np.uint64(44)
 _MAX_SPAN = np.uint64((1 << 44) - 1)
@@ -77,6 +83,10 @@ _JOINED = np.dtype(
 
 class EvidenceSource(Protocol):
     """The ring of evidence, or what stands in for one."""
+
+    capacity: int  # records
+
+    def pending(self) -> int: ...
 
     def read(self, max_records: int = ...) -> Records: ...
 
@@ -122,6 +132,7 @@ class Joins:
         self._max_held = max_held
         self._calls = np.empty(0, _CALL)
         self._answers = _Answers()
+        self._latest: list[Records] = []  # calls of the last seconds, whatever became of them
         self._joined = np.empty(0, _JOINED)  # sorted by key
         self._order: list[npt.NDArray[np.void]] = []  # of joining, to forget the oldest first
         self._held: list[tuple[int, Records]] = []  # since when, oldest first
@@ -129,6 +140,10 @@ class Joins:
     def __len__(self) -> int:
         """Records that wait."""
         return sum(len(records) for _, records in self._held)
+
+    def filling(self, share: float) -> bool:
+        """Whether more than that share of the ring waits to be taken."""
+        return self._source.pending() > share * self._source.capacity
 
     def hold(self, records: Records) -> Records:
         """Those that need not wait, in true ids; the others are kept."""
@@ -205,6 +220,7 @@ class Joins:
         self._answers.keep(answers)
 
     def _add_calls(self, evidence: Records) -> None:
+        self._latest.append(evidence)
         fresh = np.zeros(len(evidence), _CALL)
         fresh["evidence"] = evidence
         fresh["left"] = evidence["unanswered"]
@@ -254,9 +270,11 @@ class Joins:
         nearer_is_late = self._calls["matched_ns"] + np.uint64(NEARER_NS) < now
         too_old = self._calls["evidence"]["time_ns"] + np.uint64(self._hold_ns) < now
         exhausted = self._calls["left"] <= 0
-        settled: Mask = (
-            (self._calls["depth"] == 0) | (matched & nearer_is_late) | exhausted | too_old
-        )
+        on_branch = matched & (self._calls["depth"] > 0)
+        branch_is_over = self._calls["matched_ns"] + np.uint64(BRANCH_NS) <= now
+        settled: Mask = (self._calls["depth"] == 0) | (matched & nearer_is_late) | exhausted
+        settled &= ~on_branch | branch_is_over
+        settled |= too_old
         return settled
 
     def _settle(self, which: Mask) -> None:
@@ -264,6 +282,7 @@ class Joins:
             return
         calls = self._calls[which]
         self._calls = self._calls[~which]
+        self._drop_workers(calls)
         after = np.zeros(len(calls), np.bool_)
         # Everybody who might have been meant has answered: then it is what comes after
         # the answer that this context gave before.
@@ -274,10 +293,30 @@ class Joins:
             calls["depth"][rows] = 0
             calls["parent"][rows] = answers
             after[rows] = True
-        proven = calls["depth"] != _UNMATCHED
+        proven = calls["depth"] < _WORKER
         self.stats.proven += int(proven.sum())
         self.stats.unproven += int((~proven).sum())
         self._join(calls, proven, after)
+
+    def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
+        """Calls on branches that went on to call after the answer are proven by nothing."""
+        oldest = max(0, self._clock() - _CALLS_REMEMBERED_NS)
+        self._latest = [
+            batch for batch in self._latest[-_BATCHES_KEPT:] if batch["time_ns"].max() >= oldest
+        ]
+        rows = np.flatnonzero((calls["depth"] > 0) & (calls["depth"] != _UNMATCHED))
+        if not len(rows) or not self._latest:
+            return
+        latest = np.concatenate(self._latest)
+        contexts = latest["contexts"].reshape(-1)
+        times = np.repeat(latest["time_ns"], latest["contexts"].shape[1])
+        order = np.lexsort((times, contexts))
+        contexts, times = contexts[order], times[order]
+        branch = calls["evidence"]["contexts"][rows, calls["depth"][rows].astype(np.intp) - 1]
+        last = np.searchsorted(contexts, branch, "right") - 1
+        known = (last >= 0) & (contexts[last] == branch)
+        goes_on = known & (times[last] > calls["matched_ns"][rows])
+        calls["depth"][rows[goes_on]] = _WORKER
 
     def _join(self, calls: npt.NDArray[np.void], proven: Mask, after: Mask) -> None:
         rows = np.zeros(len(calls), _JOINED)

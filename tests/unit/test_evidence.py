@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from waggle import evidence as joining
 from waggle import layout
-from waggle.evidence import HOLD_S, Joins
+from waggle.evidence import BRANCH_NS, HOLD_S, Joins
 from waggle.layout import EvidenceKind, Flag, Link, Role
 
 Rows = npt.NDArray[np.void]
@@ -125,12 +125,26 @@ def test_what_is_not_pending_does_not_wait() -> None:
 
 def test_a_descendant_waits_for_a_nearer_context() -> None:
     """An answer further up is believed when every request open at the call is answered."""
-    ring, _, joins = fresh()
+    ring, clock, joins = fresh()
     joins.hold(record(1))
     ring.put(call(1, 250, [201, 101], unanswered=2), answer(9, 100, 300, 101))
     assert released(joins) == {}
     ring.put(answer(8, 120, 310, 55))
+    assert released(joins) == {}  # the branch is watched for a while
+    clock.now += BRANCH_NS
     assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_branch_that_goes_on_after_the_answer() -> None:
+    """A worker that was born in a request, and calls again after its answer, has no parent."""
+    ring, clock, joins = fresh()
+    joins.hold(np.concatenate([record(1), record(2)]))
+    ring.put(call(1, 250, [201, 101]), answer(9, 100, 300, 101), call(2, 400, [201, 101], 0))
+    released(joins)
+    clock.now += BRANCH_NS
+    rows = released(joins)
+    assert parent_of(rows[1]) == 0
+    assert joins.stats.unproven == 2
 
 
 def test_the_nearer_of_two_answers_wins() -> None:

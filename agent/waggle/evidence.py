@@ -141,9 +141,9 @@ class Joins:
         """Records that wait."""
         return sum(len(records) for _, records in self._held)
 
-    def filling(self, share: float) -> bool:
-        """Whether more than that share of the ring waits to be taken."""
-        return self._source.pending() > share * self._source.capacity
+    def fullness(self) -> float:
+        """The share of the ring that waits to be taken."""
+        return self._source.pending() / self._source.capacity
 
     def hold(self, records: Records) -> Records:
         """Those that need not wait, in true ids; the others are kept."""

@@ -232,7 +232,10 @@ class Pipeline:
 
     def _fullness(self) -> float:
         """What the fullest ring holds, as a share of what it should when it is read."""
-        return max(ring.pending() / (_HIGH_WATER * ring.capacity) for ring in self._rings)
+        shares = [ring.pending() / ring.capacity for ring in self._rings]
+        if self._joins is not None:
+            shares.append(self._joins.fullness())
+        return max(shares) / _HIGH_WATER
 
     def _move_all(self) -> int:
         started = time.thread_time_ns()

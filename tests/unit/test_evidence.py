@@ -20,6 +20,10 @@ class Ring:
     """Evidence that was put in, once."""
 
     waiting: list[Rows] = field(default_factory=list)
+    capacity: int = 100
+
+    def pending(self) -> int:
+        return sum(len(rows) for rows in self.waiting)
 
     def put(self, *rows: Rows) -> None:
         self.waiting.append(np.concatenate(rows))
@@ -342,6 +346,14 @@ def test_the_end_lets_everything_go() -> None:
     assert sorted(rows) == [1, 2, 3]
     assert rows[1]["parent_id"].tobytes() == span(9).tobytes()
     assert not any(rows[2]["parent_id"]) and not any(rows[3]["parent_id"])
+
+
+def test_a_ring_that_fills_up() -> None:
+    """Evidence that waits is told, so that it is taken in time."""
+    ring, _, joins = fresh()
+    assert joins.fullness() == 0
+    ring.put(*[call(number, 200, [101]) for number in range(1, 26)])
+    assert joins.fullness() == 0.25
 
 
 def test_tables_are_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -31,6 +31,8 @@ enum connection_flag {
 	CONNECTION_FROM_START = 32, /* seen from its first byte */
 	CONNECTION_DELTA_KNOWN = 64, /* unix_delta holds */
 	CONNECTION_PEER_CLOSED = 128,
+	CONNECTION_COUNTED = 256, /* among its process's open requests */
+	CONNECTION_RULES = 512,	  /* the response may prove a rule other than `thread` */
 };
 
 /* A request that something may be a child of. */
@@ -72,15 +74,16 @@ struct connection {
 	u32 owner_tid; /* who read the request that is open (server) */
 	u32 tgid;
 	u8 role; /* enum waggle_role */
-	u8 flags;
 	u8 tries; /* calls in mid-stream that looked like nothing */
-	u8 family;
+	u16 flags;
 	u32 unix_left; /* of a UNIX send that the kernel does in pieces */
 	u64 unix_call; /* its buffer, to know the pieces belong together */
 	u32 unix_delta; /* the receiver's position less ours */
 	u32 unix_resend; /* bytes the kernel refused, which will come again */
 	u32 current_index; /* of the exchange below */
-	u32 current_used;  /* 0: none there */
+	u8 current_used;   /* 0: none there */
+	u8 family;
+	u8 reserved[2];
 	struct open_exchange current; /* most connections have one open at a time */
 };
 
@@ -128,6 +131,7 @@ struct scratch {
 	struct feed_state state;
 	struct trace_context header; /* of the request at hand */
 	struct trace_context handed;
+	struct random random; /* all zero: not seeded yet */
 	struct http1_lines lines;
 	struct http1_head head;
 };
@@ -147,7 +151,7 @@ struct handoff {
 	u8 span_id[8];
 	u32 trace_flags;
 	u32 reserved;
-};
+} __attribute__((aligned(8)));
 
 /* What a thread is busy with. */
 struct thread {
@@ -215,6 +219,13 @@ INLINE void count(u32 what)
 INLINE struct scratch *scratch_of(u32 user)
 {
 	return bpf_map_lookup_elem(&scratches, &user);
+}
+
+INLINE struct random *random_of(struct scratch *scratch)
+{
+	if (!scratch->random.words[0])
+		seed_random(&scratch->random);
+	return &scratch->random;
 }
 
 #define WAKE_AT (512 << 10)

@@ -87,11 +87,12 @@ INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
 OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct task_struct *task = (void *)bpf_get_current_task(), *leader;
+	struct task_struct *task, *leader;
 	u64 start;
 
 	if (process || !trace_all)
 		return process;
+	task = (void *)bpf_get_current_task();
 	leader = BPF_CORE_READ(task, group_leader);
 	start = BPF_CORE_READ(leader, start_boottime);
 	put_process(tgid, start, WAGGLE_PROCESS_UNCONFIRMED | WAGGLE_PROCESS_FOLLOW);
@@ -150,9 +151,6 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *context)
 {
 	if (!head || !context)
-		return 0;
-	context->valid = 0;
-	if (!head->traceparent)
 		return 0;
 	if (parse_traceparent(head->bytes + masked(head->traceparent, HTTP1_HEAD_MASK),
 			      head->traceparent_len, context))
@@ -304,7 +302,9 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	fill_request(feed, head, facts, process);
-	read_traceparent(head, header);
+	header->valid = 0;
+	if (head->traceparent)
+		read_traceparent(head, header);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {

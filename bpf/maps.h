@@ -147,11 +147,21 @@ struct handoff_key {
 };
 
 struct handoff {
+	struct handoff_key key;
 	u8 trace_id[16];
 	u8 span_id[8];
 	u32 trace_flags;
 	u32 reserved;
+	u64 left_ns; /* 0: free */
+	u64 proof;   /* of all but left_ns, so that half of it is never taken for the whole */
 } __attribute__((aligned(8)));
+
+/* Where a hand-off may lie: in the set that its key says, in any place. Of what nobody
+ * takes the oldest in the set makes room. */
+#define HANDOFF_WAYS 4
+struct handoff_set {
+	struct handoff ways[HANDOFF_WAYS];
+};
 
 /* What a thread is busy with. */
 struct thread {
@@ -187,7 +197,7 @@ MAP(large_exchanges, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_l
     ON_DEMAND);
 MAP(partial_heads, BPF_MAP_TYPE_HASH, 1024, struct partial_key, struct partial_head, ON_DEMAND);
 MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
-MAP(handoffs, BPF_MAP_TYPE_LRU_HASH, 32768, struct handoff_key, struct handoff, 0);
+MAP(handoffs, BPF_MAP_TYPE_ARRAY, 8192, u32, struct handoff_set, 0);
 MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
 /* Never written: what a new connection begins as, too large for the stack. */
 MAP(blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct connection, 0);

@@ -172,6 +172,14 @@ struct thread {
 	u64 turn_switches; /* its voluntary context switches at that time */
 };
 
+/* Not 0 at the lowest bits of a process id: one that ends in them is, or was, among
+ * `processes`. Everybody else is told apart by one load. Written before `processes` is,
+ * by user space as well; a byte each, so that no writer can undo another's. */
+#define PROCESS_HINTS 65536
+struct process_hints {
+	u8 known[PROCESS_HINTS];
+};
+
 struct partial_key {
 	u64 sock;
 	u32 sent; /* direction */
@@ -188,8 +196,10 @@ struct partial_key {
 	} map_name SEC(".maps")
 
 #define ON_DEMAND 1 /* BPF_F_NO_PREALLOC */
+#define MAPPED 1024 /* BPF_F_MMAPABLE */
 
 MAP(processes, BPF_MAP_TYPE_HASH, 16384, u32, struct waggle_process, ON_DEMAND);
+MAP(process_hints, BPF_MAP_TYPE_ARRAY, 1, u32, struct process_hints, MAPPED);
 MAP(connections, BPF_MAP_TYPE_HASH, 65536, u64, struct connection, ON_DEMAND);
 /* What a connection has open beside its `current` exchange. */
 MAP(exchanges, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_exchange, ON_DEMAND);
@@ -224,6 +234,14 @@ INLINE void count(u32 what)
 
 	if (value)
 		*value += 1;
+}
+
+INLINE u8 *process_hint(u32 tgid)
+{
+	u32 zero = 0;
+	struct process_hints *hints = bpf_map_lookup_elem(&process_hints, &zero);
+
+	return hints ? &hints->known[masked(tgid, PROCESS_HINTS - 1)] : 0;
 }
 
 INLINE struct scratch *scratch_of(u32 user)

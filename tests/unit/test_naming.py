@@ -428,9 +428,13 @@ def test_go_build_is_cheap(tmp_path: Path) -> None:
         file.write(head)
         file.seek(size)
         file.write(rows)
-    began = time.process_time()
-    assert go_build(str(path)) == Runtime("go", "1.26")
-    assert time.process_time() - began < 0.005
+    costs = []
+    for _ in range(5):
+        runtimes._go_build.cache_clear()
+        began = time.process_time()
+        assert go_build(str(path)) == Runtime("go", "1.26")
+        costs.append(time.process_time() - began)
+    assert min(costs) < 0.005  # a machine under load makes all of it dearer at times
 
 
 def test_this_interpreter() -> None:

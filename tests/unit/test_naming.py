@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from waggle import runtimes
@@ -266,6 +266,7 @@ def test_program_name(exe: str, cmdline: str, word: str, service: str, program: 
     assert program_name(exe, words, word, service) == program
 
 
+@example(["/"], "/", "")
 @given(st.lists(st.text(), max_size=6), st.text(), st.text())
 def test_any_command_line_has_a_name(words: list[str], exe: str, cwd: str) -> None:
     """Whatever processes call themselves, there is a name and no exception."""

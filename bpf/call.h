@@ -128,9 +128,10 @@ INLINE void feed_call(struct feed *feed, const struct memory *memory)
 	if (!state->fate && (state->left || state->offset < state->length) &&
 	    !(feed->connection->flags & CONNECTION_DEAD))
 		feed_lost(feed, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
-	if (!state->fate)
+	if (!state->fate && state->carry)
 		feed_end(feed);
-	meet_fate(feed);
+	if (state->fate)
+		meet_fate(feed);
 }
 
 /* Lines the call up with what was seen before: bytes that were seen already are

@@ -21,7 +21,7 @@ int BPF_PROG(probe_send, struct sock *sk, struct msghdr *message, u64 size)
 	call = call_of(SCRATCH_SEND);
 	if (!call)
 		return 0;
-	call->sk = address_of(sk);
+	put_address(&call->sk, sk);
 	if (!tcp_call_by_address(call))
 		return 0;
 	connection = connection_of(call);

@@ -30,7 +30,7 @@ int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, in
 	call = call_of(SCRATCH_SEND);
 	if (!tcp || !call)
 		return 0;
-	call->sk = address_of(sk);
+	put_address(&call->sk, sk);
 	positions_direct(tcp, &call->positions);
 	tcp_endpoint(call, sk->__sk_common.skc_family);
 	connection = connection_of(call);
@@ -62,7 +62,7 @@ int BPF_PROG(socket_receive, struct sock *sk, int result, int flags)
 	call = call_of(SCRATCH_RECEIVE);
 	if (!call)
 		return 0;
-	call->sk = address_of(sk);
+	put_address(&call->sk, sk);
 	call->result = result;
 	call->flags = flags;
 	call->mode = mode;
@@ -96,7 +96,7 @@ int BPF_PROG(socket_unix_send, struct sock *receiver)
 	call = call_of(SCRATCH_UNIX);
 	if (!call)
 		return 0;
-	call->peer = address_of(receiver);
+	put_address(&call->peer, receiver);
 	current_arguments(call);
 	on_unix_queued(call);
 	return 0;

@@ -74,8 +74,9 @@ INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *c
 		return 0;
 	if (!any_trace || !(words[4] | words[5]))
 		return 0;
-	__builtin_memcpy(context->trace_id, words, 16);
-	__builtin_memcpy(context->span_id, words + 4, 8);
+	store64(context->trace_id, words[0] | (u64)words[1] << 32);
+	store64(context->trace_id + 8, words[2] | (u64)words[3] << 32);
+	store64(context->span_id, words[4] | (u64)words[5] << 32);
 	context->flags = flags;
 	context->valid = 1;
 	return 1;
@@ -88,27 +89,58 @@ INLINE int same_trace(const u8 *a, const u8 *b)
 
 INLINE void copy_trace_id(u8 *to, const u8 *from)
 {
-	__builtin_memcpy(to, from, 16);
+	copy_words(to, from, 16);
 }
 
 INLINE void copy_span_id(u8 *to, const u8 *from)
 {
-	__builtin_memcpy(to, from, 8);
+	store64(to, load64(from));
 }
 
 #ifndef WAGGLE_USER_MODE
-/* All zeros would be invalid; one in 2^64 is not worth a branch. */
-INLINE void new_span_id(u8 *id)
-{
-	u32 words[2] = { bpf_get_prandom_u32(), bpf_get_prandom_u32() };
+/* Where ids come from: xoshiro256++ (Blackman and Vigna, 2018), seeded by the kernel. The
+ * kernel's own numbers have 32 bits and cost a call each: six of them a request. */
+struct random {
+	u64 words[4];
+};
 
-	__builtin_memcpy(id, words, sizeof(words));
+INLINE u64 rotated(u64 word, u32 bits)
+{
+	return word << bits | word >> (64 - bits);
 }
 
-INLINE void new_trace_id(u8 *id)
+OUT_OF_LINE int seed_random(struct random *random)
 {
-	new_span_id(id);
-	new_span_id(id + 8);
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++)
+		random->words[i] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	return 0;
+}
+
+INLINE u64 next_random(struct random *random)
+{
+	u64 a = random->words[0], b = random->words[1], c = random->words[2], d = random->words[3];
+	u64 number = rotated(a + d, 23) + a;
+
+	c ^= a;
+	d ^= b;
+	random->words[0] = a ^ d;
+	random->words[1] = b ^ c;
+	random->words[2] = c ^ b << 17;
+	random->words[3] = rotated(d, 45);
+	return number;
+}
+
+/* All zeros would be invalid; one in 2^64 is not worth a branch. */
+INLINE void new_span_id(struct random *random, u8 *id)
+{
+	store64(id, next_random(random));
+}
+
+INLINE void new_trace_id(struct random *random, u8 *id)
+{
+	new_span_id(random, id);
+	new_span_id(random, id + 8);
 }
 #endif
 

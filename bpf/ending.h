@@ -116,6 +116,13 @@ INLINE void on_connect(struct sock *sk)
 	turn_of_thread((u32)id, &connection->turn_owner);
 }
 
+INLINE void on_close(struct connection *connection, u64 sock, u8 end)
+{
+	end_connection(connection, sock, bpf_ktime_get_ns(), end);
+	/* Its addresses are no more: the socket may connect again. */
+	connection->current.record.facts.family = 0;
+}
+
 INLINE void on_listen(struct sock *sk);
 
 SEC("tp_btf/inet_sock_set_state")
@@ -145,8 +152,7 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 	}
 	/* Closed, and not only its sending side: nothing can come any more. */
 	if (new_state == TCP_CLOSE || (sk->sk_shutdown & SHUTDOWN_BOTH) == SHUTDOWN_BOTH)
-		end_connection(connection, sock, bpf_ktime_get_ns(),
-			       tcp_end(connection, sk->sk_err));
+		on_close(connection, sock, tcp_end(connection, sk->sk_err));
 	else if (connection->role == WAGGLE_ROLE_SERVER)
 		finish_until_close(connection, sock, bpf_ktime_get_ns());
 	return 0;

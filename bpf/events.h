@@ -31,6 +31,10 @@ INLINE void tell(u32 kind, u32 tgid, u32 parent, u64 start, u32 port, const char
 INLINE void put_process(u32 tgid, u64 start, u32 mode)
 {
 	struct waggle_process process = { .start_ns = start, .mode = mode };
+	u8 *hint = process_hint(tgid);
+
+	if (hint)
+		*hint = 1;
 
 	if (bpf_map_update_elem(&processes, &tgid, &process, BPF_ANY))
 		count(WAGGLE_COUNT_LOST_PROCESS_MAP_FULL);

@@ -54,19 +54,52 @@ INLINE void forget_exchange(struct connection *connection, u64 sock, u32 index)
 		bpf_map_delete_elem(&large_exchanges, &key);
 }
 
+#define HEAD_BLOCK 64
+
+/* The blocks of a record's head that are in use, cleared behind the last (store_exchange),
+ * and nothing but zeros in the others. The rest of an exchange's own head, which no one
+ * has touched since its connection's request before, need not come into the cache. */
+INLINE void copy_head(u8 *to, const u8 *from, u32 used, u32 rest_too)
+{
+#pragma clang loop unroll(full)
+	for (u32 at = 0; at < WAGGLE_HEAD_SIZE; at += HEAD_BLOCK) {
+		u32 size = WAGGLE_HEAD_SIZE - at < HEAD_BLOCK ? WAGGLE_HEAD_SIZE - at : HEAD_BLOCK;
+
+		if (used > at)
+			copy_words(to + at, from + at, size);
+		else if (rest_too)
+			clear_words(to + at, size);
+		else
+			return;
+	}
+}
+
+/* What of a record's head holds something. */
+INLINE u32 head_used(const struct waggle_facts *facts)
+{
+	return facts->target_len + facts->kept_len;
+}
+
 INLINE void emit(struct found_exchange *found)
 {
-	long failed;
+	struct waggle_exchange *record;
 
 	if (found->large) {
-		failed = bpf_ringbuf_output(&large_ring, found->facts, WAGGLE_LARGE_RECORD_SIZE,
-					    wakeup(&large_ring));
+		long failed = bpf_ringbuf_output(&large_ring, found->facts,
+						 WAGGLE_LARGE_RECORD_SIZE, wakeup(&large_ring));
+
 		count(failed ? WAGGLE_COUNT_LOST_LARGE_RING_FULL : WAGGLE_COUNT_EXCHANGES);
-	} else {
-		failed = bpf_ringbuf_output(&exchange_ring, found->facts, WAGGLE_RECORD_SIZE,
-					    wakeup(&exchange_ring));
-		count(failed ? WAGGLE_COUNT_LOST_RING_FULL : WAGGLE_COUNT_EXCHANGES);
+		return;
 	}
+	record = bpf_ringbuf_reserve(&exchange_ring, sizeof(*record), 0);
+	if (!record) {
+		count(WAGGLE_COUNT_LOST_RING_FULL);
+		return;
+	}
+	record->facts = *found->facts;
+	copy_head(record->head, (const u8 *)(found->facts + 1), head_used(found->facts), 1);
+	bpf_ringbuf_submit(record, wakeup(&exchange_ring));
+	count(WAGGLE_COUNT_EXCHANGES);
 }
 
 /* A request of a server has no open request before or after it any more. */
@@ -78,9 +111,11 @@ INLINE void server_idle(struct connection *connection, u64 sock)
 	if (!(connection->flags & CONNECTION_SERVER_OPEN))
 		return;
 	connection->flags &= ~CONNECTION_SERVER_OPEN;
-	process = bpf_map_lookup_elem(&processes, &tgid);
-	if (process)
-		__sync_fetch_and_add(&process->open, -1);
+	if (connection->flags & CONNECTION_COUNTED) {
+		process = bpf_map_lookup_elem(&processes, &tgid);
+		if (process)
+			__sync_fetch_and_add(&process->open, -1);
+	}
 	if (connection->flags & CONNECTION_BLOCKING)
 		thread_leave(connection->owner_tid, sock);
 }

@@ -120,11 +120,25 @@ INLINE u64 http1_word(const struct http1_head *head, u32 at)
 	return load64(head->bytes + masked(at, HTTP1_HEAD_MASK));
 }
 
+/* Most of what is kept is short: words copied in line are cheaper than a helper's call.
+ * What they bring along from behind the value is overwritten or cleared (clear_behind). */
+#define HTTP1_SHORT 32
+
+INLINE void http1_copy(struct http1_head *head, u32 to, u32 from, u32 length, u32 mask)
+{
+	u8 *out = head->out + masked(to, HTTP1_OUT_MASK);
+	const u8 *bytes = head->bytes + masked(from, HTTP1_HEAD_MASK);
+
+	if (length <= HTTP1_SHORT)
+		copy_words(out, bytes, HTTP1_SHORT);
+	else
+		copy_bytes(out, masked(length, mask), bytes);
+}
+
 /* Copies bytes [from, from + length) behind what is already kept. */
 INLINE void http1_keep(struct http1_head *head, u8 tag, u32 from, u32 length)
 {
 	u32 used = head->out_used;
-	u8 *out;
 
 	if (length > HTTP1_KEPT_MAX) {
 		length = HTTP1_KEPT_MAX;
@@ -134,13 +148,8 @@ INLINE void http1_keep(struct http1_head *head, u8 tag, u32 from, u32 length)
 		head->kept_cut = 1;
 		return;
 	}
-	out = head->out + masked(used, HTTP1_OUT_MASK);
-	out[0] = tag;
-	out[1] = 0;
-	out[2] = length & 0xff;
-	out[3] = length >> 8;
-	copy_bytes(out + 4, masked(length, HTTP1_KEPT_MAX),
-		   head->bytes + masked(from, HTTP1_HEAD_MASK));
+	store32(head->out + masked(used, HTTP1_OUT_MASK), tag | length << 16);
+	http1_copy(head, used + 4, from, length, HTTP1_KEPT_MAX);
 	head->out_used = used + 4 + length;
 }
 
@@ -201,8 +210,7 @@ INLINE void http1_request_line(struct http1_head *head, u32 line, u32 length)
 		return;
 	target_len = length - 9 - method_len - 1;
 	kept = target_len > HTTP1_TARGET_MAX ? HTTP1_TARGET_MAX : target_len;
-	copy_bytes(head->out, masked(kept, HTTP1_TARGET_MAX),
-		   head->bytes + masked(target, HTTP1_HEAD_MASK));
+	http1_copy(head, 0, target, kept, HTTP1_TARGET_MAX);
 	head->target_len = kept;
 	head->target_full_len = target_len > 65535 ? 65535 : target_len;
 	head->out_used = kept;
@@ -246,16 +254,44 @@ static long http1_digit(u32 index, void *context)
 	return 0;
 }
 
-INLINE void http1_content_length(struct http1_head *head, u32 at, u32 end)
+#define ZEROS (ONES * '0')
+
+/* One to eight digits at once: put at the word's end behind leading zeros, then pairs of
+ * digits become numbers, pairs of those, and so on. Returns 0 when it is anything else. */
+INLINE int http1_short_number(struct http1_head *head, u32 at, u32 end)
+{
+	u32 length = end - at, shift = 64 - 8 * length;
+	u64 word;
+
+	if (length - 1 > 7)
+		return 0;
+	word = http1_word(head, at) << (shift & 63) | (ZEROS & ((1ULL << (shift & 63)) - 1));
+	if ((word & (ONES * 0xf0)) != ZEROS || ((word + ONES * 6) & (ONES * 0xf0)) != ZEROS)
+		return 0;
+	word = (word & (ONES * 0x0f)) * (10 << 8 | 1) >> 8;
+	word = (word & 0x00ff00ff00ff00ffULL) * (100 << 16 | 1) >> 16;
+	head->number = (word & 0x0000ffff0000ffffULL) * (10000ULL << 32 | 1) >> 32;
+	return 1;
+}
+
+/* Returns 0 where there is no number, or one too large for us. */
+INLINE int http1_number(struct http1_head *head, u32 at, u32 end)
 {
 	struct http1_walk walk = { .head = head, .at = at, .end = end };
 
+	if (http1_short_number(head, at, end))
+		return 1;
 	head->number = 0;
 	head->digits = 0;
 	head->bad_number = 0;
 	LOOP(20, http1_digit, &walk);
+	return head->digits && !head->bad_number;
+}
+
+INLINE void http1_content_length(struct http1_head *head, u32 at, u32 end)
+{
 	/* Two lengths that differ, or no number: nobody can know where the body ends. */
-	if (head->bad_number || !head->digits ||
+	if (!http1_number(head, at, end) ||
 	    (head->has_length && head->content_length != head->number)) {
 		head->verdict = HTTP1_BAD;
 		return;
@@ -293,8 +329,8 @@ INLINE u64 http1_text_bytes(u64 word)
 	       HIGHS;
 }
 
-/* Where the value of a field begins, leading blanks skipped (at most sixteen). */
-PROVEN_ONCE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
+/* The same for any number of blanks up to sixteen. */
+PROVEN_ONCE u32 http1_blanks(const struct http1_head *head, u32 at, u32 end)
 {
 	if (!head)
 		return end;
@@ -303,15 +339,30 @@ PROVEN_ONCE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
 	return at < end ? at : end;
 }
 
-/* Where it ends, trailing blanks left out (at most sixteen). The colon is no blank, so
- * this stays in the line. */
-PROVEN_ONCE u32 http1_value_end(const struct http1_head *head, u32 end)
+/* Likewise. The colon is no blank, so this stays in the line. */
+PROVEN_ONCE u32 http1_blanks_before(const struct http1_head *head, u32 end)
 {
 	if (!head)
 		return end;
 	end -= bytes_below(__builtin_bswap64(http1_text_bytes(http1_word(head, end - 8))));
 	end -= bytes_below(__builtin_bswap64(http1_text_bytes(http1_word(head, end - 8))));
 	return end;
+}
+
+/* Where the value of a field begins, leading blanks skipped: there is nearly always one. */
+INLINE u32 http1_value(const struct http1_head *head, u32 at, u32 end)
+{
+	u64 word = http1_word(head, at);
+
+	if (at + 1 < end && (word & 0xff) == ' ' && ((word >> 8) & 0xff) > ' ')
+		return at + 1;
+	return http1_blanks(head, at, end);
+}
+
+/* Where it ends, trailing blanks left out: there are nearly never any. */
+INLINE u32 http1_value_end(const struct http1_head *head, u32 end)
+{
+	return http1_byte(head, end - 1) > ' ' ? end : http1_blanks_before(head, end);
 }
 
 INLINE void http1_framing_field(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
@@ -414,6 +465,20 @@ INLINE void http1_line(struct http1_head *head, u32 line, u32 end)
 		http1_status_line(head, line, end - line);
 }
 
+#define HTTP1_STRIDE 32 /* bytes in which the end of a line is looked for at once */
+
+/* How far the next line feed is from `at`, HTTP1_STRIDE if it is not that near. Without a
+ * branch: where lines end is nothing a processor could foresee. */
+INLINE u32 http1_line_feed(const struct http1_head *head, u32 at)
+{
+	const u8 *bytes = head->bytes + masked(at, HTTP1_HEAD_MASK);
+	u32 a = find_byte(load64(bytes), '\n'), b = find_byte(load64(bytes + 8), '\n');
+	u32 c = find_byte(load64(bytes + 16), '\n'), d = find_byte(load64(bytes + 24), '\n');
+
+	/* Each is 8 when there is none, and only then does the next one count. */
+	return a + (a >> 3) * (b + (b >> 3) * (c + (c >> 3) * d));
+}
+
 static long http1_step(u32 index, void *context)
 {
 	struct http1_head *head = ((struct http1_walk *)context)->head;
@@ -421,28 +486,25 @@ static long http1_step(u32 index, void *context)
 
 	if (at >= head->fill)
 		return 1;
-	found = find_byte(http1_word(head, at), '\n');
-	if (found == 8) {
-		head->at = at + 8;
-		return 0;
-	}
+	found = http1_line_feed(head, at);
 	at += found;
 	if (at >= head->fill) {
-		head->at = at;
+		head->at = head->fill;
 		return 1;
 	}
+	head->at = at;
+	if (found == HTTP1_STRIDE)
+		return 0;
 	head->at = at + 1;
 	head->line = at + 1;
 	http1_line(head, line, at);
 	return head->verdict != HTTP1_INCOMPLETE;
 }
 
-/* Clears what a walk finds out, and the room of a small record. */
+/* Clears what a walk finds out. */
 INLINE void http1_start(struct http1_head *head, u32 fill, u8 want_request)
 {
 	__builtin_memset(head, 0, __builtin_offsetof(struct http1_head, prefix));
-	if (want_request)
-		__builtin_memset(head->out, 0, WAGGLE_HEAD_SIZE);
 	head->fill = fill;
 	head->want_request = want_request;
 }

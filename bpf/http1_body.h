@@ -30,11 +30,13 @@ struct http1_stream {
 	u64 head_ns; /* when the current head's first byte passed */
 	u32 next;  /* sequence number of the first byte not yet seen */
 	u32 head_at; /* sequence number of the current head's first byte */
+	u64 held;    /* a partial head of no more than eight bytes */
 	u8 state;
 	u8 line;    /* bytes of the current trailer line, capped at 255; of a size: any yet */
 	u8 in_size; /* still reading hexadecimal digits */
 	u8 started; /* `next` is known */
-	u8 reserved[4];
+	u8 held_fill; /* how many; 0: the partial head lies elsewhere */
+	u8 reserved[3];
 };
 
 enum http1_outcome { HTTP1_CONTINUES = 0, HTTP1_MESSAGE_DONE = 1, HTTP1_NONSENSE = 2 };

@@ -51,6 +51,7 @@ INLINE u64 shape_of(struct http1_head *head)
 
 INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
 {
+	const struct waggle_facts *before = &feed->connection->current.record.facts;
 	struct sock *sk = (void *)feed->sock;
 	u8 family = feed->connection->family;
 	u32 mapped = bpf_htonl(0xffff);
@@ -60,6 +61,13 @@ INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
 	facts->local_port = facts->peer_port = 0;
 	if (family == AF_UNIX) {
 		facts->flags |= WAGGLE_FLAG_NO_POSITION;
+		return;
+	}
+	/* A connected socket's addresses stay what they are (on_close): see the last exchange. */
+	if (before->family == family) {
+		__builtin_memcpy(facts->local_addr, before->local_addr, 32);
+		facts->local_port = before->local_port;
+		facts->peer_port = before->peer_port;
 		return;
 	}
 	facts->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
@@ -79,11 +87,12 @@ INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
 OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct task_struct *task = (void *)bpf_get_current_task(), *leader;
+	struct task_struct *task, *leader;
 	u64 start;
 
 	if (process || !trace_all)
 		return process;
+	task = (void *)bpf_get_current_task();
 	leader = BPF_CORE_READ(task, group_leader);
 	start = BPF_CORE_READ(leader, start_boottime);
 	put_process(tgid, start, WAGGLE_PROCESS_UNCONFIRMED | WAGGLE_PROCESS_FOLLOW);
@@ -110,7 +119,7 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 	__builtin_memset(facts, 0, sizeof(*facts));
 	facts->start_ns = stream->head_ns;
 	facts->shape = shape_of(head);
-	new_span_id(facts->span_id);
+	new_span_id(random_of(feed->scratch), facts->span_id);
 	facts->process_start_ns = process_start(process);
 	facts->tgid = feed->tgid;
 	facts->tid = feed->tid;
@@ -142,10 +151,6 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *context)
 {
 	if (!head || !context)
-		return 0;
-	context->valid = 0;
-	context->pending = 0;
-	if (!head->traceparent)
 		return 0;
 	if (parse_traceparent(head->bytes + masked(head->traceparent, HTTP1_HEAD_MASK),
 			      head->traceparent_len, context))
@@ -182,7 +187,7 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 	else if (header->valid)
 		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
 	else
-		new_trace_id(facts->trace_id);
+		new_trace_id(random_of(feed->scratch), facts->trace_id);
 	if (facts->link)
 		facts->flags |= WAGGLE_FLAG_REMOTE_PARENT;
 }
@@ -197,10 +202,23 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
 		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
 	} else if (!facts->link) {
-		new_trace_id(facts->trace_id);
+		new_trace_id(random_of(feed->scratch), facts->trace_id);
 	}
 	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts);
+}
+
+/* Processors pass the entry of a process to and fro when all write to it, so requests are
+ * counted only where a rule may ask, now or once the process is decided about. */
+INLINE void count_open(struct connection *connection, struct waggle_process *process)
+{
+	u32 no_rule = WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_EXCLUDED | WAGGLE_PROCESS_FOLLOW |
+		      WAGGLE_PROCESS_RULE_THREAD;
+
+	if (!(process->mode & ~no_rule))
+		return;
+	connection->flags |= CONNECTION_COUNTED | CONNECTION_RULES;
+	__sync_fetch_and_add(&process->open, 1);
 }
 
 /* One more request is open on a server connection. */
@@ -211,12 +229,12 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 	if (connection->flags & CONNECTION_SERVER_OPEN)
 		return;
 	connection->flags |= CONNECTION_SERVER_OPEN;
-	connection->flags &= ~CONNECTION_BLOCKING;
+	connection->flags &= ~(CONNECTION_BLOCKING | CONNECTION_COUNTED | CONNECTION_RULES);
 	connection->owner_tid = feed->tid;
 	connection->tgid = feed->tgid;
 	if (!process)
 		return;
-	__sync_fetch_and_add(&process->open, 1);
+	count_open(connection, process);
 	if (!feed->scratch->state.blocking || !(process->mode & WAGGLE_PROCESS_RULE_THREAD))
 		return;
 	connection->flags |= CONNECTION_BLOCKING;
@@ -230,16 +248,21 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 static long clear_step(u32 index, void *context)
 {
 	struct shape_walk *walk = context;
-	u64 zero = 0;
 
 	if (walk->at >= HTTP1_OUT_MAX)
 		return 1;
-	__builtin_memcpy(walk->head->out + masked(walk->at, HTTP1_OUT_MASK), &zero, 8);
+	store64(walk->head->out + masked(walk->at, HTTP1_OUT_MASK), 0);
 	walk->at += 8;
 	return 0;
 }
 
-/* What a large record holds behind its head was not cleared for this one. */
+/* What lies behind the head in the buffer is of requests before: it ends here. */
+INLINE void clear_behind(struct http1_head *head)
+{
+	clear_words(head->out + masked(head->out_used, HTTP1_OUT_MASK), HEAD_BLOCK);
+}
+
+/* A large record leaves as a whole. */
 INLINE void clear_tail(struct http1_head *head)
 {
 	struct shape_walk walk = { .head = head, .at = head->out_used };
@@ -251,12 +274,16 @@ INLINE int store_exchange(struct feed *feed, struct http1_head *head)
 {
 	struct exchange_key key = { .sock = feed->sock, .index = feed->connection->requests };
 	struct scratch_exchange *exchange = (void *)head->prefix;
+	struct open_exchange *current = &feed->connection->current;
 
+	clear_behind(head);
 	if (head->out_used <= WAGGLE_HEAD_SIZE && !feed->connection->current_used) {
 		feed->connection->current_used = 1;
 		feed->connection->current_index = key.index;
-		return !bpf_probe_read_kernel(&feed->connection->current,
-					      sizeof(feed->connection->current), exchange);
+		current->owner = exchange->owner;
+		current->record.facts = exchange->facts;
+		copy_head(current->record.head, exchange->head, head->out_used, 0);
+		return 1;
 	}
 	if (head->out_used <= WAGGLE_HEAD_SIZE)
 		return !bpf_map_update_elem(&exchanges, &key, exchange, BPF_ANY);
@@ -281,7 +308,10 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	fill_request(feed, head, facts, process);
-	read_traceparent(head, header);
+	header->valid = 0;
+	header->pending = 0;
+	if (head->traceparent)
+		read_traceparent(head, header);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
@@ -331,7 +361,8 @@ OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
 		return RESPONSE_INTERIM;
 	found.facts->status = head->status;
 	found.facts->response_ns = feed->stream->head_ns;
-	if (connection->role == WAGGLE_ROLE_SERVER) {
+	if (connection->role == WAGGLE_ROLE_SERVER &&
+	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {
 		check_rules(connection, feed->sock, feed->tgid, feed->tid);
 		task_answer(connection, found.facts, feed->sock);
 	}

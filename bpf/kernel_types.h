@@ -155,6 +155,10 @@ struct task_struct {
 	struct thread_struct thread;
 };
 
+struct bpf_map {
+	u32 max_entries;
+};
+
 struct pt_regs {
 	unsigned long r10;
 	unsigned long r9;

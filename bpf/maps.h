@@ -33,6 +33,8 @@ enum connection_flag {
 	CONNECTION_FROM_START = 32, /* seen from its first byte */
 	CONNECTION_DELTA_KNOWN = 64, /* unix_delta holds */
 	CONNECTION_PEER_CLOSED = 128,
+	CONNECTION_COUNTED = 256, /* among its process's open requests */
+	CONNECTION_RULES = 512,	  /* the response may prove a rule other than `thread` */
 };
 
 /* A request that something may be a child of. */
@@ -74,15 +76,16 @@ struct connection {
 	u32 owner_tid; /* who read the request that is open (server) */
 	u32 tgid;
 	u8 role; /* enum waggle_role */
-	u8 flags;
 	u8 tries; /* calls in mid-stream that looked like nothing */
-	u8 family;
+	u16 flags;
 	u32 unix_left; /* of a UNIX send that the kernel does in pieces */
 	u64 unix_call; /* its buffer, to know the pieces belong together */
 	u32 unix_delta; /* the receiver's position less ours */
 	u32 unix_resend; /* bytes the kernel refused, which will come again */
 	u32 current_index; /* of the exchange below */
-	u32 current_used;  /* 0: none there */
+	u8 current_used;   /* 0: none there */
+	u8 family;
+	u8 reserved[2];
 	u64 reader; /* rule `task`: the context that read the last request */
 	u64 writer; /* and the generation and address of the one that wrote the last answer */
 	u64 writer_context;
@@ -135,6 +138,7 @@ struct scratch {
 	struct feed_state state;
 	struct trace_context header; /* of the request at hand */
 	struct trace_context handed;
+	struct random random; /* all zero: not seeded yet */
 	struct http1_lines lines;
 	struct http1_head head;
 };
@@ -152,10 +156,20 @@ struct handoff_key {
 #define HANDOFF_PENDING 0x100
 
 struct handoff {
+	struct handoff_key key;
 	u8 trace_id[16];
 	u8 span_id[8];
 	u32 trace_flags; /* of W3C, and HANDOFF_PENDING */
 	u32 reserved;
+	u64 left_ns; /* 0: free */
+	u64 proof;   /* of all but left_ns, so that half of it is never taken for the whole */
+} __attribute__((aligned(8)));
+
+/* Where a hand-off may lie: in the set that its key says, in any place. Of what nobody
+ * takes the oldest in the set makes room. */
+#define HANDOFF_WAYS 4
+struct handoff_set {
+	struct handoff ways[HANDOFF_WAYS];
 };
 
 /* What a thread is busy with. */
@@ -167,6 +181,14 @@ struct thread {
 	u64 turn_switches; /* its voluntary context switches at that time */
 	struct owner read; /* rule `task`: the request read last, */
 	u64 read_switches; /* and the thread's switches then */
+};
+
+/* Not 0 at the lowest bits of a process id: one that ends in them is, or was, among
+ * `processes`. Everybody else is told apart by one load. Written before `processes` is,
+ * by user space as well; a byte each, so that no writer can undo another's. */
+#define PROCESS_HINTS 65536
+struct process_hints {
+	u8 known[PROCESS_HINTS];
 };
 
 struct partial_key {
@@ -185,8 +207,10 @@ struct partial_key {
 	} map_name SEC(".maps")
 
 #define ON_DEMAND 1 /* BPF_F_NO_PREALLOC */
+#define MAPPED 1024 /* BPF_F_MMAPABLE */
 
 MAP(processes, BPF_MAP_TYPE_HASH, 16384, u32, struct waggle_process, ON_DEMAND);
+MAP(process_hints, BPF_MAP_TYPE_ARRAY, 1, u32, struct process_hints, MAPPED);
 MAP(connections, BPF_MAP_TYPE_HASH, 65536, u64, struct connection, ON_DEMAND);
 /* What a connection has open beside its `current` exchange. */
 MAP(exchanges, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_exchange, ON_DEMAND);
@@ -194,7 +218,7 @@ MAP(large_exchanges, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_l
     ON_DEMAND);
 MAP(partial_heads, BPF_MAP_TYPE_HASH, 1024, struct partial_key, struct partial_head, ON_DEMAND);
 MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
-MAP(handoffs, BPF_MAP_TYPE_LRU_HASH, 32768, struct handoff_key, struct handoff, 0);
+MAP(handoffs, BPF_MAP_TYPE_ARRAY, 8192, u32, struct handoff_set, 0);
 MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
 /* Never written: what a new connection begins as, too large for the stack. */
 MAP(blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct connection, 0);
@@ -223,9 +247,24 @@ INLINE void count(u32 what)
 		*value += 1;
 }
 
+INLINE u8 *process_hint(u32 tgid)
+{
+	u32 zero = 0;
+	struct process_hints *hints = bpf_map_lookup_elem(&process_hints, &zero);
+
+	return hints ? &hints->known[masked(tgid, PROCESS_HINTS - 1)] : 0;
+}
+
 INLINE struct scratch *scratch_of(u32 user)
 {
 	return bpf_map_lookup_elem(&scratches, &user);
+}
+
+INLINE struct random *random_of(struct scratch *scratch)
+{
+	if (!scratch->random.words[0])
+		seed_random(&scratch->random);
+	return &scratch->random;
 }
 
 #define WAKE_AT (512 << 10)

@@ -35,6 +35,20 @@ INLINE void copy_bytes(u8 *to, u32 length, const u8 *from)
 {
 	memcpy(to, from, length);
 }
+INLINE u64 load64(const u8 *at)
+{
+	u64 word;
+	memcpy(&word, at, sizeof(word));
+	return word;
+}
+INLINE void store64(u8 *at, u64 word)
+{
+	memcpy(at, &word, sizeof(word));
+}
+INLINE void store32(u8 *at, u32 word)
+{
+	memcpy(at, &word, sizeof(word));
+}
 #else
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -43,13 +57,38 @@ INLINE void copy_bytes(u8 *to, u32 length, const u8 *from)
 {
 	bpf_probe_read_kernel(to, length, from);
 }
-#endif
 
+/* Anywhere but on the stack: the compiler thinks that BPF must load and store byte by byte
+ * what is not known to be aligned, while the processors that we run on need not. */
+typedef u64 __attribute__((may_alias)) word64;
+typedef u32 __attribute__((may_alias)) word32;
 INLINE u64 load64(const u8 *at)
 {
-	u64 word;
-	__builtin_memcpy(&word, at, sizeof(word));
-	return word;
+	return *(const word64 *)at;
+}
+INLINE void store64(u8 *at, u64 word)
+{
+	*(word64 *)at = word;
+}
+INLINE void store32(u8 *at, u32 word)
+{
+	*(word32 *)at = word;
+}
+#endif
+
+/* `size` is a constant that eight divides. */
+INLINE void copy_words(u8 *to, const u8 *from, u32 size)
+{
+#pragma clang loop unroll(full)
+	for (u32 at = 0; at < size; at += 8)
+		store64(to + at, load64(from + at));
+}
+
+INLINE void clear_words(u8 *at, u32 size)
+{
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < size; i += 8)
+		store64(at + i, 0);
 }
 
 /* An index the verifier must see masked, even where the compiler knows better. */

@@ -1,7 +1,7 @@
 """OTLP JSON lines on a stream: one TracesData a line, as the OTLP file format has it.
 
-https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/ and, for the mapping, OTLP's
-JSON encoding: ids in hex, enums as integers, 64-bit integers as strings.
+https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/. The lines are made of the columnar
+encoder's requests.
 
 A reader may be slow, or gone, or the disk full: only the thread of this module waits for it.
 """
@@ -9,27 +9,17 @@ A reader may be slow, or gone, or the disk full: only the thread of this module 
 import contextlib
 import errno
 import io
-import json
-import math
 import os
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import IO, Any
 
-from waggle import __version__
 from waggle.errors import WaggleError
 from waggle.exporter.base import ExporterStats
-from waggle.exporter.messages import (
-    SCHEMA_URL,
-    SCOPE_NAME,
-    STATUS_ERROR,
-    valid_text,
-)
-from waggle.spans import Attributes, AttributeValue, Resource, Span, SpanBatch, decode_span
-
-Json = dict[str, Any]
+from waggle.exporter.encoding import OtlpEncoder
+from waggle.exporter.otlp_json import TracesJson
+from waggle.spans import SpanBatch
 
 QUEUE_FULL = "queue_full"
 SHUTDOWN = "shutdown"
@@ -53,6 +43,8 @@ class JsonLinesExporter:
 
     def __init__(self, stream: IO[Any], max_queued_spans: int = MAX_QUEUED_SPANS) -> None:
         self._output = _Output(stream)
+        self._encoder = OtlpEncoder(max_spans=_SPANS_PER_LINE)
+        self._json = TracesJson()
         self._max_queued = max_queued_spans
         self._changed = threading.Condition()
         self._queue: deque[SpanBatch] = deque()
@@ -131,14 +123,13 @@ class JsonLinesExporter:
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            for first in range(0, len(batch), _SPANS_PER_LINE):
-                last = min(first + _SPANS_PER_LINE, len(batch))
+            for request in self._encoder.encode(batch):
                 try:
-                    self._output.write(encode_line(batch, range(first, last)))
+                    self._output.write(self._json.translate(request.payload) + b"\n")
                 except OSError as error:
                     self._fail(error)
                     return
-                if not self._written(last - first):
+                if not self._written(request.spans):
                     return
 
     def _next(self) -> SpanBatch | None:
@@ -211,85 +202,6 @@ class _Output:
             # A pipe that can take something takes up to PIPE_BUF bytes without blocking.
             with contextlib.suppress(BlockingIOError):
                 rest = rest[os.write(fd, rest[: select.PIPE_BUF]) :]
-
-
-def encode_line(batch: SpanBatch, rows: range) -> bytes:
-    """The rows as one TracesData in OTLP's JSON, with the newline."""
-    by_resource: dict[int, list[Json]] = {}
-    for row in rows:
-        span = decode_span(batch, row)
-        by_resource.setdefault(span.resource, []).append(span_json(span))
-    frames = [
-        _resource_spans(batch.table.rows[resource], spans)
-        for resource, spans in by_resource.items()
-    ]
-    # In ASCII: some readers take U+2028 and its like for the end of a line.
-    line = json.dumps({"resourceSpans": frames}, separators=(",", ":"))
-    return line.encode() + b"\n"
-
-
-def span_json(span: Span) -> Json:
-    """One span; parent, trace state and status are left out where there are none."""
-    optional = {
-        "traceState": span.trace_state,
-        "parentSpanId": span.parent_id.hex(),
-        "status": _status(span),
-    }
-    return {
-        "traceId": span.trace_id.hex(),
-        "spanId": span.span_id.hex(),
-        **{key: value for key, value in optional.items() if value},
-        "flags": span.flags,
-        "name": span.name,
-        "kind": span.kind,
-        "startTimeUnixNano": str(span.start_unix_ns),
-        "endTimeUnixNano": str(span.end_unix_ns),
-        "attributes": list(_key_values(span.attributes)),
-    }
-
-
-def _resource_spans(resource: Resource, spans: list[Json]) -> Json:
-    scope = {"name": SCOPE_NAME, "version": __version__}
-    return {
-        "resource": _resource(resource),
-        "scopeSpans": [{"scope": scope, "spans": spans, "schemaUrl": SCHEMA_URL}],
-        "schemaUrl": SCHEMA_URL,
-    }
-
-
-def _resource(resource: Resource) -> Json:
-    made: Json = {"attributes": list(_key_values(resource.attributes))}
-    return {**made, "droppedAttributesCount": resource.dropped} if resource.dropped else made
-
-
-def _status(span: Span) -> Json:
-    if not span.error:
-        return {}
-    message = {"message": span.status_message} if span.status_message else {}
-    return {**message, "code": int(STATUS_ERROR)}
-
-
-def _key_values(attributes: Attributes) -> Iterator[Json]:
-    for key, value in attributes.items():
-        yield {"key": key, "value": _any_value(value)}
-
-
-def _any_value(value: AttributeValue) -> Json:
-    if isinstance(value, str):
-        return {"stringValue": valid_text(value)}
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int):
-        return {"intValue": str(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value if math.isfinite(value) else _not_finite(value)}
-    return {"arrayValue": {"values": [_any_value(item) for item in value]}}
-
-
-def _not_finite(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _reason(failure: OSError) -> str:

@@ -154,6 +154,7 @@ class SendingExporter:
         self._sender.stop.set()
         self._sender.transport.abort()
         thread.join(THREAD_END_S)
+        self._sender.reporter.kept(self._outbox.stats().kept)
 
     def stats(self) -> ExporterStats:
         return self._outbox.stats()
@@ -216,7 +217,7 @@ class _Sender:
         self._pauses = _Pauses(destination.backoff)
         self._absence = _Absence()
         self._keep_trying_s = destination.queue.keep_trying_s
-        self._reporter = _Reporter(destination, outbox, on_event)
+        self.reporter = _Reporter(destination, outbox, on_event)
 
     def run(self) -> None:
         try:
@@ -231,7 +232,7 @@ class _Sender:
         try:
             return self._deliver(parcel)
         except Exception as error:  # a fault of ours must cost one parcel, not all that follow
-            self._reporter.internal_error(error)
+            self.reporter.internal_error(error)
             return {INTERNAL_ERROR: parcel.spans}
 
     def _deliver(self, parcel: Parcel) -> Mapping[str, int] | None:
@@ -249,13 +250,13 @@ class _Sender:
             if time.monotonic() + pause > give_up_at:
                 if self._outbox.postpone(parcel):
                     return None
-                self._reporter.expired(answer)
+                self.reporter.expired(answer)
                 return {EXPIRED: parcel.spans}
-            self._reporter.failing(answer)
+            self.reporter.failing(answer)
             if self._wait(pause, ordered=answer.after_s is not None):
                 return None  # stopped: abandon() has booked the parcel
         self._pauses.reset()
-        self._reporter.answered()
+        self.reporter.answered()
         return self._book(parcel, answer)
 
     def _leave(self, parcel: Parcel, answer: TryAgain) -> bool:
@@ -265,15 +266,15 @@ class _Sender:
             self.stop.set()
             return True
         if self._absence.proven():
-            self._reporter.nobody_there(answer, self._outbox.abandon())
+            self.reporter.nobody_there(answer, self._outbox.abandon())
             return True
         return False
 
     def _book(self, parcel: Parcel, answer: Accepted | Refused) -> Mapping[str, int]:
         if isinstance(answer, Refused):
-            self._reporter.refused(answer)
+            self.reporter.refused(answer)
             return {f"refused_{answer.code}": parcel.spans}
-        self._reporter.remark(answer)
+        self.reporter.remark(answer)
         rejected = min(answer.rejected, parcel.spans)
         return {REJECTED: rejected} if rejected else {}
 
@@ -378,6 +379,10 @@ class _Reporter:
             f"gave up on spans that {self._endpoint} did not take in time: {answer.reason}; "
             "OTEL_BSP_EXPORT_TIMEOUT says for how long to try",
         )
+
+    def kept(self, spans: int) -> None:
+        if spans:
+            self._say(f"{spans:,} spans for {self._endpoint} are left on disk for the next run")
 
     def nobody_there(self, answer: TryAgain, spans: int) -> None:
         if spans:

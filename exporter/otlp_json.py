@@ -25,7 +25,8 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 Json = dict[str, Any]
 
 _MOST_REMEMBERED = 4096  # fragments, of some 100 bytes each
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED_SIZES = {1: 8, 5: 4}  # bytes, by kind of field
 _VARINT_LIMIT = 10  # bytes
 
 
@@ -82,16 +83,17 @@ class TracesJson:
 
     def _span(self, data: bytes) -> str:
         parts: list[str] = []
-        lists: dict[str, list[str]] = {}
+        pairs: list[str] = []
+        lists: dict[str, list[str]] = {"attributes": pairs}
         for number, value in wire_fields(data):
             if number == 9 and isinstance(value, bytes):
-                lists.setdefault("attributes", []).append(self._pairs[value])
+                pairs.append(self._pairs[value])
             elif write := _SPAN_FIELDS.get(number):
                 parts.append(write(value))
             elif number in _SPAN_LISTS and isinstance(value, bytes):
                 name, read = _SPAN_LISTS[number]
                 lists.setdefault(name, []).append(read(value))
-        parts += [f'"{name}":[{",".join(members)}]' for name, members in lists.items()]
+        parts += [f'"{name}":[{",".join(members)}]' for name, members in lists.items() if members]
         return f"{{{','.join(parts)}}}"
 
 
@@ -115,25 +117,31 @@ def wire_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     Raises DecodeError where the bytes are no message.
     """
     at, size = 0, len(data)
-    while at < size:
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == _BYTES:
-            length, at = _varint(data, at)
-            end = at + length
-        elif kind == _VARINT:
-            number, at = _varint(data, at)
-            yield tag >> 3, number
-            continue
-        elif kind in (_FIXED64, _FIXED32):
-            end = at + (8 if kind == _FIXED64 else 4)
-        else:
-            raise DecodeError(f"a field of the unknown kind {kind}")
-        if end > size:
-            raise DecodeError("a message that is cut short")
-        value = data[at:end]
-        at = end
-        yield tag >> 3, value if kind == _BYTES else int.from_bytes(value, "little")
+    try:
+        while at < size:
+            # Most numbers have one byte: a call for each would take as long as all the rest.
+            tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
+            kind = tag & 7
+            if kind == _BYTES:
+                length, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
+                end = at + length
+                if end > size:
+                    raise DecodeError("a message that is cut short")
+                yield tag >> 3, data[at:end]
+                at = end
+            elif kind == _VARINT:
+                number, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at)
+                yield tag >> 3, number
+            else:
+                end = at + _FIXED_SIZES[kind]
+                if end > size:
+                    raise DecodeError("a message that is cut short")
+                yield tag >> 3, int.from_bytes(data[at:end], "little")
+                at = end
+    except IndexError:
+        raise DecodeError("a message that is cut short") from None
+    except KeyError as error:
+        raise DecodeError(f"a field of the unknown kind {error}") from None
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

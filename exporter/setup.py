@@ -46,6 +46,11 @@ def make_exporters(
         "json": _json_lines,
         "console": _console,
     }
+    if settings.spool is not None and not names & {"otlp", "zipkin"}:
+        raise UsageError(
+            f"--spool {settings.spool}: there is nothing to keep in it; "
+            "say where spans are to go with --otlp or --zipkin"
+        )
     making = _Making(settings, merged, on_event)
     return [make(making) for name, make in makers.items() if name in names]
 

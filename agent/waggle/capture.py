@@ -6,6 +6,7 @@ A flavour is a set of programs that see the same things from different places
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,8 @@ class Capture:
         self._sweep = bpf.program(_SWEEP)
         self._counters = bpf.map("counters")
         self._processes = bpf.map("processes")
+        hints = bpf.map("process_hints")
+        self._hints = mmap.mmap(hints.fd, hints.value_size)
         in_use = ("target_len", "kept_len")  # of the head
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
@@ -167,6 +170,7 @@ class Capture:
             row["mode"] = decision.mode
             if not row["start_ns"][0]:
                 row["start_ns"] = decision.start_ns
+            self._hints[decision.tgid % len(self._hints)] = 1
             self._processes.update(key, row.tobytes())
         elif row["start_ns"][0]:
             self._processes.delete(key)
@@ -221,6 +225,7 @@ class Capture:
         self.detach()
         for ring in (self.exchanges, self.large_exchanges, self.events, self.evidence):
             ring.close()
+        self._hints.close()
         self.bpf.close()
 
 

@@ -63,8 +63,9 @@ def service_name(
     command = Command(exe, tuple(cmdline), environ, cwd, package)
     if name := name_from_command(command):
         return ServiceName(name, "command")
-    if exe and not exe.startswith("/memfd:") and PurePosixPath(exe).name not in SHELLS:
-        return ServiceName(PurePosixPath(exe).name, "executable")
+    file = PurePosixPath(exe).name
+    if file and not exe.startswith("/memfd:") and file not in SHELLS:
+        return ServiceName(file, "executable")
     if container_id:
         return ServiceName(container_id[:12], "container")
     return ServiceName(command.program or comm or "unknown_service", "executable")

@@ -357,7 +357,7 @@ def test_full_process_map(flavour: str) -> None:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_full_hand_off_map(flavour: str) -> None:
     """Hand-offs that are pushed out by others are missed and counted, and make no wrong parent."""
-    small = open_small(flavour, {"handoffs": 16})
+    small = open_small(flavour, {"handoffs": 4})  # sets of four
     try:
         with recording(small) as recorded:
             server, client = recorded.actor(), recorded.actor()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from kernel.capturing import (
+    PATIENCE_S,
     THREADED,
     TRACED,
     Connection,
@@ -341,7 +342,7 @@ def test_real_loops(capture: Capture, program: str) -> None:
             answering = back.start("answer_loop", listener="listener", count=20)
             client.do("ask_at_once", port=port, first=1, count=20)
             answering.get()
-            assert front.wait(10) == 0
+            assert front.wait(PATIENCE_S) == 0
         finally:
             front.kill()
             front.wait()

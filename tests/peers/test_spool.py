@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from waggle.exporter.encoding import OtlpEncoder
+from waggle.exporter.json_file import JsonFileExporter
 from waggle.exporter.otlp import OtlpExporter
-from waggle.exporter.otlp_settings import Backoff, OtlpSettings
+from waggle.exporter.otlp_settings import Backoff, OtlpSettings, queue_settings
 from waggle.exporter.spool import Spool
 
 from .agent import Agent, started_agent
-from .collector import Collector, started_collector
+from .collector import Collector, parse_traces_line, started_collector
 from .harness import Server, ensure_built, run_client, start_client, start_server
 from .test_collector import batch_of_new_spans, ids_of, wait_for_event
 
@@ -121,6 +122,39 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_under_the_files_is_waited_out(tmp_path: Path) -> None:
+    """--json-file on a full disk: that is said, no line is cut, and when there is room again all
+    that waited is written."""
+    events: list[str] = []
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        blocker = disk / "blocker"
+        blocker.write_bytes(bytes(900_000))
+        path = disk / "spans.jsonl"
+        queue = queue_settings({"OTEL_BSP_SCHEDULE_DELAY": "0"})
+        exporter = JsonFileExporter(
+            path, 100 << 20, 5, queue, OtlpEncoder(max_spans=50), events.append
+        )
+        expected = set()
+        for _ in range(5):
+            batch, ids = batch_of_new_spans(100)
+            expected |= ids
+            exporter.export(batch)
+        wait_for_event(events, "no space left on device")
+        blocker.unlink()
+        exporter.close(20)
+        lines = path.read_bytes().splitlines()
+    found = [
+        span
+        for line in lines
+        for group in parse_traces_line(line).resource_spans
+        for scope in group.scope_spans
+        for span in scope.spans
+    ]
+    assert ids_of(found).keys() == expected
+    assert set(ids_of(found).values()) == {1}
+    assert exporter.stats().lost == {}
 
 
 def test_a_full_disk_costs_only_what_memory_cannot_hold(tmp_path: Path) -> None:

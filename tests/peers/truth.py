@@ -68,7 +68,8 @@ def judge(
     """The truth about the program whose processes are `caller_pids`. Its calls to processes that
     are not among `called_pids` are not looked at for being split.
 
-    Raises AssertionError when a request has more than one span.
+    A request that got no answer, since the server closed the connection, and was sent again, counts
+    once. Raises AssertionError when a number was answered twice.
     """
     spans = [span for span in spans if span.number is not None]
     requests: dict[int, SeenSpan] = {}
@@ -79,13 +80,21 @@ def judge(
             continue
         if span.pid in caller_pids:
             assert span.number is not None
-            assert span.number not in requests, f"request {span.number} has two spans"
-            requests[span.number] = span
+            known = requests.get(span.number)
+            assert not (known and _is_answered(known) and _is_answered(span)), (
+                f"request {span.number} was answered twice"
+            )
+            if known is None or _is_answered(span):
+                requests[span.number] = span
         elif span.pid in called_pids:
             below[span.parent_id].append(span)
             unclaimed[span.number] += 1
     calls = [span for span in spans if span.kind == "client" and span.pid in caller_pids]
     return Truth(requests, tuple(_judged(call, requests, below, unclaimed) for call in calls))
+
+
+def _is_answered(span: SeenSpan) -> bool:
+    return "http.response.status_code" in span.attributes
 
 
 def _judged(

@@ -21,7 +21,7 @@ _SHA256 = "981b1de6139b4f8f787a909c308028732f9713ae5284353d2a5aa404d1094775"
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 _FOLDER = BUILD / "zipkin"
 _JAR = _FOLDER / f"zipkin-server-{_VERSION}-slim.jar"
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 
 
 def ensure_zipkin() -> Path:

@@ -1,4 +1,4 @@
-"""What docs/exporters.md says about receivers that the tests cannot start, on a recording server."""
+"""What docs/exporters.md says of receivers no test can start, on a recording server."""
 
 import re
 from pathlib import Path

@@ -82,6 +82,32 @@ def test_mistakes_are_named(value: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_a_spool_needs_somebody_to_keep_for(tmp_path: Path) -> None:
+    """--spool beside the live view alone is refused: nothing would ever be in it."""
+    settings = load_settings({"spool": str(tmp_path)}, {})
+    with pytest.raises(UsageError, match="--otlp or --zipkin"):
+        make_exporters(settings, {}, lambda _: None)
+
+
+def test_each_exporter_has_a_spool_of_its_own(made: list[Exporter], tmp_path: Path) -> None:
+    """With two receivers away, each has its spans kept in a folder of its own, which is said."""
+    said: list[str] = []
+    flags: dict[str, object] = {
+        "otlp": "http://127.0.0.1:1",
+        "zipkin": "http://127.0.0.1:1",
+        "spool": str(tmp_path),
+    }
+    made += make_exporters(load_settings(flags, {}), {}, said.append)
+    for exporter in made:
+        exporter.export(batch([record()] * 20))
+        exporter.close(10)
+    assert [exporter.stats().kept for exporter in made] == [20, 20]
+    assert {path.name for path in tmp_path.iterdir()} == {"otlp", "zipkin"}
+    kept = [text for text in said if "for the next run" in text]
+    assert len(kept) == 2
+    assert all("20 spans" in text for text in kept)
+
+
 def test_disabled_is_said() -> None:
     """OTEL_SDK_DISABLED is not obeyed silently."""
     said: list[str] = []

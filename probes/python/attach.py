@@ -14,6 +14,7 @@ No process is stopped and nothing is written into one.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -208,14 +209,22 @@ def find_destructor(memory: Memory, interpreter: Interpreter) -> int:
     there before. It must begin with an instruction that the kernel emulates: everything
     else costs several times as much.
     """
-    address = memory.word(interpreter.address(CONTEXT_TYPE) + _DEALLOC)
-    code = memory.word(address) if address else None
-    if not address or code is None or code & 0xFF not in _PUSH:
+    address = (memory.word(interpreter.address(CONTEXT_TYPE) + _DEALLOC) or 0) - interpreter.bias
+    offset = interpreter.image.file_offset(address)
+    if offset is None or _first_byte(interpreter.path, offset) not in _PUSH:
         raise RefusedError(
             f"{interpreter.path}: the destructor of contexts does not begin as it does in builds "
             "that are known: the parents of its calls are found by threads only"
         )
-    return address - interpreter.bias
+    return address
+
+
+def _first_byte(path: str, offset: int) -> int:
+    """Of an instruction, as the file has it: in memory a breakpoint may lie over it, which a fork
+    has inherited."""
+    with Path(path).open("rb") as file:
+        file.seek(offset)
+        return ord(file.read(1) or b"\0")
 
 
 # -- Where its threads keep their state -----------------------------------------------------

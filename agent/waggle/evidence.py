@@ -103,6 +103,13 @@ class JoinStats:
     waited_too_long: int = 0
     too_many_waited: int = 0
 
+    def missed(self) -> dict[str, int]:
+        """Records that may lack a parent for reasons of ours, by reason."""
+        return {
+            "waited_too_long": self.waited_too_long,
+            "too_many_waited": self.too_many_waited,
+        }
+
 
 def key_of(trace_ids: npt.NDArray[np.uint8]) -> U64:
     """The random half of trace ids (n, 16) as one word each."""
@@ -188,7 +195,6 @@ class Joins:
         self._settle(np.ones(len(self._calls), np.bool_))
         for _, records in self._held:
             ready, waiting = self._resolve(records)
-            self.stats.waited_too_long += len(waiting)
             released += [ready, _as_they_are(waiting)]
         self._held = []
         return [records for records in released if len(records)]

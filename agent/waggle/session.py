@@ -52,6 +52,7 @@ class Session:
             Selector.from_settings(settings), source, max_processes=settings.max_processes
         )
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
+        self._joins = Joins(capture.evidence)
         attacher = Attacher([PythonProbe(capture.bpf)], source, say)
         self._watcher = Watcher(self._capture, self._discovery, table, attacher)
 
@@ -68,7 +69,7 @@ class Session:
             exporters,
             WallClock(),
             gather_s=patience_of(exporters),
-            joins=Joins(self._capture.evidence),
+            joins=self._joins,
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
@@ -157,7 +158,9 @@ class Session:
             processes=self._watcher.processes_seen(),
             kernel=self._capture.counters(),
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
-            lost=failed | {"programs_busy": self._capture.missed_runs()},
+            lost=failed
+            | {"programs_busy": self._capture.missed_runs()}
+            | {f"proof_{name}": count for name, count in self._joins.stats.missed().items()},
         )
 
     def _exit_code(self, complaint: WaggleError | None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle import cli, config, errors, main
+from waggle import cli, config, errors, evidence, main
 from waggle.layout import Counter, Link
 from waggle.privileges import LOADING, RUNNING
 
@@ -224,6 +224,10 @@ def test_bounds_are_those_of_the_code() -> None:
     sources = "".join(text(file) for file in sorted((ROOT / "bpf").glob("*.h")))
     entries = {name: int(n) for name, n in re.findall(r"MAP\((\w+), \w+, (\d+),", sources)}
     entries |= {name: int(n) for name, n in re.findall(r"#define (\w+) (\d+)\b", sources)}
+    entries |= {
+        name: int(n) for name, n in re.findall(r"const volatile u32 (\w+) = (\d+)", sources)
+    }
+    entries |= {"MAX_HELD": evidence.MAX_HELD, "HOLD_S": int(evidence.HOLD_S)}
     said = {
         name.group(1): int(row[1])
         for row in tables(ROOT / "docs/limitations.md")

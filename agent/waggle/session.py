@@ -47,6 +47,7 @@ class Session:
         self._launched = launched
         self._stop = threading.Event()
         self._started = time.monotonic()
+        self._start_cpu_s = 0.0
         source = ProcFs()
         self._discovery = Discovery(
             Selector.from_settings(settings), source, max_processes=settings.max_processes
@@ -125,6 +126,7 @@ class Session:
             self._launched.release()
         waiting = self._discovery.waiting_for()
         what = waiting or self._watcher.tracing()
+        self._start_cpu_s = time.process_time()
         say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
         if self._settings.ready_fd is not None:
             tell_ready(self._settings.ready_fd)
@@ -154,7 +156,7 @@ class Session:
             spans=pipeline.stats.spans_out,
             traces=pipeline.traces.value,
             traces_exact=pipeline.traces.exact,
-            cost=AgentCost.since(self._started),
+            cost=AgentCost.since(self._started, self._start_cpu_s),
             processes=self._watcher.processes_seen(),
             kernel=self._capture.counters(),
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],

@@ -47,7 +47,8 @@ _MEANINGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class AgentCost:
-    """What this process has used: CPU seconds, seconds since the start, bytes of memory.
+    """What this process has used: CPU seconds, seconds since the start, bytes of memory, and how
+    many of the CPU seconds it took to be ready.
 
     The BPF programs run on the time of the programs they watch; that is not in here.
     """
@@ -55,13 +56,15 @@ class AgentCost:
     cpu_s: float
     wall_s: float
     peak_memory: int
+    start_cpu_s: float = 0.0
 
     @classmethod
-    def since(cls, started_s: float) -> "AgentCost":
+    def since(cls, started_s: float, start_cpu_s: float = 0.0) -> "AgentCost":
         """Until now; `started_s` is time.monotonic() of the start."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         wall_s = max(time.monotonic() - started_s, 0.0)
-        return cls(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024)
+        cpu_s = usage.ru_utime + usage.ru_stime
+        return cls(cpu_s, wall_s, usage.ru_maxrss * 1024, start_cpu_s)
 
 
 class TraceCount:
@@ -227,8 +230,11 @@ def _cost(cost: AgentCost, spans: int) -> str:
     shares = []
     if cost.wall_s > 0:
         shares.append(f"{100 * cost.cpu_s / cost.wall_s:.2g} % of one core")
+    if cost.start_cpu_s:
+        shares.append(f"{cost.start_cpu_s:.2f} s of it to start")
     if spans:
-        shares.append(f"{1e6 * cost.cpu_s / spans:,.1f} us a span")
+        # What it took to start would make a short run look dear.
+        shares.append(f"{1e6 * (cost.cpu_s - cost.start_cpu_s) / spans:,.1f} us a span")
     share = f" ({', '.join(shares)})" if shares else ""
     memory = f"{cost.peak_memory / 1e6:,.0f} MB of memory at most"
     return f"{cost.cpu_s:,.2f} s of CPU{share}, {memory}"

@@ -5,6 +5,7 @@ puts into a program: its spans cost the server itself; Waggle's cost the server 
 agent the rest, and both are told.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ REQUIREMENTS = Path(__file__).resolve().parent / "requirements-sdk.txt"
 WITHOUT, WAGGLE, SDK = "without", "waggle", "opentelemetry-instrument"
 ARMS = (WITHOUT, WAGGLE, SDK)
 _WARM_UP_S = 1.0
+# Longer than a batch waits.
+_QUIET_S = 1.5
+_SETTLE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ def _bench(kind: Kind, seconds: float, rounds: int) -> Table:
         instrumented = stack.enter_context(_started(kind, called, receiver))
         for server in (plain, instrumented):
             load.full_load(server.url, kind.connections, _WARM_UP_S)
+        _all_spans(receiver)
         for number in range(rounds):
             first = number % len(ARMS)
             for arm in (*ARMS[first:], *ARMS[:first]):
@@ -122,6 +127,7 @@ def _started(kind: Kind, called: Target, receiver: Sink | None) -> Iterator[Targ
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.base_url,
         }
@@ -156,8 +162,7 @@ def _loaded(
     agent_s = measure.cpu_s(agent) if agent else 0.0
     came_to = load.full_load(server.url, connections, seconds)
     requests = server.answered() - answered
-    # Whoever exports in batches has something left to send.
-    spans = receiver.settled(numbered + 2 * requests, timeout_s=6).numbered - numbered
+    spans = _all_spans(receiver) - numbered
     server_s = server.cpu_s() - server_s
     agent_s = measure.cpu_s(agent) - agent_s if agent else 0.0
     others = measure.others_share(busy, measure.Busy.now(), server_s + agent_s + came_to.cpu_s)
@@ -170,6 +175,18 @@ def _loaded(
         others,
         seen.strangers(agent),
     )
+
+
+def _all_spans(receiver: Sink) -> int:
+    """How many have come, once no more do: whoever exports in batches has something left."""
+    deadline = time.monotonic() + _SETTLE_S
+    taken, since = receiver.taken().numbered, time.monotonic()
+    while time.monotonic() < min(deadline, since + _QUIET_S):
+        time.sleep(0.05)
+        now = receiver.taken().numbered
+        if now != taken:
+            taken, since = now, time.monotonic()
+    return taken
 
 
 def _table(kind: Kind, runs: dict[str, list[Run]]) -> Table:

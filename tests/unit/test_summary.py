@@ -10,7 +10,7 @@ from waggle.exporter.base import ExporterStats
 from waggle.layout import Counter
 from waggle.summary import AgentCost, Summary, TraceCount, kernel_losses, render
 
-COST = AgentCost(cpu_s=0.5, wall_s=61.25, peak_memory=48_000_000)
+COST = AgentCost(cpu_s=0.5, wall_s=61.25, peak_memory=48_000_000, start_cpu_s=0.25)
 
 
 def records_of(traces: int, seed: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_a_run_without_losses() -> None:
         "  processes  nginx 3991, shop 4121 (gunicorn)\n"
         "  exported   1,234 by console\n"
         "  lost       nothing\n"
-        "  cost       0.50 s of CPU (0.82 % of one core, 405.2 us a span),"
+        "  cost       0.50 s of CPU (0.82 % of one core, 0.25 s of it to start, 202.6 us a span),"
         " 48 MB of memory at most\n"
     )
 
@@ -56,8 +56,8 @@ def test_every_loss_is_told_with_its_reason() -> None:
         "  lost       1,200 otlp queue_full\n"
         "                 9 no_exporter\n"
         "                 3 ring_full: the agent did not keep up with the kernel's records\n"
-        "  cost       0.50 s of CPU (0.82 % of one core, 500,000.0 us a span),"
-        " 48 MB of memory at most\n"
+        "  cost       0.50 s of CPU (0.82 % of one core, 0.25 s of it to start,"
+        " 250,000.0 us a span), 48 MB of memory at most\n"
     )
 
 

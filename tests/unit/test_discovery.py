@@ -21,6 +21,7 @@ LISTEN, SEEN = ProcessEventKind.LISTEN, ProcessEventKind.SEEN
 TRACED, FOLLOW = ProcessMode.TRACED, ProcessMode.FOLLOW
 EXCLUDED = ProcessMode.EXCLUDED
 THREAD, TURN = ProcessMode.RULE_THREAD, ProcessMode.RULE_TURN
+PYTHON = THREAD | ProcessMode.RULE_TASK
 OWN = 99
 
 
@@ -72,8 +73,8 @@ def test_everything() -> None:
         OWN: EXCLUDED,
         10: EXCLUDED,
         11: TRACED | FOLLOW | THREAD,
-        20: TRACED | FOLLOW | THREAD,
-        21: TRACED | FOLLOW | THREAD,
+        20: TRACED | FOLLOW | PYTHON,
+        21: TRACED | FOLLOW | PYTHON,
         30: TRACED | FOLLOW | TURN,
         50: TRACED | FOLLOW,
     }

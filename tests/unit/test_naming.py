@@ -318,9 +318,10 @@ def test_detect(exe: str, maps: str, runtime: Runtime) -> None:
 
 def test_rules() -> None:
     """The thread rule is tried where threads serve one request at a time, the turn rule where it
-    was proven."""
+    was proven, the task rule where contexts can be read."""
     thread, turn = int(ProcessMode.RULE_THREAD), int(ProcessMode.RULE_TURN)
-    assert allowed_rules(Runtime("cpython")) == thread
+    assert allowed_rules(Runtime("cpython")) == thread | int(ProcessMode.RULE_TASK)
+    assert allowed_rules(Runtime("pypy")) == thread
     assert allowed_rules(Runtime("jvm")) == thread
     assert allowed_rules(Runtime("other")) == thread
     assert allowed_rules(Runtime("nginx")) == turn

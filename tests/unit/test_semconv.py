@@ -75,7 +75,12 @@ def test_every_emitted_name_is_published(role: Role, family: int, status: int) -
     emitted = set(decode_span(batch([made]), 0).attributes)
     assert len(emitted) > 10
     ours = {name for name in emitted if name.startswith("waggle.")}
-    assert ours == {"waggle.link.method", "waggle.resynced", "waggle.target.truncated"}
+    assert ours == {
+        "waggle.after_response",
+        "waggle.link.method",
+        "waggle.resynced",
+        "waggle.target.truncated",
+    }
     assert emitted - ours <= published_names()
 
 

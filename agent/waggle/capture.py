@@ -102,6 +102,7 @@ class Capture:
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
+        self.tables = self._ring("table_ring", layout.TABLE_EVENT)
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -214,7 +215,7 @@ class Capture:
 
     def close(self) -> None:
         self.detach()
-        for ring in (self.exchanges, self.large_exchanges, self.events):
+        for ring in (self.exchanges, self.large_exchanges, self.events, self.tables):
             ring.close()
         self.bpf.close()
 

@@ -16,6 +16,8 @@ STRUCTS = {
     "waggle_exchange": ("EXCHANGE", True),
     "waggle_large_exchange": ("LARGE_EXCHANGE", True),
     "waggle_process_event": ("PROCESS_EVENT", True),
+    "waggle_table_event": ("TABLE_EVENT", True),
+    "waggle_http2": ("HTTP2", False),
     "waggle_process": ("PROCESS", False),
 }
 # Ring records are preceded by the kernel's own header: u32 length, u32 page.
@@ -25,7 +27,7 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT) include the 8 byte header
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT) include the 8 byte header
 the kernel puts before each record, so a batch of them is one array.
 """
 
@@ -94,9 +96,12 @@ def enum_class(enum: dict[str, Any]) -> str:
     values = enum["values"]
     prefix = (
         "WAGGLE_"
-        + {"counter": "COUNT", "process_event_kind": "PROCESS", "process_mode": "PROCESS"}.get(
-            "_".join(words), "_".join(words).upper()
-        )
+        + {
+            "counter": "COUNT",
+            "process_event_kind": "PROCESS",
+            "process_mode": "PROCESS",
+            "table_event_kind": "TABLE",
+        }.get("_".join(words), "_".join(words).upper())
         + "_"
     )
     lines = [f"class {''.join(w.capitalize() for w in words)}(IntEnum):"]

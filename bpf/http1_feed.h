@@ -6,6 +6,7 @@
 #define WAGGLE_HTTP1_FEED_H
 
 #include "http1_exchange.h"
+#include "http2_judge.h"
 
 #define READ_AT_ONCE 1024 /* most heads are whole in one read */
 #define FEED_STEPS 2048	  /* states passed in one call; a chunk is two */
@@ -179,7 +180,7 @@ INLINE int judge_head(struct feed *feed, struct http1_head *head, u32 before)
 
 	state->carry = 0;
 	if (head->verdict == HTTP1_NOT_HTTP)
-		return not_a_head(feed);
+		return judge_cut_preface(feed, before) ? 1 : not_a_head(feed);
 	if (head->verdict == HTTP1_BAD)
 		return feed_over(feed, WAGGLE_COUNT_LOST_BAD_FRAMING);
 	state->offset += head->length - before;
@@ -258,6 +259,8 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 {
 	struct connection *connection = feed->connection;
 
+	if (judge_http2(feed, word, length))
+		return 0;
 	if (http1_may_begin_request(word, length)) {
 		connection->role = feed->sent ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
 		return 1;

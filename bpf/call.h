@@ -294,6 +294,8 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 		feed_call(&feed, &call->memory);
 	}
 	/* From where it is, or has just turned out to be, HTTP/2. */
+	if (is_http2(connection) && open_requests(connection))
+		take_over_request(connection, feed.scratch, call->user, feed.sock);
 	if (is_http2(connection) && begin_call(state, feed.stream, call))
 		feed_http2(&feed, &call->memory, call->user);
 	feed.stream->next = call->endpoint.position + call->memory.length;

@@ -7,6 +7,7 @@
 
 #include "http1_exchange.h"
 #include "http2_judge.h"
+#include "http2_upgrade.h"
 
 #define READ_AT_ONCE 1024 /* most heads are whole in one read */
 #define FEED_STEPS 2048	  /* states passed in one call; a chunk is two */
@@ -112,6 +113,8 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 		if (kind == RESPONSE_UNKNOWN)
 			return feed_lost(feed, WAGGLE_COUNT_LOST_RESPONSE_UNMATCHED);
 		if (kind == RESPONSE_SWITCH) {
+			if (upgrades_to_http2(head) && begin_upgraded(feed))
+				return 1;
 			feed->scratch->state.answered = 1;
 			connection->flags |= CONNECTION_DEAD;
 			return 1;

@@ -176,8 +176,12 @@ INLINE int fill_window(struct http2_walk *walk)
 
 	if (pass_unread(walk))
 		return 0;
-	if (!state->base)
-		return feed_lost(walk->feed, WAGGLE_COUNT_LOST_BYTES_UNSEEN);
+	if (!state->base) {
+		if (side_of(walk)->state != HTTP2_SEEKING)
+			return feed_lost(walk->feed, WAGGLE_COUNT_LOST_BYTES_UNSEEN);
+		state->offset = state->length;
+		return 0;
+	}
 	if (want > HTTP2_WINDOW)
 		want = HTTP2_WINDOW;
 	window->at = 0;
@@ -186,6 +190,22 @@ INLINE int fill_window(struct http2_walk *walk)
 	if (!window->fill)
 		return feed_lost(walk->feed, WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
 	state->offset += window->fill;
+	return 0;
+}
+
+/* Only the beginning of a call can be that of a frame we know nothing of. */
+INLINE int seek_frame(struct feed_state *state, struct http2_side *side,
+		      struct http2_window *window)
+{
+	u32 whole = !state->left && state->offset >= state->length;
+
+	if (state->first_of_call && state->offset == window->fill &&
+	    http2_found_frame(window, whole)) {
+		side->state = HTTP2_AT_HEADER;
+		return 0;
+	}
+	window->at = window->fill;
+	state->offset = state->length;
 	return 0;
 }
 
@@ -203,6 +223,8 @@ static long http2_call_step(u32 index, void *context)
 			return !turn_to_next_piece(state, walk->memory);
 		return fill_window(walk);
 	}
+	if (side->state == HTTP2_SEEKING)
+		return seek_frame(state, side, window);
 	event = http2_step(side, window, &walk->scratch->block, state->now);
 	return event ? on_found(walk, event) : 0;
 }
@@ -242,13 +264,40 @@ INLINE void take_block_back(struct feed *feed, struct http2_side *side, struct h
 	bpf_map_delete_elem(&partial_heads, &key);
 }
 
+/* What was open is not known any more, nor the table of this side; whatever begins anew
+ * can be followed. */
+INLINE void lose_side(struct feed *feed, struct http2_connection *http2, struct http2_side *side)
+{
+	u64 now = feed->scratch->state.now;
+	struct stream_ending ending = {
+		.sock = feed->sock,
+		.now = now,
+		.http2 = http2,
+		.end = WAGGLE_END_UNSEEN,
+	};
+
+	end_streams_above(&ending, http2->highest, 0);
+	table_lost(http2, side, now,
+		   feed_is_request(feed) ? WAGGLE_SIDE_CLIENT : WAGGLE_SIDE_SERVER);
+	side->state = HTTP2_SEEKING;
+	side->block_stream = 0;
+	side->kept_aside = 0;
+	http2->resynced = 1;
+}
+
 /* The call could not be followed to its end. */
-OUT_OF_LINE int meet_http2_fate(struct feed *feed)
+OUT_OF_LINE int meet_http2_fate(struct feed *feed, struct http2_connection *http2,
+				struct http2_side *side)
 {
 	struct feed_state *state = &feed->scratch->state;
+	u8 fate = state->fate;
 
 	count(state->why);
 	state->fate = FATE_FINE;
+	if (fate == FATE_LOST) {
+		lose_side(feed, http2, side);
+		return 0;
+	}
 	feed->connection->flags |= CONNECTION_DEAD;
 	end_http2(feed->sock, state->now, WAGGLE_END_UNSEEN);
 	return 0;
@@ -276,7 +325,7 @@ INLINE void feed_http2(struct feed *feed, const struct memory *memory, u32 user)
 	if (!state->fate && (state->left || state->offset < state->length))
 		feed_lost(feed, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
 	if (state->fate)
-		meet_http2_fate(feed);
+		meet_http2_fate(feed, walk.http2, side);
 	else
 		put_block_aside(feed, side, &walk.scratch->block);
 }

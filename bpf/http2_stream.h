@@ -296,6 +296,10 @@ INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
 			     struct http2_scratch *scratch, struct block_at_hand *given)
 {
 	if (given->stream > http2->highest) {
+		/* Trailers of a stream that began unseen. */
+		if (http2->resynced && !given->bad &&
+		    scratch->block.walk.first != HPACK_FIRST_REQUEST)
+			return;
 		http2->highest = given->stream;
 		given->slot = WAGGLE_BLOCK_REQUEST;
 		if (given->stream & 1)

@@ -6,10 +6,20 @@ import pytest
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame, HeadersFrame
 
-from kernel.capturing import capture_fixture, entries
-from kernel.streams import both, talking
+from kernel.capturing import capture_fixture, entries, open_connection
+from kernel.streams import StreamRecording, Talk, both, talking
 from waggle.capture import Capture
-from waggle.layout import Block, End, Flag, Http2Flag, Link, ProcessMode, Role, TableEventKind
+from waggle.layout import (
+    Block,
+    Counter,
+    End,
+    Flag,
+    Http2Flag,
+    Link,
+    ProcessMode,
+    Role,
+    TableEventKind,
+)
 
 capture = capture_fixture()
 
@@ -319,3 +329,145 @@ def test_many_streams(capture: Capture) -> None:
         servers = {row["parent_id"].tobytes() for row in rows if row["role"] == Role.SERVER}
         assert clients == servers
         assert not entries(capture, "http2_streams")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cut", [0, 5])
+def test_upgrade(capture: Capture, family: str, cut: int) -> None:
+    """`Upgrade: h2c`: the HTTP/1 request and the answer on stream 1 are one exchange, which keeps
+    the target; streams after it are like any."""
+    recorded = StreamRecording(capture)
+    try:
+        server, client = recorded.actor(), recorded.actor()
+        talk = Talk(open_connection(server, client, recorded, family), recorded, cut=cut)
+        offered = talk.client.initiate_upgrade_connection()
+        talk.server.initiate_upgrade_connection(offered)
+        talk.raw(
+            "client",
+            b"GET /up HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: " + (offered or b"") + b"\r\n\r\n",
+        )
+        talk.answer(1, "200", ("x-answer", "1"), end=False)
+        talk.server.send_data(1, b"hello", end_stream=True)
+        switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        data = talk.server.data_to_send()
+        talk.raw("server", switch + data)
+        talk.client.receive_data(data)
+        talk.flush()
+        talk.request(3, "/after")
+        talk.flush()
+        talk.answer(3)
+        talk.flush()
+        streams = recorded.streams(4)
+        for one in both(streams, 1):
+            assert one.end == End.DONE
+            assert one.http2["flags"] & Http2Flag.UPGRADED
+            assert Block.REQUEST not in one.blocks
+            assert (one.row["status"], one.row["response_body"]) == (200, 5)
+            at = one.row["head"][120:]
+            assert bytes(at[: one.row["target_len"]]) == b"/up"
+            assert b"test" in bytes(at[3 : 3 + one.row["kept_len"]])
+        client_record, server_record = both(streams, 1)
+        assert server_record.ids("parent_id") == client_record.ids("span_id")
+        for one in both(streams, 3):
+            assert dict(one.blocks[Block.REQUEST])[":path"] == "/after"
+        assert len(streams) == 4
+        assert not recorded.losses()
+    finally:
+        recorded.dismiss()
+
+
+def test_older_than_the_agent(capture: Capture) -> None:
+    """A connection in use before anybody traced it is found again by its frames; what its tables
+    held before is called unknown, and nothing is given to the wrong side."""
+    recorded = StreamRecording(capture)
+    try:
+        server, client = recorded.actor(traced=False), recorded.actor(traced=False)
+        talk = Talk(open_connection(server, client, recorded), recorded)
+        talk.begin()
+        talk.request(1, "/before", ("x-old", "1"))
+        talk.request(3, "/open")
+        talk.flush()
+        talk.answer(1, "200", ("x-old", "2"))
+        talk.flush()
+        recorded.trace(server.pid)
+        recorded.trace(client.pid)
+        for stream in (5, 7, 9):
+            talk.request(stream, f"/n/{stream}", ("x-old", "1"), end=False)
+            talk.client.send_data(stream, b"abc", end_stream=True)
+            talk.flush()
+            talk.answer(stream, "200", ("x-old", "2"), end=False)
+            talk.server.send_data(stream, b"defgh", end_stream=True)
+            talk.flush()
+        talk.answer(3)
+        talk.flush()
+        recorded.wait_rows(6, 3)
+        rows = [row for row, _ in recorded.rows]
+        assert len(rows) == 6
+        assert {(row["role"], row["end"]) for row in rows} == {(1, End.DONE), (2, End.DONE)}
+        assert all(row["flags"] & Flag.RESYNCED for row in rows)
+        assert all((row["request_body"], row["response_body"]) == (3, 5) for row in rows)
+        clients = {row["span_id"].tobytes() for row in rows if row["role"] == Role.CLIENT}
+        servers = {row["parent_id"].tobytes() for row in rows if row["role"] == Role.SERVER}
+        assert clients == servers
+        assert recorded.counted(Counter.HTTP2_RESYNCED) == 2
+        # The entry of an old connection that "200, x-old: 2" refers to is older than we.
+        assert all(row["status"] == 200 for row in rows)
+        assert {event["flags"] & Http2Flag.RESYNCED for event in recorded.tables.events} == {1}
+    finally:
+        recorded.dismiss()
+
+
+def test_bytes_that_cannot_be_read(capture: Capture) -> None:
+    """Frames that only the kernel has seen (sendfile): what is open ends as unseen, a new count of
+    the table begins, and streams after it are followed."""
+    with talking(capture) as talk:
+        talk.recorded.trace(talk.pair.server.pid, ProcessMode.EXCLUDED)
+        talk.request(1, "/lost")
+        talk.flush()
+        ping = b"\0\0\x08\6\0\0\0\0\0waggling"
+        talk.pair.client.do(
+            "send_file",
+            name="c",
+            head=ping.decode("latin-1"),
+            pattern=ping.decode("latin-1"),
+            size=len(ping) * 3,
+            how="sendfile",
+        )
+        talk.pair.server.do("receive_count", name="c", count=len(ping) * 4)
+        for stream in (3, 5):
+            talk.request(stream, f"/n/{stream}", end=False)
+            talk.client.send_data(stream, b"abc", end_stream=True)
+            talk.flush()
+            talk.answer(stream)
+            talk.flush()
+        talk.recorded.wait_rows(3, 3)
+        rows = [row for row, _ in talk.recorded.rows]
+        assert [row["end"] for row in rows] == [End.UNSEEN, End.DONE, End.DONE]
+        assert talk.recorded.losses()["LOST_TABLE_COUNT"] == 1
+        epochs = [event for event in talk.recorded.tables.events if event["epoch"] == 1]
+        assert epochs[0]["kind"] == TableEventKind.EPOCH
+        assert epochs[1]["kind"] == TableEventKind.BLOCK
+        assert epochs[1]["inserted"] == 0
+
+
+def test_other_protocols_are_left_alone(capture: Capture) -> None:
+    """Bytes that only resemble frames are no streams, on new connections and on old ones."""
+    recorded = StreamRecording(capture)
+    try:
+        server, client = recorded.actor(), recorded.actor()
+        talk = Talk(open_connection(server, client, recorded), recorded)
+        talk.raw("client", b"\0\0\x06\x04\0\0\0\0\0abcdef")
+        talk.raw("server", b"\0\0\x01\x01\x04\0\0\0\x01\x88")
+        talk.raw("client", b"\0\0\x01\x01\x04\0\0\0\x01\x82" * 2)
+        recorded.trace(server.pid, ProcessMode.EXCLUDED)
+        recorded.trace(client.pid, ProcessMode.EXCLUDED)
+        other = Talk(open_connection(server, client, recorded, name="d"), recorded)
+        other.raw("client", b"\0\0\0\1hello")
+        recorded.trace(server.pid)
+        recorded.trace(client.pid)
+        for n in range(100):
+            other.raw("client", bytes([0, 0, 5, n % 9, 0, 0, 0, 0, 1]) + b"hello\0\0\0\7abcde")
+        assert recorded.streams(1, patience_s=0.2) == []
+    finally:
+        recorded.dismiss()

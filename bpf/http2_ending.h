@@ -21,31 +21,33 @@ struct stream_ending {
 	u32 reserved;
 };
 
-INLINE void stream_left(const struct waggle_facts *facts)
+INLINE void stream_left(u32 tgid, u8 counted)
 {
 	struct waggle_process *process;
-	u32 tgid = facts->tgid;
 
-	if (facts->role != WAGGLE_ROLE_SERVER)
+	if (!counted)
 		return;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (process && process->open)
 		__sync_fetch_and_add(&process->open, -1);
 }
 
-INLINE void end_facts(struct waggle_facts *facts, u8 *head, const struct stream_ending *ending)
+INLINE void end_facts(struct waggle_facts *facts, u8 *head, u32 used,
+		      const struct stream_ending *ending)
 {
 	struct waggle_http2 *http2 = (void *)head;
 
 	facts->end_ns = ending->now;
 	facts->end = ending->end;
+	facts->http2_len = used - facts->target_len - facts->kept_len;
 	if (ending->error)
 		http2->error = ending->error;
 }
 
-INLINE void stream_taken(const struct waggle_facts *facts, const struct stream_ending *ending)
+INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
+			 const struct stream_ending *ending)
 {
-	stream_left(facts);
+	stream_left(facts->tgid, counted);
 	if (ending->http2)
 		__sync_fetch_and_add(&ending->http2->open, -1);
 }
@@ -57,23 +59,27 @@ INLINE void stream_taken(const struct waggle_facts *facts, const struct stream_e
 		struct exchange_key key = { .sock = ending->sock, .index = ending->stream };	\
 		struct type *open = bpf_map_lookup_elem(&map, &key);			\
 		__typeof__(open->record) *record;						\
+		u8 counted;								\
+		u32 used;									\
 												\
 		if (!open)								\
 			return 0;								\
 		record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);			\
 		if (!record) {								\
-			stream_taken(&open->record.facts, ending);			\
+			stream_taken(&open->record.facts, open->stream.counted, ending);	\
 			bpf_map_delete_elem(&map, &key);					\
 			count(why);							\
 			return 1;								\
 		}										\
+		counted = open->stream.counted;						\
+		used = open->stream.used;							\
 		bpf_probe_read_kernel(record, sizeof(*record), &open->record);		\
 		if (bpf_map_delete_elem(&map, &key)) {					\
 			bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);			\
 			return 1;								\
 		}										\
-		end_facts(&record->facts, record->head, ending);				\
-		stream_taken(&record->facts, ending);					\
+		end_facts(&record->facts, record->head, used, ending);			\
+		stream_taken(&record->facts, counted, ending);				\
 		bpf_ringbuf_submit(record, wakeup(&ring));				\
 		count(WAGGLE_COUNT_EXCHANGES);						\
 		return 1;									\

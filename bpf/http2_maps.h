@@ -39,7 +39,8 @@ struct http2_stream {
 	struct http2_messages messages[WAGGLE_SIDES];
 	u32 used; /* bytes of head */
 	u8 data;  /* the response's data has begun */
-	u8 reserved[3];
+	u8 counted; /* among its process's open requests */
+	u8 reserved[2];
 };
 
 #define HTTP2_SMALL_BLOCKS (WAGGLE_HEAD_SIZE - WAGGLE_HTTP2_SIZE) /* bytes, of a small record */

@@ -124,13 +124,26 @@ PROVEN_ONCE int keep_block(struct http2_scratch *scratch, const struct block_at_
 	return 0;
 }
 
+/* Where fill_addresses() looks for those of the exchange before. */
+INLINE void remember_addresses(struct connection *connection, const struct waggle_facts *facts)
+{
+	struct waggle_facts *before = &connection->current.record.facts;
+
+	if (before->family == facts->family)
+		return;
+	__builtin_memcpy(before->local_addr, facts->local_addr, 32);
+	before->local_port = facts->local_port;
+	before->peer_port = facts->peer_port;
+	before->family = facts->family;
+}
+
 INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 			const struct block_at_hand *given, struct waggle_facts *facts,
 			struct waggle_process *process)
 {
 	__builtin_memset(facts, 0, sizeof(*facts));
 	facts->start_ns = given->ns;
-	new_span_id(facts->span_id);
+	new_span_id(random_of(feed->scratch), facts->span_id);
 	facts->process_start_ns = process_start(process);
 	facts->tgid = feed->tgid;
 	facts->tid = feed->tid;
@@ -145,6 +158,16 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 	if (http2->resynced)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
 	fill_addresses(facts, feed);
+	remember_addresses(feed->connection, facts);
+}
+
+/* As count_open() does for requests of HTTP/1. */
+INLINE void count_stream(struct http2_stream *stream, struct waggle_process *process)
+{
+	if (!process || !rules_may_ask(process))
+		return;
+	stream->counted = 1;
+	__sync_fetch_and_add(&process->open, 1);
 }
 
 /* Whose trace the stream belongs to, by the rules of any request. */
@@ -162,8 +185,7 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
-		if (process)
-			__sync_fetch_and_add(&process->open, 1);
+		count_stream(&scratch->fresh.stream, process);
 		return;
 	}
 	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
@@ -203,9 +225,9 @@ INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
 	if (pushed) {
 		head->flags |= WAGGLE_HTTP2_FLAG_PUSHED | WAGGLE_HTTP2_FLAG_REQUEST_ENDED;
 		facts->flags &= ~WAGGLE_FLAG_REQUEST_BODY;
-		new_trace_id(facts->trace_id);
-		if (facts->role == WAGGLE_ROLE_SERVER && process)
-			__sync_fetch_and_add(&process->open, 1);
+		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		if (facts->role == WAGGLE_ROLE_SERVER)
+			count_stream(&fresh->stream, process);
 	} else {
 		feed->stream->head_at = given->at;
 		join_stream(feed, scratch, http2, process);
@@ -220,7 +242,7 @@ INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
 		__sync_fetch_and_add(&http2->open, 1);
 		return;
 	}
-	stream_left(facts);
+	stream_left(facts->tgid, fresh->stream.counted);
 	count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
 }
 

@@ -112,8 +112,8 @@ PROVEN_ONCE int take_over_request(struct connection *connection, struct scratch 
 		return 0;
 	tgid = fresh->record.facts.tgid;
 	process = bpf_map_lookup_elem(&processes, &tgid);
-	if (connection->role == WAGGLE_ROLE_SERVER && process)
-		__sync_fetch_and_add(&process->open, 1);
+	if (connection->role == WAGGLE_ROLE_SERVER)
+		count_stream(&fresh->stream, process);
 	count(WAGGLE_COUNT_HTTP2_STREAMS);
 	if (store_fresh(scratch, &key))
 		__sync_fetch_and_add(&http2->open, 1);

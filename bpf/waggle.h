@@ -133,7 +133,7 @@ struct waggle_facts {
 	unsigned short target_len; /* bytes of head that are the request target */
 	unsigned short kept_len;   /* bytes of head after it that are kept fields */
 	unsigned short target_full_len; /* of the target as it was sent */
-	unsigned short reserved;
+	unsigned short http2_len; /* of struct waggle_http2 and header blocks, 0 elsewhere */
 };
 
 struct waggle_exchange {
@@ -191,7 +191,7 @@ enum waggle_http2_flag {
  * joined.
  *
  * Of facts: start_ns is the first byte of the frame that opened the stream, response_ns
- * the completion of the final response's HEADERS, end_ns that of what ended it.
+ * that of the final response's HEADERS, end_ns when what ended it was complete.
  * request_body and response_body are bytes of DATA without padding. status is 0 where
  * the kernel could not read it. method, shape and the lengths of target and kept fields
  * are 0 but for an upgraded request. A stream ends at END_STREAM of the response, or by

@@ -98,7 +98,7 @@ class Capture:
         self._sweep = bpf.program(_SWEEP)
         self._counters = bpf.map("counters")
         self._processes = bpf.map("processes")
-        in_use = ("target_len", "kept_len")  # of the head
+        in_use = ("target_len", "kept_len", "http2_len")  # of the head
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)

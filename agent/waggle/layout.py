@@ -213,7 +213,7 @@ EXCHANGE = _dtype(
         ("target_len", "<u2", 152),
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
-        ("reserved", "<u2", 158),
+        ("http2_len", "<u2", 158),
         ("head", "(352,)u1", 160),
     ],
 )
@@ -252,7 +252,7 @@ LARGE_EXCHANGE = _dtype(
         ("target_len", "<u2", 152),
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
-        ("reserved", "<u2", 158),
+        ("http2_len", "<u2", 158),
         ("head", "(3936,)u1", 160),
     ],
 )

@@ -136,7 +136,7 @@ class Facts(NamedTuple):
     target_len: int
     kept_len: int
     target_full_len: int
-    reserved: int
+    http2_len: int
 
 
 @dataclass(slots=True)

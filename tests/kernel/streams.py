@@ -156,17 +156,18 @@ class StreamRecording(Recording):
         head = row["head"].tobytes()
         http2 = np.frombuffer(head[: layout.HTTP2.itemsize], layout.HTTP2)[0]
         assert bytes(http2["reserved"]) == bytes(6)
-        blocks, raw, used = {}, {}, layout.HTTP2.itemsize
+        in_use = sum(int(row[name]) for name in ("target_len", "kept_len", "http2_len"))
+        blocks, raw = {}, {}
         for block in Block:
             if not http2["block_flags"][block] & BlockFlag.PRESENT:
                 continue
             at, length = int(http2["block_offset"][block]), int(http2["block_length"][block])
             raw[block] = head[at : at + length]
-            used = max(used, at + length)
+            assert at + length <= in_use
             if http2["block_flags"][block] & BlockFlag.CUT:
                 continue
             blocks[block] = self._decode(block, http2, raw[block])
-        assert not any(head[used:]), "what no block uses is zero"
+        assert not any(head[in_use:]), "what nobody uses is zero"
         return Stream(row, http2, blocks, raw, large)
 
     def _decode(self, block: Block, http2: np.void, raw: bytes) -> Headers:

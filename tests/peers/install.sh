@@ -29,6 +29,8 @@ debian_packages() {
     if [ "$1" != demo ]; then
         want curl curl
         want wrk wrk
+        want h2load nghttp2-client
+        want nghttpd nghttp2-server
         want node nodejs
         want javac openjdk-17-jdk-headless
         want mvn maven

@@ -27,7 +27,15 @@ from waggle.exporter.messages import (
     STATUS_ERROR,
     valid_text,
 )
-from waggle.spans import Attributes, AttributeValue, Resource, Span, SpanBatch, decode_span
+from waggle.spans import (
+    Attributes,
+    AttributeValue,
+    Event,
+    Resource,
+    Span,
+    SpanBatch,
+    decode_span,
+)
 
 Json = dict[str, Any]
 
@@ -229,11 +237,12 @@ def encode_line(batch: SpanBatch, rows: range) -> bytes:
 
 
 def span_json(span: Span) -> Json:
-    """One span; parent, trace state and status are left out where there are none."""
+    """One span; parent, trace state, status and events are left out where there are none."""
     optional = {
         "traceState": span.trace_state,
         "parentSpanId": span.parent_id.hex(),
         "status": _status(span),
+        "events": [_event(event) for event in span.events],
     }
     return {
         "traceId": span.trace_id.hex(),
@@ -245,6 +254,14 @@ def span_json(span: Span) -> Json:
         "startTimeUnixNano": str(span.start_unix_ns),
         "endTimeUnixNano": str(span.end_unix_ns),
         "attributes": list(_key_values(span.attributes)),
+    }
+
+
+def _event(event: Event) -> Json:
+    return {
+        "timeUnixNano": str(event.unix_ns),
+        "name": event.name,
+        "attributes": list(_key_values(event.attributes)),
     }
 
 

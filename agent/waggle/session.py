@@ -25,6 +25,7 @@ from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
 from waggle.pipeline import Pipeline, WallClock, patience_of
+from waggle.probes.http2.resolve import Resolver
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.spans import ResourceTable
@@ -64,6 +65,7 @@ class Session:
             exporters,
             WallClock(),
             gather_s=patience_of(exporters),
+            stages=[Resolver(self._capture.tables)],
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()

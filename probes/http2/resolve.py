@@ -1,0 +1,359 @@
+"""A stage of the pipeline: raw records of streams -> records with readable heads.
+
+What leaves is an exchange as HTTP/1's are: target and kept fields in its head, so
+everything behind this (templates, sampling, exporters) treats it alike. What the head of
+a stream means depends on its blocks and on the table entries they refer to, so it is
+worked out once for each different (connection, insertions before, bytes) and remembered:
+a warm connection, whose calls repeat each other's bytes, costs no decoding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import layout
+from waggle.columns import Bytes, Positions, equal_rows
+from waggle.layout import Block, BlockFlag, End, Http2Flag, Role, Side
+from waggle.probes.http2 import grpc
+from waggle.probes.http2.blocks import Decoded, decode
+from waggle.probes.http2.heads import Blocks, Head, read_head
+from waggle.probes.http2.kept import Known, MessageTimes, Stream
+from waggle.probes.http2.tables import TableEntry, Tables
+from waggle.spans import Records
+
+_FACTS: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
+_STREAM_SIZE = layout.HTTP2.itemsize
+_SMALL_HEAD = layout.EXCHANGE.itemsize - _FACTS
+_LARGE_HEAD = layout.LARGE_EXCHANGE.itemsize - _FACTS
+_REMEMBERED = 16384
+_PREFIX = 5  # bytes before each message of gRPC
+# Of the record's own columns, those that a resolved head depends on.
+_KEYED_FACTS = ("end", "role", "method", "status", "target_len", "kept_len")
+# Of struct waggle_http2, those it does not depend on.
+_VARYING = ("request_end_ns", "first_message_ns", "last_message_ns", "stream")
+_SIDE_OF = {
+    Block.REQUEST: Side.CLIENT,
+    Block.RESPONSE: Side.SERVER,
+    Block.TRAILERS: Side.SERVER,
+}
+
+
+class TableSource(Protocol):
+    """The ring of table events, or what stands in for it."""
+
+    def pending(self) -> int: ...
+
+    def read(self, max_records: int = ...) -> Records: ...
+
+
+class Resolved(NamedTuple):
+    """What a group of equal rows means. kept: None where it differs from row to row."""
+
+    head: Head
+    stream: Stream
+    kept: bytes | None
+
+
+@dataclass(slots=True)
+class ResolverStats:
+    """Rows of streams so far: `decoded` of them were not remembered."""
+
+    streams: int = 0
+    decoded: int = 0
+    unknown: int = 0  # rows with a field that could not be decoded
+
+
+class Resolver:
+    """The stage. Not for two threads at once. Without a source there are no table events."""
+
+    def __init__(self, source: TableSource | None = None, tables: Tables | None = None) -> None:
+        self.stats = ResolverStats()
+        self.tables = tables or Tables()
+        self._source = source
+        self._memory: dict[bytes, Resolved] = {}
+
+    def poll(self) -> None:
+        """Take what waits in the ring of table events."""
+        while self._source is not None and self._source.pending():
+            events = self._source.read()
+            if not len(events):
+                return  # the next one is still being written
+            self.tables.add(events)
+
+    def process(self, records: Records) -> Sequence[Records]:
+        """The same records, those of streams resolved; one array of each layout.
+
+        The records were read before this is called: every table event they need is in
+        the ring by then (waggle.h: struct waggle_table_event).
+        """
+        is_stream = records["protocol"] == layout.Protocol.HTTP2
+        if not is_stream.any():
+            return (records,)
+        self.poll()
+        rows = is_stream.nonzero()[0]
+        self.stats.streams += len(rows)
+        resolved = self._resolve(np.ascontiguousarray(records[rows]))
+        others = records[~is_stream]
+        return [others, *resolved] if len(others) else resolved
+
+    def _resolve(self, records: Records) -> list[Records]:
+        raw = _Raw(records)
+        group, firsts = raw.groups()
+        found = [self._of_row(raw, row) for row in firsts.tolist()]
+        return _written(raw, group, found)
+
+    def _of_row(self, raw: "_Raw", row: int) -> Resolved:
+        key = raw.key(row)
+        resolved = self._memory.get(key)
+        if resolved is not None:
+            return resolved
+        resolved = self._decoded(raw, row)
+        self.stats.decoded += 1
+        if len(self._memory) >= _REMEMBERED:
+            for old in list(self._memory)[: _REMEMBERED // 8]:
+                del self._memory[old]
+        self._memory[key] = resolved
+        return resolved
+
+    def _decoded(self, raw: "_Raw", row: int) -> Resolved:
+        stream = raw.streams[row]
+        self.tables.touch(int(stream["connection"]))
+        blocks = Blocks(*(self._block(raw, row, block) for block in _SIDE_OF))
+        head = read_head(blocks, raw.upgraded(row), _LARGE_HEAD - 256)
+        about = _about(raw, row, head)
+        self.stats.unknown += head.unknown > 0
+        return Resolved(head, about, _common_kept(raw, row, head, about))
+
+    def _block(self, raw: "_Raw", row: int, block: Block) -> Decoded | None:
+        found = raw.block(row, block)
+        if found is None:
+            return None
+        data, inserted, epoch = found
+        stream = raw.streams[row]
+        connection, side = int(stream["connection"]), _SIDE_OF[block]
+        if block == Block.REQUEST and stream["flags"] & Http2Flag.PUSHED:
+            side = Side.SERVER
+
+        def entry(number: int) -> TableEntry | None:
+            return self.tables.entry(connection, side, epoch, number)
+
+        return decode(data, inserted, entry)
+
+
+class _Raw:
+    """A contiguous batch of records of streams."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        size = records.dtype.itemsize
+        self.rows: Bytes = records.view(np.uint8).reshape(-1, size)
+        self.streams: Records = np.ndarray(
+            (len(records),), layout.HTTP2, self.rows, _FACTS, (size,)
+        )
+        self._keys = self._make_keys()
+
+    def key(self, row: int) -> bytes:
+        return bytes(self._keys[row].tobytes())
+
+    def groups(self) -> tuple[Positions, Positions]:
+        """The group of each row, and of each group the row that stands for it."""
+        words = self._keys.view(np.uint64)
+        hashes = words @ _multipliers(words.shape[1])
+        hashes ^= hashes >> np.uint64(32)
+        _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
+        equal = equal_rows(words, words[firsts[group]])
+        if equal.all():
+            return group, firsts
+        # Two rows of one hash: whoever differs from the first becomes a group of its own.
+        others = (~equal).nonzero()[0]
+        group[others] = len(firsts) + np.arange(len(others))
+        return group, np.concatenate((firsts, others))
+
+    def block(self, row: int, block: Block) -> tuple[bytes, int, int] | None:
+        """Bytes, insertions before, and epoch of a block, if there was one."""
+        stream = self.streams[row]
+        if not stream["block_flags"][block] & BlockFlag.PRESENT:
+            return None
+        start = _FACTS + int(stream["block_offset"][block])
+        data = self.rows[row, start : start + int(stream["block_length"][block])].tobytes()
+        return data, int(stream["block_inserted"][block]), int(stream["block_epoch"][block])
+
+    def upgraded(self, row: int) -> tuple[int, bytes, bytes] | None:
+        """Method, target and kept fields of a request that was sent as HTTP/1."""
+        if not self.streams[row]["flags"] & Http2Flag.UPGRADED:
+            return None
+        record = self.records[row]
+        start = _FACTS + _STREAM_SIZE
+        middle = start + int(record["target_len"])
+        end = middle + int(record["kept_len"])
+        head = self.rows[row]
+        return int(record["method"]), head[start:middle].tobytes(), head[middle:end].tobytes()
+
+    def duration_ns(self, row: int) -> int:
+        return max(0, int(self.records["end_ns"][row]) - int(self.records["start_ns"][row]))
+
+    def times(self, row: int) -> bytes:
+        stream = self.streams[row]
+        first, last = stream["first_message_ns"].tolist(), stream["last_message_ns"].tolist()
+        return MessageTimes(*first, *last).packed()
+
+    def _make_keys(self) -> Bytes:
+        """One row of whole words each: everything that decides what a row means."""
+        width = self._used()
+        keys = np.zeros((len(self.records), width + 8 * len(_KEYED_FACTS)), np.uint8)
+        keys[:, :width] = self.rows[:, _FACTS : _FACTS + width]
+        for name in _VARYING:
+            kind, offset = layout.HTTP2.fields[name][:2]  # type: ignore[index]
+            keys[:, offset : offset + kind.itemsize] = 0
+        words = keys.view(np.uint64)
+        for at, name in enumerate(_KEYED_FACTS, width // 8):
+            words[:, at] = self.records[name]
+        return keys
+
+    def _used(self) -> int:
+        """How much of the heads any row uses, in whole words."""
+        ends = self.streams["block_offset"].astype(np.int64) + self.streams["block_length"]
+        used = int(ends.max(initial=0))
+        extra = (self.records["target_len"].astype(np.int64) + self.records["kept_len"]).max()
+        used = max(used, _STREAM_SIZE + int(extra))
+        return int(min(-8 * (-used // 8), self.rows.shape[1] - _FACTS))
+
+
+def _about(raw: _Raw, row: int, head: Head) -> Stream:
+    """The numbers of a stream that are the same for all rows of its group."""
+    stream = raw.streams[row]
+    counted = head.is_call and not stream["flags"] & Http2Flag.NOT_GRPC
+    messages = stream["messages"].tolist() if counted else [0, 0]
+    end = int(raw.records["end"][row])
+    failed = end in (End.STREAM_CANCELLED, End.STREAM_RESET, End.GOAWAY)
+    known = Known.SENT if head.code is not None else Known.NOT
+    notable = Http2Flag.UPGRADED | Http2Flag.PUSHED
+    return Stream(
+        error=int(stream["error"]) if failed else 0,
+        requests=messages[0],
+        responses=messages[1],
+        unknown=head.unknown,
+        known=known,
+        flags=int(stream["flags"]) & notable,
+    )
+
+
+def _common_kept(raw: _Raw, row: int, head: Head, stream: Stream) -> bytes | None:
+    """The kept fields of all rows of a group; None where each row has its own."""
+    if head.is_call and (stream.requests != 1 or stream.responses != 1):
+        return None  # the times of its messages
+    if head.is_call and head.code is None:
+        return None  # how long it took decides what became of it
+    return head.kept(stream, head.code)
+
+
+def _own_kept(raw: _Raw, row: int, resolved: Resolved) -> bytes:
+    """The kept fields of one row whose group has no common ones."""
+    head, stream = resolved.head, resolved.stream
+    code, known = head.code, stream.known
+    if code is None:
+        record = raw.records[row]
+        code, known = grpc.concluded(
+            end=int(record["end"]),
+            error=stream.error,
+            http_status=head.status or int(record["status"]),
+            duration_ns=raw.duration_ns(row),
+            timeout=head.timeout,
+            server=int(record["role"]) == Role.SERVER,
+        )
+    streams = (stream.requests, stream.responses) != (1, 1) and stream.requests + stream.responses
+    times = raw.times(row) if streams else b""
+    return head.kept(stream._replace(known=known), code, times)
+
+
+def _written(raw: _Raw, group: Positions, found: list[Resolved]) -> list[Records]:
+    """The resolved records: those whose head fits in layout.EXCHANGE, then the others."""
+    has_own = np.array([one.kept is None for one in found], np.bool_)[group]
+    kept: list[bytes] = [one.kept or b"" for one in found]
+    heads = [one.head for one in found]
+    own = has_own.nonzero()[0]
+    for row in own.tolist():
+        one = found[group[row]]
+        group[row] = len(kept)
+        kept.append(_own_kept(raw, row, one))
+        heads.append(one.head)
+    tails = [head.target + fields for head, fields in zip(heads, kept, strict=True)]
+    is_large = np.array([len(tail) > _SMALL_HEAD for tail in tails], np.bool_)[group]
+    columns = _Columns(heads, kept)
+    written = []
+    for rows, dtype in (
+        ((~is_large).nonzero()[0], layout.EXCHANGE),
+        (is_large.nonzero()[0], layout.LARGE_EXCHANGE),
+    ):
+        if len(rows):
+            written.append(_write(raw, rows, group[rows], columns, tails, dtype))
+    return written
+
+
+class _Columns:
+    """What the groups' heads put into the fixed columns of their records."""
+
+    def __init__(self, heads: list[Head], kept: list[bytes]) -> None:
+        self.method = np.array([head.method for head in heads], np.uint8)
+        self.status = np.array([head.status for head in heads], np.uint16)
+        self.flags = np.array([head.flags for head in heads], np.uint16)
+        self.target = np.array([len(head.target) for head in heads], np.uint16)
+        self.kept = np.array([len(fields) for fields in kept], np.uint16)
+        self.is_call = np.array([head.is_call for head in heads], np.bool_)
+        hashes = [hash(fields) & 0xFFFFFFFFFFFFFFFF for fields in kept]
+        self.shape = np.array(hashes, np.uint64)
+
+
+def _write(
+    raw: _Raw,
+    rows: Positions,
+    group: Positions,
+    columns: _Columns,
+    tails: list[bytes],
+    dtype: "np.dtype[np.void]",
+) -> Records:
+    made = np.zeros(len(rows), dtype)
+    out: Bytes = made.view(np.uint8).reshape(len(rows), dtype.itemsize)
+    out[:, :_FACTS] = raw.rows[rows, :_FACTS]
+    used, index = np.unique(group, return_inverse=True)
+    width = max(len(tails[one]) for one in used.tolist())
+    matrix = np.frombuffer(b"".join(tails[one].ljust(width, b"\0") for one in used), np.uint8)
+    if width:
+        out[:, _FACTS : _FACTS + width] = matrix.reshape(len(used), width)[index]
+    made["ring_length"] = dtype.itemsize - 8
+    made["method"] = columns.method[group]
+    status = columns.status[group]
+    made["status"] = np.where(status != 0, status, made["status"])
+    made["flags"] |= columns.flags[group]
+    made["target_len"] = made["target_full_len"] = columns.target[group]
+    made["kept_len"] = columns.kept[group]
+    made["shape"] = columns.shape[group]
+    _take_prefixes_off(raw, rows, made, columns.is_call[group])
+    return made
+
+
+def _take_prefixes_off(
+    raw: _Raw, rows: Positions, made: Records, is_call: npt.NDArray[np.bool_]
+) -> None:
+    """Bytes of messages instead of bytes of DATA, where messages were counted."""
+    streams = raw.streams[rows]
+    counted = is_call & ((streams["flags"] & np.uint8(Http2Flag.NOT_GRPC)) == 0)
+    for name, side in (("request_body", Side.CLIENT), ("response_body", Side.SERVER)):
+        prefixes = streams["messages"][:, side].astype(np.uint64) * np.uint64(_PREFIX)
+        bodies = made[name]
+        less = np.where(counted, np.minimum(prefixes, bodies), 0)
+        made[name] = bodies - less
+
+
+def _multipliers(count: int) -> npt.NDArray[np.uint64]:
+    global _known_multipliers
+    while len(_known_multipliers) < count:
+        more = np.random.default_rng().integers(0, 1 << 63, count, dtype=np.uint64)
+        _known_multipliers = np.concatenate((_known_multipliers, more * 2 + 1))
+    return _known_multipliers[:count]
+
+
+_known_multipliers: npt.NDArray[np.uint64] = np.empty(0, np.uint64)

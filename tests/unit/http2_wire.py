@@ -53,7 +53,7 @@ class Wire:
         """Count a block that somebody encoded, and tell it if it changes the table."""
         insertions = sum(one.inserts for one in representations(data))
         made = SentBlock(data, self.inserted[side], insertions)
-        if insertions or data[:1] and data[0] & 0xE0 == 0x20:
+        if insertions or (data[:1] and data[0] & 0xE0 == 0x20):
             self._tell(side, made)
         self.inserted[side] += insertions
         return made

@@ -46,8 +46,9 @@ def expect_failure(
         code = future.code()
     else:
         code = future.exception().code()
-    wanted = {"fail": failing_code(n), "cancel": 1, "deadline": 4}[which]
-    if code.value[0] != wanted:
+    # A server that knows the deadline may cancel the call a moment before the client does.
+    wanted = {"fail": [failing_code(n)], "cancel": [1], "deadline": [4, 1]}[which]
+    if code.value[0] not in wanted:
         raise ValueError(f"call {n}: {code} instead of {wanted}")
 
 

@@ -40,8 +40,9 @@ async def expect_failure(made: grpc.aio.UnaryUnaryCall, which: str, n: int) -> N
         await asyncio.sleep(GIVE_UP_S)
         made.cancel()
     code = await made.code()
-    wanted = {"fail": failing_code(n), "cancel": 1, "deadline": 4}[which]
-    if code.value[0] != wanted:
+    # A server that knows the deadline may cancel the call a moment before the client does.
+    wanted = {"fail": [failing_code(n)], "cancel": [1], "deadline": [4, 1]}[which]
+    if code.value[0] not in wanted:
         raise ValueError(f"call {n}: {code} instead of {wanted}")
 
 

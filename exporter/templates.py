@@ -186,7 +186,10 @@ def build_template(record: Records, meaning: Meaning) -> Template | None:
     """The template for records of the shape of `record` (one row), or None."""
     marked = _marked_twice(record, meaning)
     exchanges = (_with_marked_texts(marked, row, meaning) for row in (0, 1))
-    first, second = (_encode(span_of(exchange, 0, 0)) for exchange in exchanges)
+    spans = [span_of(exchange, 0, 0) for exchange in exchanges]
+    if any(span.events for span in spans):  # their times are no columns
+        return None
+    first, second = map(_encode, spans)
     if len(first) != len(second):
         return None
     columns = _columns(first, second, _markers(marked, meaning))

@@ -97,7 +97,7 @@ def representations(block: bytes) -> Iterator[Representation]:
                 raise BlockError("a header field of index 0")
             yield Representation(index, None, None, False)
             continue
-        inserts = bool(first & 0x40)
+        inserts = first & 0x40 != 0
         index, at = _integer(block, at, 0x3F if inserts else 0x0F)
         name = None
         if index == 0:
@@ -129,7 +129,7 @@ def _string(block: bytes, at: int) -> tuple[Literal, int]:
     end = start + length
     if end > len(block):
         raise BlockError("a header block ends within a string")
-    return Literal(block[start:end], bool(block[at] & 0x80)), end
+    return Literal(block[start:end], block[at] & 0x80 != 0), end
 
 
 class Decoded(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from waggle.layout import Flag, Kept, Method
 from waggle.probes.http2 import grpc
@@ -25,6 +26,7 @@ _WANTED = frozenset(_SAME_AS_HTTP1) | {
 # Of what is kept: longer values are cut, which only shows in a span's text.
 _LONGEST = 512
 _LONGEST_MESSAGE = 256
+_LONGEST_TIMEOUT = 16
 _MOST_UNKNOWN = 0xFFFF
 
 
@@ -42,12 +44,34 @@ def wanted(fields: Iterable[Field]) -> dict[bytes, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """A stream's blocks, decoded; None where there was none. request: of an upgrade none."""
+class Block:
+    """A decoded block: the fields that a span needs, but for what differs from call to call.
 
-    request: Decoded | None = None
-    response: Decoded | None = None
-    trailers: Decoded | None = None
+    unknown: fields that could not be decoded. timeout: grpc-timeout.
+    """
+
+    fields: tuple[Field, ...]
+    unknown: int
+    timeout: bytes | None = None
+
+
+def read_block(decoded: Decoded) -> Block:
+    """What is needed of a block."""
+    found = wanted(decoded.fields)
+    timeout = found.pop(b"grpc-timeout", None)
+    unknown = len(decoded.unknown) + (decoded.damage is not None)
+    return Block(tuple(found.items()), unknown, timeout)
+
+
+NO_BLOCK = Block((), 0)
+
+
+class Blocks(NamedTuple):
+    """A stream's blocks; NO_BLOCK where there was none."""
+
+    request: Block = NO_BLOCK
+    response: Block = NO_BLOCK
+    trailers: Block = NO_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +91,14 @@ class Head:
     is_call: bool = False
     is_rpc: bool = False
     code: int | None = None
-    timeout: bytes | None = None
 
-    def kept(self, stream: Stream, code: int | None, times: bytes = b"") -> bytes:
+    def kept(
+        self, stream: Stream, code: int | None, timeout: bytes | None, times: bytes = b""
+    ) -> bytes:
         """The kept fields of a record; code: of the call, however it is known."""
         parts = [self.fixed]
+        if timeout is not None and self.is_rpc:
+            parts.append(kept_field(StreamKept.RPC_TIMEOUT, timeout[:_LONGEST_TIMEOUT]))
         if code is not None and self.is_rpc:
             parts.append(kept_field(StreamKept.RPC_STATUS, str(code).encode()))
         if stream != _ORDINARY:
@@ -92,7 +119,7 @@ def read_head(
     upgraded: method, target and kept fields of a request that was sent as HTTP/1.
     room: bytes that target and kept fields may have; a longer target is cut.
     """
-    request = wanted(blocks.request.fields) if blocks.request else {}
+    request = dict(blocks.request.fields)
     response, trailers = _answers(blocks)
     flags = 0
     if upgraded is not None:
@@ -104,7 +131,7 @@ def read_head(
     if kind is not None:
         code = grpc.sent_code(_either(b"grpc-status", trailers, response))
         message = _either(b"grpc-message", trailers, response)
-        fixed += _rpc_fields(kind, target, request.get(b"grpc-timeout"), message, code)
+        fixed += _rpc_fields(kind, target, message, code)
     is_call = kind == _GRPC
     if is_call:
         target = b""  # the method is a kept field, so that it belongs to the shape
@@ -116,18 +143,16 @@ def read_head(
         target=target,
         fixed=fixed,
         flags=flags,
-        unknown=min(_unknown(blocks), _MOST_UNKNOWN),
+        unknown=min(sum(block.unknown for block in blocks), _MOST_UNKNOWN),
         is_call=is_call,
         is_rpc=kind is not None,
         code=code if is_call else None,
-        timeout=request.get(b"grpc-timeout"),
     )
 
 
 def _answers(blocks: Blocks) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
     """Fields of the final response and of its trailers (waggle.h: WAGGLE_BLOCK_TRAILERS)."""
-    response = wanted(blocks.response.fields) if blocks.response else {}
-    trailers = wanted(blocks.trailers.fields) if blocks.trailers else {}
+    response, trailers = dict(blocks.response.fields), dict(blocks.trailers.fields)
     if b":status" in trailers:
         return trailers, {}
     return response, trailers
@@ -176,15 +201,11 @@ def _rpc_kind(*heads: dict[bytes, bytes]) -> bytes | None:
     return None
 
 
-def _rpc_fields(
-    kind: bytes, path: bytes, timeout: bytes | None, message: bytes | None, code: int | None
-) -> bytes:
+def _rpc_fields(kind: bytes, path: bytes, message: bytes | None, code: int | None) -> bytes:
     system = _CONNECT if kind == _CONNECT else _GRPC
     parts = [kept_field(StreamKept.RPC_SYSTEM, system)]
     if path.startswith(b"/") and len(path) > 1:
         parts.append(kept_field(StreamKept.RPC_METHOD, path[1 : _LONGEST + 1]))
-    if timeout is not None:
-        parts.append(kept_field(StreamKept.RPC_TIMEOUT, timeout[:16]))
     if message and code:
         parts.append(kept_field(StreamKept.RPC_MESSAGE, message[:_LONGEST_MESSAGE]))
     return b"".join(parts)
@@ -197,10 +218,3 @@ def _either(name: bytes, *heads: dict[bytes, bytes]) -> bytes | None:
 def _status(response: dict[bytes, bytes]) -> int:
     text = response.get(b":status", b"")
     return int(text) if text.isdigit() and len(text) == 3 else 0
-
-
-def _unknown(blocks: Blocks) -> int:
-    decoded = (blocks.request, blocks.response, blocks.trailers)
-    return sum(
-        len(block.unknown) + (block.damage is not None) for block in decoded if block is not None
-    )

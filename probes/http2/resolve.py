@@ -7,9 +7,10 @@ worked out once for each different (connection, insertions before, bytes) and re
 a warm connection, whose calls repeat each other's bytes, costs no decoding.
 """
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,11 @@ import numpy.typing as npt
 from waggle import layout
 from waggle.columns import Bytes, Positions, equal_rows
 from waggle.layout import Block, BlockFlag, End, Http2Flag, Role, Side
-from waggle.probes.http2 import grpc
-from waggle.probes.http2.blocks import Decoded, decode
-from waggle.probes.http2.heads import Blocks, Head, read_head
+from waggle.probes.http2 import grpc, heads
+from waggle.probes.http2.blocks import decode
+from waggle.probes.http2.heads import Blocks, Head
 from waggle.probes.http2.kept import Known, MessageTimes, Stream
-from waggle.probes.http2.tables import TableEntry, Tables
+from waggle.probes.http2.tables import Tables
 from waggle.spans import Records
 
 _FACTS: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
@@ -54,6 +55,7 @@ class Resolved(NamedTuple):
 
     head: Head
     stream: Stream
+    timeout: bytes | None
     kept: bytes | None
 
 
@@ -74,6 +76,8 @@ class Resolver:
         self.tables = tables or Tables()
         self._source = source
         self._memory: dict[bytes, Resolved] = {}
+        self._blocks: dict[tuple[int, int, int, int, bytes], heads.Block] = {}
+        self._heads: dict[Hashable, Head] = {}
 
     def poll(self) -> None:
         """Take what waits in the ring of table events."""
@@ -112,35 +116,91 @@ class Resolver:
             return resolved
         resolved = self._decoded(raw, row)
         self.stats.decoded += 1
-        if len(self._memory) >= _REMEMBERED:
-            for old in list(self._memory)[: _REMEMBERED // 8]:
-                del self._memory[old]
-        self._memory[key] = resolved
+        _remember(self._memory, key, resolved)
         return resolved
 
     def _decoded(self, raw: "_Raw", row: int) -> Resolved:
-        stream = raw.streams[row]
-        self.tables.touch(int(stream["connection"]))
-        blocks = Blocks(*(self._block(raw, row, block) for block in _SIDE_OF))
-        head = read_head(blocks, raw.upgraded(row), _LARGE_HEAD - 256)
-        about = _about(raw, row, head)
+        facts = raw.facts(row)
+        self.tables.touch(facts.connection)
+        blocks = Blocks(*(self._block(raw, facts, row, block) for block in _SIDE_OF))
+        head = self._head(raw, facts, row, blocks)
+        about = _about(raw, facts, row, head)
+        timeout = blocks.request.timeout
         self.stats.unknown += head.unknown > 0
-        return Resolved(head, about, _common_kept(raw, row, head, about))
+        return Resolved(head, about, timeout, _common_kept(head, about, timeout))
 
-    def _block(self, raw: "_Raw", row: int, block: Block) -> Decoded | None:
-        found = raw.block(row, block)
-        if found is None:
-            return None
-        data, inserted, epoch = found
-        stream = raw.streams[row]
-        connection, side = int(stream["connection"]), _SIDE_OF[block]
-        if block == Block.REQUEST and stream["flags"] & Http2Flag.PUSHED:
+    def _head(self, raw: "_Raw", facts: "_Facts", row: int, blocks: Blocks) -> Head:
+        upgraded = raw.upgraded(row) if facts.flags & Http2Flag.UPGRADED else None
+        key = (upgraded, *((block.fields, block.unknown) for block in blocks))
+        head = self._heads.get(key)
+        if head is None:
+            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256)
+            _remember(self._heads, key, head)
+        return head
+
+    def _block(self, raw: "_Raw", facts: "_Facts", row: int, block: Block) -> heads.Block:
+        if not facts.block_flags[block] & BlockFlag.PRESENT:
+            return heads.NO_BLOCK
+        side = _SIDE_OF[block]
+        if block == Block.REQUEST and facts.flags & Http2Flag.PUSHED:
             side = Side.SERVER
+        data = raw.block(row, facts.block_offset[block], facts.block_length[block])
+        key = (facts.connection, side, facts.block_epoch[block], facts.block_inserted[block], data)
+        found = self._blocks.get(key)
+        if found is None:
+            found = self._decoded_block(*key)
+            _remember(self._blocks, key, found)
+        return found
 
-        def entry(number: int) -> TableEntry | None:
-            return self.tables.entry(connection, side, epoch, number)
+    def _decoded_block(
+        self, connection: int, side: int, epoch: int, inserted: int, data: bytes
+    ) -> heads.Block:
+        log = self.tables.log(connection, side, epoch)
+        return heads.read_block(decode(data, inserted, log.entry))
 
-        return decode(data, inserted, entry)
+
+def _remember(memory: dict[Any, Any], key: Hashable, value: object) -> None:
+    """Keep something, forgetting what has been kept longest."""
+    if len(memory) >= _REMEMBERED:
+        for old in list(memory)[: _REMEMBERED // 8]:
+            del memory[old]
+    memory[key] = value
+
+
+class _Facts(NamedTuple):
+    """layout.HTTP2 of one row, as Python's own values."""
+
+    connection: int
+    request_end_ns: int
+    first_message_ns: list[int]
+    last_message_ns: list[int]
+    messages: list[int]
+    stream: int
+    error: int
+    block_inserted: list[int]
+    block_offset: list[int]
+    block_length: list[int]
+    block_full: list[int]
+    block_epoch: list[int]
+    block_flags: list[int]
+    flags: int
+    interims: int
+    reserved: list[int]
+
+
+_FACT_TYPES = struct.Struct("<Q Q 2Q 2Q 2I I I 4I 4H 4H 4H 4B 4B B B 6B")
+_FACT_ENDS = (1, 2, 4, 6, 8, 9, 10, 14, 18, 22, 26, 30, 34, 35, 36, 42)
+assert _FACT_TYPES.size == layout.HTTP2.itemsize
+assert tuple(layout.HTTP2.names or ()) == _Facts._fields
+
+
+def _unpacked(raw: bytes) -> _Facts:
+    values = _FACT_TYPES.unpack_from(raw)
+    begins = (0, *_FACT_ENDS[:-1])
+    return _Facts._make(
+        values[begin] if end - begin == 1 else values[begin:end]
+        for begin, end in zip(begins, _FACT_ENDS, strict=True)
+    )
 
 
 class _Raw:
@@ -156,7 +216,8 @@ class _Raw:
         self._keys = self._make_keys()
 
     def key(self, row: int) -> bytes:
-        return bytes(self._keys[row].tobytes())
+        # How many zeros follow depends on the other rows.
+        return bytes(self._keys[row].tobytes()).rstrip(b"\0")
 
     def groups(self) -> tuple[Positions, Positions]:
         """The group of each row, and of each group the row that stands for it."""
@@ -172,19 +233,16 @@ class _Raw:
         group[others] = len(firsts) + np.arange(len(others))
         return group, np.concatenate((firsts, others))
 
-    def block(self, row: int, block: Block) -> tuple[bytes, int, int] | None:
-        """Bytes, insertions before, and epoch of a block, if there was one."""
-        stream = self.streams[row]
-        if not stream["block_flags"][block] & BlockFlag.PRESENT:
-            return None
-        start = _FACTS + int(stream["block_offset"][block])
-        data = self.rows[row, start : start + int(stream["block_length"][block])].tobytes()
-        return data, int(stream["block_inserted"][block]), int(stream["block_epoch"][block])
+    def facts(self, row: int) -> _Facts:
+        return _unpacked(self.rows[row, _FACTS : _FACTS + _STREAM_SIZE].tobytes())
 
-    def upgraded(self, row: int) -> tuple[int, bytes, bytes] | None:
+    def block(self, row: int, offset: int, length: int) -> bytes:
+        """Bytes of a head."""
+        start = _FACTS + offset
+        return bytes(self.rows[row, start : start + length].tobytes())
+
+    def upgraded(self, row: int) -> tuple[int, bytes, bytes]:
         """Method, target and kept fields of a request that was sent as HTTP/1."""
-        if not self.streams[row]["flags"] & Http2Flag.UPGRADED:
-            return None
         record = self.records[row]
         start = _FACTS + _STREAM_SIZE
         middle = start + int(record["target_len"])
@@ -203,13 +261,14 @@ class _Raw:
     def _make_keys(self) -> Bytes:
         """One row of whole words each: everything that decides what a row means."""
         width = self._used()
-        keys = np.zeros((len(self.records), width + 8 * len(_KEYED_FACTS)), np.uint8)
-        keys[:, :width] = self.rows[:, _FACTS : _FACTS + width]
+        before = 8 * len(_KEYED_FACTS)
+        keys = np.empty((len(self.records), before + width), np.uint8)
+        keys[:, before:] = self.rows[:, _FACTS : _FACTS + width]
         for name in _VARYING:
             kind, offset = layout.HTTP2.fields[name][:2]  # type: ignore[index]
-            keys[:, offset : offset + kind.itemsize] = 0
+            keys[:, before + offset : before + offset + kind.itemsize] = 0
         words = keys.view(np.uint64)
-        for at, name in enumerate(_KEYED_FACTS, width // 8):
+        for at, name in enumerate(_KEYED_FACTS):
             words[:, at] = self.records[name]
         return keys
 
@@ -222,32 +281,31 @@ class _Raw:
         return int(min(-8 * (-used // 8), self.rows.shape[1] - _FACTS))
 
 
-def _about(raw: _Raw, row: int, head: Head) -> Stream:
+def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:
     """The numbers of a stream that are the same for all rows of its group."""
-    stream = raw.streams[row]
-    counted = head.is_call and not stream["flags"] & Http2Flag.NOT_GRPC
-    messages = stream["messages"].tolist() if counted else [0, 0]
+    counted = head.is_call and not facts.flags & Http2Flag.NOT_GRPC
+    requests, responses = facts.messages if counted else (0, 0)
     end = int(raw.records["end"][row])
     failed = end in (End.STREAM_CANCELLED, End.STREAM_RESET, End.GOAWAY)
     known = Known.SENT if head.code is not None else Known.NOT
     notable = Http2Flag.UPGRADED | Http2Flag.PUSHED
     return Stream(
-        error=int(stream["error"]) if failed else 0,
-        requests=messages[0],
-        responses=messages[1],
+        error=facts.error if failed else 0,
+        requests=requests,
+        responses=responses,
         unknown=head.unknown,
         known=known,
-        flags=int(stream["flags"]) & notable,
+        flags=facts.flags & notable,
     )
 
 
-def _common_kept(raw: _Raw, row: int, head: Head, stream: Stream) -> bytes | None:
+def _common_kept(head: Head, stream: Stream, timeout: bytes | None) -> bytes | None:
     """The kept fields of all rows of a group; None where each row has its own."""
     if head.is_call and (stream.requests != 1 or stream.responses != 1):
         return None  # the times of its messages
     if head.is_call and head.code is None:
         return None  # how long it took decides what became of it
-    return head.kept(stream, head.code)
+    return head.kept(stream, head.code, timeout)
 
 
 def _own_kept(raw: _Raw, row: int, resolved: Resolved) -> bytes:
@@ -261,28 +319,28 @@ def _own_kept(raw: _Raw, row: int, resolved: Resolved) -> bytes:
             error=stream.error,
             http_status=head.status or int(record["status"]),
             duration_ns=raw.duration_ns(row),
-            timeout=head.timeout,
+            timeout=resolved.timeout,
             server=int(record["role"]) == Role.SERVER,
         )
     streams = (stream.requests, stream.responses) != (1, 1) and stream.requests + stream.responses
     times = raw.times(row) if streams else b""
-    return head.kept(stream._replace(known=known), code, times)
+    return head.kept(stream._replace(known=known), code, resolved.timeout, times)
 
 
 def _written(raw: _Raw, group: Positions, found: list[Resolved]) -> list[Records]:
     """The resolved records: those whose head fits in layout.EXCHANGE, then the others."""
     has_own = np.array([one.kept is None for one in found], np.bool_)[group]
     kept: list[bytes] = [one.kept or b"" for one in found]
-    heads = [one.head for one in found]
+    used = [one.head for one in found]
     own = has_own.nonzero()[0]
     for row in own.tolist():
         one = found[group[row]]
         group[row] = len(kept)
         kept.append(_own_kept(raw, row, one))
-        heads.append(one.head)
-    tails = [head.target + fields for head, fields in zip(heads, kept, strict=True)]
+        used.append(one.head)
+    tails = [head.target + fields for head, fields in zip(used, kept, strict=True)]
     is_large = np.array([len(tail) > _SMALL_HEAD for tail in tails], np.bool_)[group]
-    columns = _Columns(heads, kept)
+    columns = _Columns(used, kept)
     written = []
     for rows, dtype in (
         ((~is_large).nonzero()[0], layout.EXCHANGE),

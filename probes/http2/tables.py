@@ -9,6 +9,9 @@ unknown; numbers make sure that it is never taken for another.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
 
 from waggle.layout import Side, TableEventKind
 from waggle.probes.http2.blocks import (
@@ -127,6 +130,9 @@ class EntryLog:
         return None if entry is None else entry.name()
 
 
+_NOTHING = EntryLog()
+
+
 @dataclass(slots=True)
 class _Connection:
     logs: dict[tuple[int, int], EntryLog] = field(default_factory=dict)  # by side and epoch
@@ -147,11 +153,23 @@ class TableStats:
     forgotten_connections: int = 0  # for want of room
 
 
-@dataclass(slots=True)
-class _Piece:
-    """A block that comes in several events: what has come so far."""
+class _Event(NamedTuple):
+    """One layout.TABLE_EVENT."""
 
-    bytes: bytearray = field(default_factory=bytearray)
+    connection: int
+    kind: int
+    side: int
+    epoch: int
+    sequence: int
+    inserted: int
+    offset: int
+    block_full: int
+    length: int
+    bytes: bytes
+
+
+_COLUMNS = _Event._fields[:-1]
+_LENGTH = _COLUMNS.index("length")
 
 
 class Tables:
@@ -163,34 +181,38 @@ class Tables:
         self._max_connections = max_connections
         self._connections: OrderedDict[int, _Connection] = OrderedDict()
         self._closed: OrderedDict[int, None] = OrderedDict()
-        self._pieces: OrderedDict[tuple[int, int], _Piece] = OrderedDict()
+        self._pieces: OrderedDict[tuple[int, int], bytearray] = OrderedDict()
         self._size = 0
 
     def __len__(self) -> int:
         return len(self._connections)
 
-    def entry(self, connection: int, side: int, epoch: int, number: int) -> TableEntry | None:
-        """What was inserted under a number, if that is known."""
+    def log(self, connection: int, side: int, epoch: int) -> EntryLog:
+        """What a side of a connection has inserted, as far as that is known."""
         known = self._connections.get(connection)
         if known is None or epoch == _LAST_EPOCH:
-            return None
-        log = known.logs.get((side, epoch))
-        return None if log is None else log.entry(number)
+            return _NOTHING
+        return known.logs.get((side, epoch), _NOTHING)
 
     def add(self, events: Records) -> None:
         """Take a batch of layout.TABLE_EVENT, in the order of the ring."""
-        for event in events:
-            self.stats.events += 1
-            connection, side = int(event["connection"]), int(event["side"])
-            if event["kind"] == TableEventKind.CLOSED:
-                self._closed[connection] = None
+        self.stats.events += len(events)
+        columns = [events[name].tolist() for name in _COLUMNS]
+        pieces = np.ascontiguousarray(events["bytes"]).tobytes()
+        width = events["bytes"].shape[1] if len(events) else 0
+        for at, values in enumerate(zip(*columns, strict=True)):
+            start = at * width
+            event = _Event._make((*values, pieces[start : start + values[_LENGTH]]))
+            if event.kind == TableEventKind.CLOSED:
+                self._closed[event.connection] = None
                 self._forget_closed()
                 continue
-            self._check_sequence(connection, side, int(event["sequence"]))
-            if event["kind"] == TableEventKind.BLOCK:
-                block = self._joined(event, (connection, side))
+            known = self._known(event.connection)
+            self._check_sequence(known, event)
+            if event.kind == TableEventKind.BLOCK:
+                block = self._joined(event)
                 if block is not None:
-                    self._insert(connection, side, event, block)
+                    self._insert(known, event, block)
 
     def touch(self, connection: int) -> None:
         """Say that a connection is in use, so that others are forgotten before it."""
@@ -203,44 +225,43 @@ class Tables:
             connection, _ = self._closed.popitem(last=False)
             self._forget(connection)
 
-    def _check_sequence(self, connection: int, side: int, sequence: int) -> None:
-        known = self._known(connection)
-        expected = known.sequences.get(side, 0)
-        if sequence != expected:
-            self.stats.lost_events += max(0, sequence - expected)
-            self._pieces.pop((connection, side), None)
-        known.sequences[side] = sequence + 1
+    def _check_sequence(self, known: _Connection, event: "_Event") -> None:
+        expected = known.sequences.get(event.side, 0)
+        if event.sequence != expected:
+            self.stats.lost_events += max(0, event.sequence - expected)
+            self._pieces.pop((event.connection, event.side), None)
+        known.sequences[event.side] = event.sequence + 1
 
-    def _joined(self, event: Records, key: tuple[int, int]) -> bytes | None:
+    def _joined(self, event: "_Event") -> bytes | None:
         """The whole block once its last piece has come; None before, and when one was lost."""
-        length, offset = int(event["length"]), int(event["offset"])
-        part = event["bytes"][:length].tobytes()
-        full = int(event["block_full"])
-        if offset == 0 and length >= full:
-            return part
-        if offset == 0:
-            self._pieces[key] = _Piece()
+        if event.offset == 0 and event.length >= event.block_full:
+            return event.bytes
+        key = (event.connection, event.side)
+        if event.offset == 0:
+            self._pieces[key] = bytearray()
             if len(self._pieces) > _MAX_PIECES:
                 self._pieces.popitem(last=False)
-        piece = self._pieces.get(key)
-        if piece is None or len(piece.bytes) != offset:
+        joined = self._pieces.get(key)
+        if joined is None or len(joined) != event.offset:
             self._pieces.pop(key, None)
             return None
-        piece.bytes += part
-        if len(piece.bytes) < full:
+        joined += event.bytes
+        if len(joined) < event.block_full:
             return None
         del self._pieces[key]
-        return bytes(piece.bytes)
+        return bytes(joined)
 
-    def _insert(self, connection: int, side: int, event: Records, block: bytes) -> None:
-        known = self._known(connection)
-        self._size -= known.size()
-        log = known.logs.setdefault((side, int(event["epoch"])), EntryLog())
+    def _insert(self, known: _Connection, event: "_Event", block: bytes) -> None:
+        log = known.logs.get((event.side, event.epoch))
+        if log is None:
+            log = known.logs[event.side, event.epoch] = EntryLog()
+            self._size += _LOG_OVERHEAD
+        before = log.size
         try:
-            self.stats.insertions += log.insert(block, int(event["inserted"]))
+            self.stats.insertions += log.insert(block, event.inserted)
         except BlockError:
             self.stats.malformed_blocks += 1
-        self._size += known.size()
+        self._size += log.size - before
         self._make_room()
 
     def _known(self, connection: int) -> _Connection:

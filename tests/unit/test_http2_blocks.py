@@ -1,6 +1,5 @@
 """Header blocks against the hpack library: any conversation, read in any order, is the same."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,6 @@ def conversations(draw: st.DrawFn) -> list[tuple[list[tuple[bytes, bytes]], bool
     return draw(st.lists(st.tuples(FIELDS, st.booleans(), sizes), min_size=1, max_size=12))
 
 
-
-
 @settings(max_examples=200, deadline=None)
 @given(conversations(), st.randoms())
 def test_blocks_read_late_and_in_any_order_are_what_was_sent(conversation, random) -> None:  # type: ignore[no-untyped-def]
@@ -45,9 +42,7 @@ def test_blocks_read_late_and_in_any_order_are_what_was_sent(conversation, rando
     tables.add(wire.take_events())
     random.shuffle(blocks)
     for block, fields in blocks:
-        decoded = decode(
-            block.data, block.inserted, lambda n: tables.entry(wire.connection, 0, 0, n)
-        )
+        decoded = decode(block.data, block.inserted, tables.log(wire.connection, 0, 0).entry)
         assert decoded.damage is None
         assert (decoded.fields, decoded.unknown) == (fields, [])
 
@@ -61,9 +56,7 @@ def test_what_was_lost_is_unknown_and_never_something_else(conversation, lost) -
     events = wire.take_events()
     tables.add(events[[i for i in range(len(events)) if i != lost]])
     for block, fields in blocks:
-        decoded = decode(
-            block.data, block.inserted, lambda n: tables.entry(wire.connection, 0, 0, n)
-        )
+        decoded = decode(block.data, block.inserted, tables.log(wire.connection, 0, 0).entry)
         assert len(decoded.fields) + len(decoded.unknown) == len(fields)
         left = iter(fields)  # what is told is a subsequence of what was sent
         assert all(field in left for field in decoded.fields)
@@ -94,7 +87,7 @@ def test_the_rfc_examples() -> None:
     sent = [wire.sent(Side.CLIENT, bytes.fromhex(block)) for block in blocks]
     tables.add(wire.take_events())
     last = sent[2]
-    decoded = decode(last.data, last.inserted, lambda n: tables.entry(7, 0, 0, n))
+    decoded = decode(last.data, last.inserted, tables.log(7, 0, 0).entry)
     assert decoded.fields == [
         (b":method", b"GET"),
         (b":scheme", b"https"),
@@ -165,7 +158,7 @@ def test_blocks_in_pieces_are_joined_or_lost() -> None:
         events = wire.take_events()
         assert len(events) > 2
         tables.add(events[[i for i in range(len(events)) if i != lost]])
-        decoded = decode(again.data, again.inserted, lambda n: tables.entry(7, 0, 0, n))
+        decoded = decode(again.data, again.inserted, tables.log(7, Side.CLIENT, 0).entry)
         assert decoded.fields == (fields if lost is None else [])
         assert tables.stats.lost_events == (0 if lost is None else 1)
 
@@ -187,9 +180,5 @@ def test_recorded_blocks_decode_as_hpack_has_it(recording: Path) -> None:
     assert len(blocks) >= 4
     tables.add(wire.take_events())
     for side, block, theirs in blocks:
-        decoded = decode(
-            block.data,
-            block.inserted,
-            lambda n, side=side: tables.entry(7, side, 0, n),  # type: ignore[misc]
-        )
+        decoded = decode(block.data, block.inserted, tables.log(7, side, 0).entry)
         assert (decoded.damage, decoded.unknown, decoded.fields) == (None, [], theirs)

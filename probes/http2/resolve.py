@@ -260,10 +260,13 @@ class _Raw:
 
     def _make_keys(self) -> Bytes:
         """One row of whole words each: everything that decides what a row means."""
-        width = self._used()
+        used = self._used()
+        width = int(used.max(initial=0))
         before = 8 * len(_KEYED_FACTS)
         keys = np.empty((len(self.records), before + width), np.uint8)
         keys[:, before:] = self.rows[:, _FACTS : _FACTS + width]
+        if int(used.min(initial=width)) < width:  # a ring's memory is not wiped between records
+            keys[:, before:] *= np.arange(width) < used[:, np.newaxis]
         for name in _VARYING:
             kind, offset = layout.HTTP2.fields[name][:2]  # type: ignore[index]
             keys[:, before + offset : before + offset + kind.itemsize] = 0
@@ -272,13 +275,14 @@ class _Raw:
             words[:, at] = self.records[name]
         return keys
 
-    def _used(self) -> int:
-        """How much of the heads any row uses, in whole words."""
-        ends = self.streams["block_offset"].astype(np.int64) + self.streams["block_length"]
-        used = int(ends.max(initial=0))
-        extra = (self.records["target_len"].astype(np.int64) + self.records["kept_len"]).max()
-        used = max(used, _STREAM_SIZE + int(extra))
-        return int(min(-8 * (-used // 8), self.rows.shape[1] - _FACTS))
+    def _used(self) -> Positions:
+        """How many bytes of its head each row uses, in whole words."""
+        there = (self.streams["block_flags"] & np.uint8(BlockFlag.PRESENT)) != 0
+        ends = self.streams["block_offset"].astype(np.intp) + self.streams["block_length"]
+        used = np.where(there, ends, 0).max(axis=1, initial=0)
+        upgraded = self.records["target_len"].astype(np.intp) + self.records["kept_len"]
+        used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
+        return np.minimum(used, self.rows.shape[1] - _FACTS)
 
 
 def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:

@@ -50,6 +50,7 @@ class Session:
             Selector.from_settings(settings), source, max_processes=settings.max_processes
         )
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
+        self._streams = Resolver(self._capture.tables)
         self._watcher = Watcher(self._capture, self._discovery, table)
 
     def run(self) -> int:
@@ -65,7 +66,7 @@ class Session:
             exporters,
             WallClock(),
             gather_s=patience_of(exporters),
-            stages=[Resolver(self._capture.tables)],
+            stages=[self._streams],
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
@@ -154,7 +155,9 @@ class Session:
             processes=self._watcher.processes_seen(),
             kernel=self._capture.counters(),
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
-            lost=failed | {"programs_busy": self._capture.missed_runs()},
+            lost=failed
+            | {"programs_busy": self._capture.missed_runs()}
+            | {"header_tables_forgotten": self._streams.tables.stats.forgotten_connections},
         )
 
     def _exit_code(self, complaint: WaggleError | None) -> int:

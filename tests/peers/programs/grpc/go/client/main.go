@@ -33,6 +33,7 @@ type options struct {
 	calls              []string
 	timeout            time.Duration
 	traceparent        bool
+	sameSize           bool
 }
 
 func main() {
@@ -62,6 +63,7 @@ func parse() options {
 	calls := flags.String("calls", "one", "which calls, in turns: one,down,up,both,fail,cancel,deadline")
 	flags.DurationVar(&o.timeout, "timeout", 0, "deadline of every call, none if 0")
 	flags.BoolVar(&o.traceparent, "traceparent", false, "send a traceparent made from the number")
+	flags.BoolVar(&o.sameSize, "same-size", false, "messages of the first number's size: for loads")
 	if len(os.Args) < 4 {
 		log.Fatal("usage: client HOST:PORT COUNT CONCURRENCY [switches]")
 	}
@@ -95,6 +97,9 @@ func callAll(conn *grpc.ClientConn, o options, first, end int) {
 		go func() {
 			defer workers.Done()
 			for n := next.Add(1) - 1; n < int64(end); n = next.Add(1) - 1 {
+				if o.sameSize {
+					n = int64(o.first)
+				}
 				if err := call(conn, o, int(n)); err != nil {
 					log.Fatalf("call %d: %v", n, err)
 				}

@@ -282,7 +282,7 @@ class _Raw:
         used = np.where(there, ends, 0).max(axis=1, initial=0)
         upgraded = self.records["target_len"].astype(np.intp) + self.records["kept_len"]
         used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
-        return np.minimum(used, self.rows.shape[1] - _FACTS)
+        return np.minimum(used, self.rows.shape[1] - _FACTS).astype(np.intp)
 
 
 def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:
@@ -392,6 +392,7 @@ def _write(
     made["flags"] |= columns.flags[group]
     made["target_len"] = made["target_full_len"] = columns.target[group]
     made["kept_len"] = columns.kept[group]
+    made["http2_len"] = 0  # nothing of a raw head is left
     made["shape"] = columns.shape[group]
     _take_prefixes_off(raw, rows, made, columns.is_call[group])
     return made

@@ -161,7 +161,8 @@ def _urls(port: int) -> list[str]:
     return [f"http://127.0.0.1:{port}/{name}.md" for name in ("parents", "limitations", "none")]
 
 
-PLAIN = {
+Command = Callable[[int], Sequence[str | Path]]
+PLAIN: dict[str, tuple[Command, Command]] = {
     "nghttp2": (_nghttpd, lambda port: [tool("nghttp"), "-nv", *_urls(port), *_urls(port)]),
     "node-http2": (_nghttpd, lambda port: [tool("node"), _H2C / "client.js", *_urls(port)]),
     "java-httpclient": (

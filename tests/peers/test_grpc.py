@@ -193,7 +193,7 @@ def seen_late(request: pytest.FixtureRequest) -> Round:
 def test_each_call_is_one_span_a_side(seen: Round) -> None:
     """Each number has exactly one span of the client and one of the server; no span has another
     number; the agent says that it lost nothing."""
-    wanted = Counter(list(seen.wanted()))
+    wanted: Counter[int | None] = Counter(list(seen.wanted()))
     for kind in ("client", "server"):
         counts = Counter(number_of(span) for span in seen.of_side(kind))
         assert counts == wanted, (kind, counts - wanted, wanted - counts)

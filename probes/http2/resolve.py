@@ -282,7 +282,8 @@ class _Raw:
         used = np.where(there, ends, 0).max(axis=1, initial=0)
         upgraded = self.records["target_len"].astype(np.intp) + self.records["kept_len"]
         used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
-        return np.minimum(used, self.rows.shape[1] - _FACTS).astype(np.intp)
+        whole: Positions = np.minimum(used, self.rows.shape[1] - _FACTS)
+        return whole
 
 
 def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:

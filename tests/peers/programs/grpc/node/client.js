@@ -112,7 +112,7 @@ function passGate () {
   console.log('gate')
   return new Promise((resolve, reject) => {
     const lines = readline.createInterface({ input: process.stdin })
-    lines.once('line', () => { lines.close(); resolve() })
+    lines.once('line', () => { resolve(); lines.close() })
     lines.once('close', () => reject(new Error('the gate was never opened: stdin ended')))
   })
 }

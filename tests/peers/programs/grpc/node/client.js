@@ -125,4 +125,4 @@ async function main () {
   client.close()
 }
 
-main().catch((error) => { console.error(error); process.exit(1) })
+main().then(() => process.exit(0)).catch((error) => { console.error(error); process.exit(1) })

@@ -72,6 +72,12 @@ test-python: build .venv/.packages-dev ## Python: every server, client and shape
 		tests/peers/test_python.py tests/peers/test_interpreters.py
 	$(GIVE_BACK)
 
+.PHONY: test-grpc
+test-grpc: build .venv/.packages-dev ## HTTP/2 and gRPC: every implementation with every other, both ways
+	@$(AS_ROOT) tests/peers/install.sh grpc
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc.py
+	$(GIVE_BACK)
+
 .PHONY: test-vm
 test-vm: build .venv/.packages-dev ## The agent under other kernels, in emulation; WAGGLE_VM=bookworm,sid picks some
 	$(AS_ROOT) $(VENV)/python -m tests.vm prepare $(foreach suite,$(VM_SUITES),--kernel $(suite))

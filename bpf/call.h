@@ -8,6 +8,7 @@
 
 #include "closing.h"
 #include "http1_feed.h"
+#include "http2_feed.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
@@ -116,7 +117,8 @@ static long call_step(u32 index, void *context)
 		catch_up(feed);
 		finish_exchange(feed->connection, feed->sock, state->now, WAGGLE_END_DONE);
 	}
-	return stop || state->fate || (feed->connection->flags & CONNECTION_DEAD);
+	return stop || state->fate || (feed->connection->flags & CONNECTION_DEAD) ||
+	       is_http2(feed->connection);
 }
 
 INLINE void feed_call(struct feed *feed, const struct memory *memory)
@@ -125,6 +127,8 @@ INLINE void feed_call(struct feed *feed, const struct memory *memory)
 	struct walk walk = { .feed = feed, .memory = memory };
 
 	LOOP(CALL_STEPS, call_step, &walk);
+	if (is_http2(feed->connection))
+		return;
 	if (!state->fate && (state->left || state->offset < state->length) &&
 	    !(feed->connection->flags & CONNECTION_DEAD))
 		feed_lost(feed, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
@@ -236,6 +240,27 @@ INLINE int uses_turns(u32 tgid)
 	return process && (process->mode & WAGGLE_PROCESS_RULE_TURN);
 }
 
+/* Turns to the beginning of a call's bytes. Returns 0 when there is nothing new in it. */
+INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
+		      const struct call *call)
+{
+	state->carry = 0;
+	state->first_of_call = 1;
+	state->blocking = call->endpoint.blocking;
+	state->skip = call->memory.skip;
+	state->left = call->memory.length;
+	state->gap = 0;
+	state->segment = 0;
+	state->base = 0;
+	state->length = 0;
+	state->offset = 0;
+	state->fate = FATE_FINE;
+	state->answered = 0;
+	state->in_kernel = !!(call->memory.in_kernel & BYTES_IN_KERNEL);
+	align_position(state, stream, &call->endpoint, call->sent);
+	return !!state->left;
+}
+
 /* All flavours meet here. A global function: the verifier proves it once, for any
  * arguments, and not again at each place that calls it. */
 PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
@@ -259,27 +284,20 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 	state = &feed.scratch->state;
 	state->now = bpf_ktime_get_ns();
 	connection->last_ns = state->now;
-	state->carry = 0;
-	state->first_of_call = 1;
-	state->blocking = call->endpoint.blocking;
 	if (!connection->sent.started && !connection->received.started) {
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;
 	}
-	state->skip = call->memory.skip;
-	state->left = call->memory.length;
-	state->gap = 0;
-	state->segment = 0;
-	state->base = 0;
-	state->length = 0;
-	state->offset = 0;
-	state->fate = FATE_FINE;
-	state->answered = 0;
-	state->in_kernel = !!(call->memory.in_kernel & BYTES_IN_KERNEL);
-	align_position(state, feed.stream, &call->endpoint, feed.sent);
-	if (!state->left)
-		return 0;
-	feed_call(&feed, &call->memory);
+	if (!is_http2(connection)) {
+		if (!begin_call(state, feed.stream, call))
+			return 0;
+		feed_call(&feed, &call->memory);
+	}
+	/* From where it is, or has just turned out to be, HTTP/2. */
+	if (is_http2(connection) && open_requests(connection))
+		take_over_request(connection, feed.scratch, call->user, feed.sock);
+	if (is_http2(connection) && begin_call(state, feed.stream, call))
+		feed_http2(&feed, &call->memory, call->user);
 	feed.stream->next = call->endpoint.position + call->memory.length;
 	return 0;
 }

@@ -7,6 +7,7 @@
 #define WAGGLE_EXCHANGE_H
 
 #include "feed.h"
+#include "http2_ending.h"
 #include "python.h"
 #include "threads.h"
 
@@ -26,7 +27,17 @@ INLINE int find_exchange(struct connection *connection, u64 sock, u32 index,
 	struct exchange_key key = { .sock = sock, .index = index };
 	struct open_exchange *open = &connection->current;
 	struct open_large_exchange *large;
+	struct open_stream *stream;
 
+	if (is_http2(connection)) {
+		stream = find_stream(sock, index);
+		if (!stream)
+			return 0;
+		found->owner = &stream->stream.owner;
+		found->facts = &stream->record.facts;
+		found->large = 0;
+		return 1;
+	}
 	if (!connection->current_used || connection->current_index != index)
 		open = bpf_map_lookup_elem(&exchanges, &key);
 	if (open) {
@@ -175,6 +186,10 @@ INLINE void end_open_exchanges(struct connection *connection, u64 sock, u64 now,
 		.end = end,
 	};
 
+	if (is_http2(connection)) {
+		end_http2(sock, now, end);
+		return;
+	}
 	LOOP(PIPELINE_MAX, end_step, &ending);
 }
 

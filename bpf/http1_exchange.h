@@ -210,12 +210,17 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 
 /* Processors pass the entry of a process to and fro when all write to it, so requests are
  * counted only where a rule may ask, now or once the process is decided about. */
-INLINE void count_open(struct connection *connection, struct waggle_process *process)
+INLINE int rules_may_ask(const struct waggle_process *process)
 {
 	u32 no_rule = WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_EXCLUDED | WAGGLE_PROCESS_FOLLOW |
 		      WAGGLE_PROCESS_RULE_THREAD;
 
-	if (!(process->mode & ~no_rule))
+	return !!(process->mode & ~no_rule);
+}
+
+INLINE void count_open(struct connection *connection, struct waggle_process *process)
+{
+	if (!rules_may_ask(process))
 		return;
 	connection->flags |= CONNECTION_COUNTED | CONNECTION_RULES;
 	__sync_fetch_and_add(&process->open, 1);

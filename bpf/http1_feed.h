@@ -6,6 +6,8 @@
 #define WAGGLE_HTTP1_FEED_H
 
 #include "http1_exchange.h"
+#include "http2_judge.h"
+#include "http2_upgrade.h"
 
 #define READ_AT_ONCE 1024 /* most heads are whole in one read */
 #define FEED_STEPS 2048	  /* states passed in one call; a chunk is two */
@@ -111,6 +113,8 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 		if (kind == RESPONSE_UNKNOWN)
 			return feed_lost(feed, WAGGLE_COUNT_LOST_RESPONSE_UNMATCHED);
 		if (kind == RESPONSE_SWITCH) {
+			if (upgrades_to_http2(head) && begin_upgraded(feed))
+				return 1;
 			feed->scratch->state.answered = 1;
 			connection->flags |= CONNECTION_DEAD;
 			return 1;
@@ -179,7 +183,7 @@ INLINE int judge_head(struct feed *feed, struct http1_head *head, u32 before)
 
 	state->carry = 0;
 	if (head->verdict == HTTP1_NOT_HTTP)
-		return not_a_head(feed);
+		return judge_cut_preface(feed, before) ? 1 : not_a_head(feed);
 	if (head->verdict == HTTP1_BAD)
 		return feed_over(feed, WAGGLE_COUNT_LOST_BAD_FRAMING);
 	state->offset += head->length - before;
@@ -258,6 +262,8 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 {
 	struct connection *connection = feed->connection;
 
+	if (judge_http2(feed, word, length))
+		return 0;
 	if (http1_may_begin_request(word, length)) {
 		connection->role = feed->sent ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
 		return 1;

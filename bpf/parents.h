@@ -68,7 +68,8 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 
 	if (!process)
 		return link;
-	if (rule_thread(process, tid, owner))
+	/* What a thread sends on a connection of many streams may be another's. */
+	if (!is_http2(connection) && rule_thread(process, tid, owner))
 		link = WAGGLE_LINK_THREAD;
 	else if (rule_turn(process, connection, tid, owner))
 		link = WAGGLE_LINK_TURN;

@@ -8,6 +8,7 @@
 #define WAGGLE_SWEEP_H
 
 #include "ending.h"
+#include "http2_sweep.h"
 
 #define UNIX_IDLE_NS (60ULL * 1000000000)
 #define UNIX_OPEN_IDLE_NS (3600ULL * 1000000000)
@@ -48,6 +49,7 @@ int sweep_connections(void *context)
 	struct sweep sweep = { .now = bpf_ktime_get_ns() };
 
 	bpf_for_each_map_elem(&connections, sweep_step, &sweep, 0);
+	sweep_http2(sweep.now);
 	return sweep.removed;
 }
 

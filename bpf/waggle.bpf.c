@@ -5,6 +5,7 @@
  */
 #include "kernel_types.h"
 #include "maps.h"
+#include "http2_maps.h"
 #include "ending.h"
 #include "process.h"
 #include "python_probes.h"
@@ -24,9 +25,16 @@ SHARED_ENUM(waggle_end);
 SHARED_ENUM(waggle_method);
 SHARED_ENUM(waggle_flag);
 SHARED_ENUM(waggle_kept);
+SHARED_ENUM(waggle_side);
+SHARED_ENUM(waggle_block);
+SHARED_ENUM(waggle_block_flag);
+SHARED_ENUM(waggle_http2_flag);
+SHARED_ENUM(waggle_table_event_kind);
 SHARED_ENUM(waggle_process_event_kind);
 SHARED_ENUM(waggle_process_mode);
 SHARED_ENUM(waggle_counter);
 SHARED_ENUM(waggle_evidence_kind);
 const struct waggle_process_event shared_event SEC(".rodata.shared") = {};
 const struct waggle_evidence shared_evidence SEC(".rodata.shared") = {};
+const struct waggle_http2 shared_http2 SEC(".rodata.shared") = {};
+const struct waggle_table_event shared_table_event SEC(".rodata.shared") = {};

@@ -18,10 +18,13 @@
 #define WAGGLE_HEAD_SIZE (WAGGLE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
 #define WAGGLE_LARGE_HEAD_SIZE (WAGGLE_LARGE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
 #define WAGGLE_COMM_SIZE 16
+#define WAGGLE_HTTP2_SIZE 120
+#define WAGGLE_TABLE_BYTES (WAGGLE_RECORD_SIZE - 48)
 
 enum waggle_protocol {
 	WAGGLE_PROTOCOL_NONE = 0,
 	WAGGLE_PROTOCOL_HTTP1 = 1,
+	WAGGLE_PROTOCOL_HTTP2 = 2, /* a stream of HTTP/2: head begins with struct waggle_http2 */
 };
 
 enum waggle_role {
@@ -49,6 +52,11 @@ enum waggle_end {
 	WAGGLE_END_PEER_CLOSED = 4,  /* the peer closed before the response was whole */
 	WAGGLE_END_LOCAL_CLOSED = 5, /* this side closed before the response was whole */
 	WAGGLE_END_PROCESS_EXIT = 6, /* the process ended with the exchange open */
+	/* Streams of HTTP/2 only; waggle_http2.error has the code of the frame. */
+	WAGGLE_END_STREAM_CANCELLED = 7, /* this side sent RST_STREAM */
+	WAGGLE_END_STREAM_RESET = 8,	 /* the peer sent RST_STREAM */
+	WAGGLE_END_GOAWAY = 9,	 /* a GOAWAY said that the stream was not processed */
+	WAGGLE_END_UNSEEN = 10,	 /* bytes passed unseen or made no sense: the rest is unknown */
 };
 
 enum waggle_method {
@@ -123,13 +131,13 @@ struct waggle_facts {
 	unsigned char link;    /* enum waggle_link */
 	unsigned char end;     /* enum waggle_end */
 	unsigned char method;  /* enum waggle_method */
-	unsigned char version; /* 10 or 11: HTTP/1.0, HTTP/1.1 */
+	unsigned char version; /* 10, 11 or 20: HTTP/1.0, HTTP/1.1, HTTP/2 */
 	unsigned char protocol; /* enum waggle_protocol */
 	unsigned char trace_flags; /* of the W3C context this exchange passes on */
 	unsigned short target_len; /* bytes of head that are the request target */
 	unsigned short kept_len;   /* bytes of head after it that are kept fields */
 	unsigned short target_full_len; /* of the target as it was sent */
-	unsigned short reserved;
+	unsigned short http2_len; /* of struct waggle_http2 and header blocks, 0 elsewhere */
 };
 
 struct waggle_exchange {
@@ -140,6 +148,121 @@ struct waggle_exchange {
 struct waggle_large_exchange {
 	struct waggle_facts facts;
 	unsigned char head[WAGGLE_LARGE_HEAD_SIZE];
+};
+
+/* HTTP/2. The client's side of a connection is that which sent the preface. */
+enum waggle_side { WAGGLE_SIDE_CLIENT = 0, WAGGLE_SIDE_SERVER = 1, WAGGLE_SIDES = 2 };
+
+/* Which header block of a stream lies in which column of waggle_http2. */
+enum waggle_block {
+	WAGGLE_BLOCK_REQUEST = 0,
+	/* The final response as far as the kernel could tell. It reads `:status` where that
+	 * is static or literal, and keeps no 1xx. Where `:status` is indexed in the dynamic
+	 * table it goes by frames: a block without END_STREAM that another one without
+	 * END_STREAM follows was 1xx. */
+	WAGGLE_BLOCK_RESPONSE = 1,
+	/* What came with END_STREAM after RESPONSE. If it decodes to a `:status`, then it is
+	 * the response, without trailers, and what lies under RESPONSE was 1xx. */
+	WAGGLE_BLOCK_TRAILERS = 2,
+	WAGGLE_BLOCK_REQUEST_TRAILERS = 3,
+	WAGGLE_BLOCKS = 4,
+};
+
+/* Bits of waggle_http2.block_flags and waggle_table_event.block_flags. */
+enum waggle_block_flag {
+	WAGGLE_BLOCK_FLAG_PRESENT = 1,	  /* there was such a block */
+	WAGGLE_BLOCK_FLAG_CUT = 2,	  /* not all of it is here; block_full has its length */
+	WAGGLE_BLOCK_FLAG_CHANGES = 4,	  /* it changes the table: events have it whole */
+	WAGGLE_BLOCK_FLAG_END_STREAM = 8, /* its HEADERS frame had END_STREAM */
+};
+
+/* Bits of waggle_http2.flags and waggle_table_event.flags. */
+enum waggle_http2_flag {
+	WAGGLE_HTTP2_FLAG_RESYNCED = 1, /* found in the middle of its connection: in epoch 0
+					 * the table may hold entries that nobody saw */
+	WAGGLE_HTTP2_FLAG_REQUEST_ENDED = 2, /* END_STREAM of the request was seen */
+	WAGGLE_HTTP2_FLAG_UPGRADED = 4, /* stream 1 of an `Upgrade: h2c`: no block REQUEST; the
+					 * target and kept fields follow struct waggle_http2 */
+	WAGGLE_HTTP2_FLAG_PUSHED = 8, /* begun by PUSH_PROMISE: block REQUEST came from the
+				       * server, so it is decoded by the server's table */
+	WAGGLE_HTTP2_FLAG_NOT_GRPC = 16, /* DATA is not framed as gRPC has it: message counts
+					  * mean nothing. Unset says nothing of itself */
+};
+
+/* What facts.head begins with when facts.protocol is HTTP2; then, if there is one, the
+ * target and kept fields of the upgraded request, then the bytes of header blocks, as
+ * they are in the frames: HPACK (RFC 7541), padding and priority taken off, CONTINUATION
+ * joined.
+ *
+ * Of facts: start_ns is the first byte of the frame that opened the stream, response_ns
+ * that of the final response's HEADERS, end_ns when what ended it was complete.
+ * request_body and response_body are bytes of DATA without padding. status is 0 where
+ * the kernel could not read it. method, shape and the lengths of target and kept fields
+ * are 0 but for an upgraded request. A stream ends at END_STREAM of the response, or by
+ * whatever `end` says; what the client sends after that is not counted.
+ *
+ * How a block is decoded: each side of a connection has a table of its own, which is
+ * what its blocks inserted in the order of frames on the wire. Insertions are numbered
+ * from 0 within (connection, side, epoch). A block's dynamic index i (62 is the latest)
+ * means insertion n - (i - 61), where n is `inserted` and those the block made itself
+ * so far. A number below zero is an entry older than we know; one that is in no event
+ * was lost. Either is to be called unknown. */
+struct waggle_http2 {
+	unsigned long long connection;	/* random; another for every connection */
+	unsigned long long request_end_ns;  /* END_STREAM of the request, or 0 */
+	/* By enum waggle_side: messages that the client sent, and that the server sent, by
+	 * gRPC's prefixes of five bytes. First: when its prefix was whole; last: when the
+	 * last byte of the latest whole message passed. 0: none. */
+	unsigned long long first_message_ns[WAGGLE_SIDES];
+	unsigned long long last_message_ns[WAGGLE_SIDES];
+	unsigned int messages[WAGGLE_SIDES]; /* prefixes seen */
+	unsigned int stream;
+	unsigned int error; /* of RST_STREAM or GOAWAY, see facts.end */
+	/* By enum waggle_block. */
+	unsigned int block_inserted[WAGGLE_BLOCKS]; /* insertions before it in its epoch */
+	unsigned short block_offset[WAGGLE_BLOCKS]; /* of its bytes, in head */
+	unsigned short block_length[WAGGLE_BLOCKS]; /* bytes that are here */
+	unsigned short block_full[WAGGLE_BLOCKS];   /* bytes that it had */
+	unsigned char block_epoch[WAGGLE_BLOCKS];   /* see waggle_table_event */
+	unsigned char block_flags[WAGGLE_BLOCKS];   /* enum waggle_block_flag */
+	unsigned char flags;			    /* enum waggle_http2_flag */
+	unsigned char interims; /* 1xx responses known as such, at most 255 */
+	unsigned char reserved[6];
+};
+
+enum waggle_table_event_kind {
+	/* A header block that changes its side's table: it inserts (01xxxxxx) or resizes
+	 * (001xxxxx). Every such block is told at once, whole: in pieces of
+	 * WAGGLE_TABLE_BYTES that come in order of `offset`. */
+	WAGGLE_TABLE_BLOCK = 1,
+	/* The connection is over: nothing will come of it but records that are in the
+	 * rings already, and those of streams that a sweep still has to end. */
+	WAGGLE_TABLE_CLOSED = 2,
+	/* The kernel lost count (a block too large, malformed or unseen): insertions of
+	 * this side are counted from 0 again in `epoch`, over a table nobody knows. */
+	WAGGLE_TABLE_EPOCH = 3,
+};
+
+/* Ring `table_ring`. Whoever reads a batch of exchanges and then all that waits in
+ * this ring has every insertion that their blocks need. `sequence` has no holes but
+ * where events were lost; blocks after a hole are still numbered right. */
+struct waggle_table_event {
+	unsigned long long connection; /* as in waggle_http2 */
+	unsigned long long time_ns;
+	unsigned int tgid;
+	unsigned int sequence; /* of events of this side of this connection, from 0 */
+	unsigned int inserted; /* insertions before this block in its epoch */
+	unsigned int insertions; /* that this block makes */
+	unsigned short offset; /* of this piece in the block */
+	unsigned short length; /* of this piece */
+	unsigned short block_full; /* of the block */
+	unsigned char kind;  /* enum waggle_table_event_kind */
+	unsigned char side;  /* enum waggle_side: whose table */
+	unsigned char epoch; /* 0 at first; of a side, at most 255, which then never decodes */
+	unsigned char flags; /* enum waggle_http2_flag: RESYNCED */
+	unsigned char block_flags;
+	unsigned char reserved[5];
+	unsigned char bytes[WAGGLE_TABLE_BYTES];
 };
 
 enum waggle_process_event_kind {
@@ -265,7 +388,14 @@ enum waggle_counter {
 	WAGGLE_COUNT_CONTEXTS_COPIED = 26,
 	WAGGLE_COUNT_CONTEXTS_IGNORED = 27, /* copied faster than shall be followed */
 	WAGGLE_COUNT_TASK_CALLS = 28,	    /* whose parent the evidence decides */
-	WAGGLE_COUNTERS = 29,
+	WAGGLE_COUNT_LOST_HTTP2_MAP_FULL = 29,	/* connections of HTTP/2 */
+	WAGGLE_COUNT_LOST_STREAM_MAP_FULL = 30, /* streams, and blocks too long for the map */
+	WAGGLE_COUNT_LOST_TABLE_RING_FULL = 31, /* events of HPACK tables */
+	WAGGLE_COUNT_LOST_TABLE_COUNT = 32,	/* insertions uncounted: an epoch begins */
+	WAGGLE_COUNT_HTTP2_CONNECTIONS = 33,
+	WAGGLE_COUNT_HTTP2_STREAMS = 34,	/* begun */
+	WAGGLE_COUNT_HTTP2_RESYNCED = 35,	/* connections found in mid-stream */
+	WAGGLE_COUNTERS = 36,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
@@ -273,5 +403,7 @@ _Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange")
 _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
 _Static_assert(sizeof(struct waggle_evidence) == 120, "evidence");
+_Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
+_Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
 
 #endif

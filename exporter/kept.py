@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from waggle.columns import Bytes, Positions, Slices, copy_slices, equal_rows, equal_slices, words
 from waggle.layout import Kept
-from waggle.spans import VaryingField, varying_field
+from waggle.spans import OWN_TEXT, VaryingField, varying_field
 
-MAY_VARY = (Kept.X_FORWARDED_FOR, Kept.FORWARDED, Kept.TRACESTATE)
+MAY_VARY = (Kept.X_FORWARDED_FOR, Kept.FORWARDED, Kept.TRACESTATE, OWN_TEXT)
 
 _MOST_FIELDS = 16  # a row with more of them keeps them all in its shape
 _BEYOND = 1 << 20  # a length that ends no row's fields where they should end

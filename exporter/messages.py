@@ -40,6 +40,9 @@ def span_message(span: Span) -> trace_pb2.Span:
         flags=span.flags,
     )
     _add_attributes(message.attributes, span.attributes)
+    for event in span.events:
+        made = message.events.add(name=event.name, time_unix_nano=event.unix_ns)
+        _add_attributes(made.attributes, event.attributes)
     if span.error:
         message.status.code = STATUS_ERROR
         message.status.message = span.status_message

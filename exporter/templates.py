@@ -17,6 +17,7 @@ import numpy.typing as npt
 from waggle import layout
 from waggle.exporter.messages import span_message
 from waggle.spans import (
+    OWN_TEXT,
     Exchange,
     Records,
     Span,
@@ -45,12 +46,14 @@ class Column(IntEnum):
     X_FORWARDED_FOR = 11  # the texts of kept fields that vary
     FORWARDED = 12
     TRACESTATE = 13
+    OWN_TEXT = 14
 
 
-KEPT_COLUMNS = {
+KEPT_COLUMNS: dict[Column, int] = {
     Column.X_FORWARDED_FOR: layout.Kept.X_FORWARDED_FOR,
     Column.FORWARDED: layout.Kept.FORWARDED,
     Column.TRACESTATE: layout.Kept.TRACESTATE,
+    Column.OWN_TEXT: OWN_TEXT,
 }
 TEXT_COLUMNS = frozenset((Column.PATH, Column.QUERY, Column.PEER, *KEPT_COLUMNS))
 
@@ -98,6 +101,7 @@ _KEPT = {
     layout.Kept.X_FORWARDED_FOR: (b"r", b"s"),
     layout.Kept.FORWARDED: (b"i", b"j"),
     layout.Kept.TRACESTATE: (b"m", b"n"),
+    OWN_TEXT: (b"k", b"l"),
 }
 
 
@@ -182,7 +186,10 @@ def build_template(record: Records, meaning: Meaning) -> Template | None:
     """The template for records of the shape of `record` (one row), or None."""
     marked = _marked_twice(record, meaning)
     exchanges = (_with_marked_texts(marked, row, meaning) for row in (0, 1))
-    first, second = (_encode(span_of(exchange, 0, 0)) for exchange in exchanges)
+    spans = [span_of(exchange, 0, 0) for exchange in exchanges]
+    if any(span.events for span in spans):  # their times are no columns
+        return None
+    first, second = map(_encode, spans)
     if len(first) != len(second):
         return None
     columns = _columns(first, second, _markers(marked, meaning))
@@ -197,7 +204,7 @@ def _with_marked_texts(marked: Records, row: int, meaning: Meaning) -> Exchange:
     for tag, variant, length in meaning.kept:
         field = varying_field(exchange.facts.protocol, tag)
         assert field is not None  # or it would not be a column
-        exchange.kept[tag] = field.write(_KEPT[layout.Kept(tag)][row] * length, variant)
+        exchange.kept[tag] = field.write(_KEPT[tag][row] * length, variant)
     return exchange
 
 
@@ -244,8 +251,7 @@ def _markers(marked: Records, meaning: Meaning) -> dict[bytes, Column]:
     }
     columns = {tag: column for column, tag in KEPT_COLUMNS.items()}
     for tag, _, size in meaning.kept:
-        kept = layout.Kept(tag)
-        markers[_KEPT[kept][0] * size] = columns[kept]
+        markers[_KEPT[tag][0] * size] = columns[tag]
     markers.pop(b"", None)
     return markers
 

@@ -103,11 +103,12 @@ class Capture:
         self._processes = bpf.map("processes")
         hints = bpf.map("process_hints")
         self._hints = mmap.mmap(hints.fd, hints.value_size)
-        in_use = ("target_len", "kept_len")  # of the head
+        in_use = ("target_len", "kept_len", "http2_len")  # of the head
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
         self.evidence = self._ring("evidence_ring", layout.EVIDENCE)
+        self.tables = self._ring("table_ring", layout.TABLE_EVENT)
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -223,7 +224,8 @@ class Capture:
 
     def close(self) -> None:
         self.detach()
-        for ring in (self.exchanges, self.large_exchanges, self.events, self.evidence):
+        rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
+        for ring in rings:
             ring.close()
         self._hints.close()
         self.bpf.close()

@@ -1,13 +1,27 @@
 """Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, EVIDENCE) include the 8 byte header
-the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE) include the
+8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum
 
 import numpy as np
+
+
+class Block(IntEnum):
+    REQUEST = 0
+    RESPONSE = 1
+    TRAILERS = 2
+    REQUEST_TRAILERS = 3
+
+
+class BlockFlag(IntEnum):
+    PRESENT = 1
+    CUT = 2
+    CHANGES = 4
+    END_STREAM = 8
 
 
 class Counter(IntEnum):
@@ -40,6 +54,13 @@ class Counter(IntEnum):
     CONTEXTS_COPIED = 26
     CONTEXTS_IGNORED = 27
     TASK_CALLS = 28
+    LOST_HTTP2_MAP_FULL = 29
+    LOST_STREAM_MAP_FULL = 30
+    LOST_TABLE_RING_FULL = 31
+    LOST_TABLE_COUNT = 32
+    HTTP2_CONNECTIONS = 33
+    HTTP2_STREAMS = 34
+    HTTP2_RESYNCED = 35
 
 
 class End(IntEnum):
@@ -50,6 +71,10 @@ class End(IntEnum):
     PEER_CLOSED = 4
     LOCAL_CLOSED = 5
     PROCESS_EXIT = 6
+    STREAM_CANCELLED = 7
+    STREAM_RESET = 8
+    GOAWAY = 9
+    UNSEEN = 10
 
 
 class EvidenceKind(IntEnum):
@@ -73,6 +98,14 @@ class Flag(IntEnum):
     TRACE_PENDING = 2048
     UNPROVEN = 4096
     AFTER_RESPONSE = 8192
+
+
+class Http2Flag(IntEnum):
+    RESYNCED = 1
+    REQUEST_ENDED = 2
+    UPGRADED = 4
+    PUSHED = 8
+    NOT_GRPC = 16
 
 
 class Kept(IntEnum):
@@ -130,12 +163,24 @@ class ProcessMode(IntEnum):
 class Protocol(IntEnum):
     NONE = 0
     HTTP1 = 1
+    HTTP2 = 2
 
 
 class Role(IntEnum):
     NONE = 0
     SERVER = 1
     CLIENT = 2
+
+
+class Side(IntEnum):
+    CLIENT = 0
+    SERVER = 1
+
+
+class TableEventKind(IntEnum):
+    BLOCK = 1
+    CLOSED = 2
+    EPOCH = 3
 
 
 def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
@@ -183,7 +228,7 @@ EXCHANGE = _dtype(
         ("target_len", "<u2", 152),
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
-        ("reserved", "<u2", 158),
+        ("http2_len", "<u2", 158),
         ("head", "(352,)u1", 160),
     ],
 )
@@ -222,7 +267,7 @@ LARGE_EXCHANGE = _dtype(
         ("target_len", "<u2", 152),
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
-        ("reserved", "<u2", 158),
+        ("http2_len", "<u2", 158),
         ("head", "(3936,)u1", 160),
     ],
 )
@@ -240,6 +285,52 @@ PROCESS_EVENT = _dtype(
         ("kind", "<u4", 36),
         ("comm", "(16,)u1", 40),
         ("reserved", "(8,)u1", 56),
+    ],
+)
+
+TABLE_EVENT = _dtype(
+    512,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("connection", "<u8", 8),
+        ("time_ns", "<u8", 16),
+        ("tgid", "<u4", 24),
+        ("sequence", "<u4", 28),
+        ("inserted", "<u4", 32),
+        ("insertions", "<u4", 36),
+        ("offset", "<u2", 40),
+        ("length", "<u2", 42),
+        ("block_full", "<u2", 44),
+        ("kind", "u1", 46),
+        ("side", "u1", 47),
+        ("epoch", "u1", 48),
+        ("flags", "u1", 49),
+        ("block_flags", "u1", 50),
+        ("reserved", "(5,)u1", 51),
+        ("bytes", "(456,)u1", 56),
+    ],
+)
+
+HTTP2 = _dtype(
+    120,
+    [
+        ("connection", "<u8", 0),
+        ("request_end_ns", "<u8", 8),
+        ("first_message_ns", "(2,)<u8", 16),
+        ("last_message_ns", "(2,)<u8", 32),
+        ("messages", "(2,)<u4", 48),
+        ("stream", "<u4", 56),
+        ("error", "<u4", 60),
+        ("block_inserted", "(4,)<u4", 64),
+        ("block_offset", "(4,)<u2", 80),
+        ("block_length", "(4,)<u2", 88),
+        ("block_full", "(4,)<u2", 96),
+        ("block_epoch", "(4,)u1", 104),
+        ("block_flags", "(4,)u1", 108),
+        ("flags", "u1", 112),
+        ("interims", "u1", 113),
+        ("reserved", "(6,)u1", 114),
     ],
 )
 

@@ -56,6 +56,18 @@ class Source(Protocol):
     def read(self, max_records: int = ...) -> Records: ...
 
 
+class Stage(Protocol):
+    """Changes batches on their way: a protocol whose records need more than a look."""
+
+    def poll(self) -> None:
+        """Take what its own sources hold; called often, also when no records come."""
+        ...
+
+    def process(self, records: Records) -> Sequence[Records]:
+        """The same records, changed, as arrays of one layout each; none may be added."""
+        ...
+
+
 class Processes(Protocol):
     """What the process table offers to the pipeline."""
 
@@ -154,6 +166,7 @@ class Pipeline:
         exporters: Sequence[Exporter],
         clock: Callable[[], int],
         *,
+        stages: Sequence[Stage] = (),
         max_records: int = MAX_RECORDS,
         gather_s: float = GATHER_S,
         joins: Joins | None = None,
@@ -166,6 +179,7 @@ class Pipeline:
         self._exporters = exporters
         self._clock = clock
         self._joins = joins
+        self._stages = stages
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
@@ -221,6 +235,7 @@ class Pipeline:
             return False
         now, call = begun, Call.NOBODY
         while now < self._next_read and (full := self._fullness()) < 1:
+            self._poll_stages()
             pause_s = min(self._next_read - now, _next_look(full, now - begun))
             # A producer calls several times in a row, and then no more.
             listening = call is not Call.PRODUCER
@@ -239,6 +254,7 @@ class Pipeline:
 
     def _move_all(self) -> int:
         started = time.thread_time_ns()
+        self._poll_stages()
         if self._joins is not None:
             self._deliver_all(self._joins.release())
         moved = sum(self._move(ring) for ring in self._rings)
@@ -258,6 +274,10 @@ class Pipeline:
             self._process(records)
         return moved
 
+    def _poll_stages(self) -> None:
+        for stage in self._stages:
+            stage.poll()
+
     def _process(self, records: Records) -> None:
         self.stats.spans_in += len(records)
         records = self._accepted(records)
@@ -273,6 +293,17 @@ class Pipeline:
         if len(records) == 0:
             return
         self.traces.add(records)
+        for part in self._staged(records):
+            self._hand_over(part)
+
+    def _staged(self, records: Records) -> Sequence[Records]:
+        """What the stages make of a batch."""
+        parts: Sequence[Records] = (records,)
+        for stage in self._stages:
+            parts = [made for part in parts for made in stage.process(part)]
+        return parts
+
+    def _hand_over(self, records: Records) -> None:
         batch = SpanBatch(
             records, self._processes.resources_of(records), self._processes.table, self._clock()
         )

@@ -27,6 +27,7 @@ from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
 from waggle.pipeline import Pipeline, WallClock, patience_of
+from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
@@ -53,6 +54,7 @@ class Session:
             Selector.from_settings(settings), source, max_processes=settings.max_processes
         )
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
+        self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
         attacher = Attacher([PythonProbe(capture.bpf)], source, say)
         self._watcher = Watcher(self._capture, self._discovery, table, attacher)
@@ -71,6 +73,7 @@ class Session:
             WallClock(),
             gather_s=patience_of(exporters),
             joins=self._joins,
+            stages=[self._streams],
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
@@ -162,7 +165,8 @@ class Session:
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
             lost=failed
             | {"programs_busy": self._capture.missed_runs()}
-            | {f"proof_{name}": count for name, count in self._joins.stats.missed().items()},
+            | {f"proof_{name}": count for name, count in self._joins.stats.missed().items()}
+            | {"header_tables_forgotten": self._streams.tables.stats.forgotten_connections},
         )
 
     def _exit_code(self, complaint: WaggleError | None) -> int:

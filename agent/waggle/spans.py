@@ -26,6 +26,10 @@ AttributeValue = str | int | bool | float | list[str]
 Attributes = dict[str, AttributeValue]
 Records = npt.NDArray[np.void]  # of layout.EXCHANGE or layout.LARGE_EXCHANGE
 
+# The tag of a kept field that only user space writes: one text that is a protocol's own,
+# differs from request to request, and is shown as it is.
+OWN_TEXT = 255
+
 # opentelemetry.proto Span.SpanKind
 KIND_INTERNAL = 1
 KIND_SERVER = 2
@@ -83,6 +87,15 @@ class SpanBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened within a span. unix_ns: in a Decoded still CLOCK_MONOTONIC."""
+
+    name: str
+    unix_ns: int
+    attributes: Attributes = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """One span, spelled out. Ids are raw bytes; an empty parent_id means none."""
 
@@ -100,6 +113,7 @@ class Span:
     flags: int
     resource: int
     detail: dict[str, Any] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
 
 
 class Facts(NamedTuple):
@@ -136,7 +150,7 @@ class Facts(NamedTuple):
     target_len: int
     kept_len: int
     target_full_len: int
-    reserved: int
+    http2_len: int
 
 
 @dataclass(slots=True)
@@ -165,6 +179,7 @@ class Decoded:
     attributes: Attributes
     error: bool = False
     status_message: str = ""
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +234,7 @@ class Decoder(Protocol):
     """
 
     protocol: int  # layout.Protocol
-    varying: Mapping[int, VaryingField]  # by layout.Kept
+    varying: Mapping[int, VaryingField]  # by layout.Kept, or OWN_TEXT
 
     def decode(self, exchange: Exchange) -> Decoded: ...
 
@@ -281,6 +296,10 @@ def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:
         status_message=decoded.status_message,
         flags=_span_flags(facts, parent_id),
         resource=resource,
+        events=tuple(
+            Event(event.name, (event.unix_ns + clock_offset_ns) & _U64, event.attributes)
+            for event in decoded.events
+        ),
     )
 
 
@@ -323,8 +342,11 @@ def address_text(address: bytes) -> str | None:
     return socket.inet_ntop(socket.AF_INET6, address)
 
 
-class _TraceState:
-    """tracestate goes through unchanged, and vendors put an id of each request into it."""
+class PlainText:
+    """A varying field that is shown as it is.
+
+    tracestate: it goes through unchanged, and vendors put an id of each request into it.
+    """
 
     def plain(self, values: Slices) -> Positions:
         text = gather_bytes(values.buffer, values.starts, values.lengths)
@@ -339,7 +361,10 @@ class _TraceState:
         return text
 
 
-_COMMON_VARYING: Mapping[int, VaryingField] = {layout.Kept.TRACESTATE: _TraceState()}
+_COMMON_VARYING: Mapping[int, VaryingField] = {
+    layout.Kept.TRACESTATE: PlainText(),
+    OWN_TEXT: PlainText(),
+}
 
 
 def varying_field(protocol: int, tag: int) -> VaryingField | None:

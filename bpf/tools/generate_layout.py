@@ -16,6 +16,8 @@ STRUCTS = {
     "waggle_exchange": ("EXCHANGE", True),
     "waggle_large_exchange": ("LARGE_EXCHANGE", True),
     "waggle_process_event": ("PROCESS_EVENT", True),
+    "waggle_table_event": ("TABLE_EVENT", True),
+    "waggle_http2": ("HTTP2", False),
     "waggle_process": ("PROCESS", False),
     "waggle_python": ("PYTHON", False),
     "waggle_evidence": ("EVIDENCE", True),
@@ -27,8 +29,8 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, EVIDENCE) include the 8 byte header
-the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE) include the
+8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum
@@ -96,6 +98,7 @@ _PREFIXES = {
     "evidence_kind": "EVIDENCE",
     "process_event_kind": "PROCESS",
     "process_mode": "PROCESS",
+    "table_event_kind": "TABLE",
 }
 
 

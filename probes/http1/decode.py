@@ -29,7 +29,7 @@ KNOWN_METHODS_VARIABLE = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
 
 _KNOWN_METHODS = frozenset(m.name for m in Method if m != Method.OTHER) | {"QUERY"}
 _METHOD_NAMES: Mapping[int, str] = {m.value: m.name for m in Method if m != Method.OTHER}
-_VERSIONS: Mapping[int, str] = {10: "1.0", 11: "1.1"}
+_VERSIONS: Mapping[int, str] = {10: "1.0", 11: "1.1", 20: "2"}
 _INT64_MAX = (1 << 63) - 1
 
 
@@ -52,15 +52,16 @@ class Http1Decoder:
     def __init__(self, methods: frozenset[str] = _KNOWN_METHODS) -> None:
         self._methods = methods
 
-    def decode(self, exchange: Exchange) -> Decoded:
+    def decode(self, exchange: Exchange, scheme: str = "http") -> Decoded:
+        """The exchange; scheme: of a request whose target and proxies name none."""
         attributes: Attributes = {}
         method = self._method(exchange, attributes)
         if exchange.facts.role == Role.SERVER:
             kind = KIND_SERVER
-            _server_attributes(exchange, attributes)
+            _server_attributes(exchange, attributes, scheme)
         else:
             kind = KIND_CLIENT
-            _client_attributes(exchange, attributes)
+            _client_attributes(exchange, attributes, scheme)
         _common_attributes(exchange, attributes)
         error, message = _outcome(exchange.facts, attributes)
         return Decoded(method, kind, attributes, error, message)
@@ -80,18 +81,18 @@ class Http1Decoder:
         return "HTTP"
 
 
-def _server_attributes(exchange: Exchange, attributes: Attributes) -> None:
+def _server_attributes(exchange: Exchange, attributes: Attributes, default: str) -> None:
     facts = exchange.facts
     target = _target(exchange)
     said = exchange.text(Kept.FORWARDED)
     scheme = forwarded.scheme(said, exchange.text(Kept.X_FORWARDED_PROTO)) or target.scheme
-    scheme = scheme or "http"
+    scheme = scheme or default
     attributes["url.scheme"] = scheme
     attributes["url.path"] = target.path
     if target.query:
         attributes["url.query"] = target.query
     local = connection_address(facts, facts.local_addr)
-    _server_address(_authority(exchange, target), scheme, local, facts, attributes)
+    server_address(_authority(exchange, target), scheme, local, facts, attributes)
     client = forwarded.client_address(said, exchange.text(Kept.X_FORWARDED_FOR))
     client = client or exchange.peer
     if client is not None:
@@ -101,13 +102,13 @@ def _server_attributes(exchange: Exchange, attributes: Attributes) -> None:
         attributes["user_agent.original"] = user_agent
 
 
-def _client_attributes(exchange: Exchange, attributes: Attributes) -> None:
+def _client_attributes(exchange: Exchange, attributes: Attributes, default: str) -> None:
     facts = exchange.facts
     target = _target(exchange)
-    scheme = target.scheme or "http"
+    scheme = target.scheme or default
     authority = _authority(exchange, target)
     rest = "" if target.path == "*" else target.rest
-    _server_address(authority, scheme, exchange.peer, facts, attributes)
+    server_address(authority, scheme, exchange.peer, facts, attributes)
     shown = targets.redact_userinfo(authority) if authority.host else _peer_authority(attributes)
     attributes["url.full"] = f"{scheme}://{shown}{rest}"
 
@@ -122,7 +123,7 @@ def _authority(exchange: Exchange, target: targets.Target) -> targets.Authority:
     return targets.parse_authority(target.authority or exchange.text(Kept.HOST))
 
 
-def _server_address(
+def server_address(
     authority: targets.Authority,
     scheme: str,
     address: str | None,

@@ -10,6 +10,7 @@ from tests.peers.toolchain import ensure_python_peers
 
 from . import (
     agent_cost,
+    grpc_cost,
     measure,
     programs_cost,
     python_cost,
@@ -42,6 +43,10 @@ def _python(chosen: argparse.Namespace) -> Sequence[Table]:
     return python_cost.bench(chosen.seconds or 3, chosen.rounds or 3)
 
 
+def _grpc(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [grpc_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
+
+
 def _untraced(chosen: argparse.Namespace) -> Sequence[Table]:
     return [untraced.bench(chosen.rounds or 5)]
 
@@ -63,6 +68,7 @@ BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
     "python": _python,
+    "grpc": _grpc,
     "untraced": _untraced,
     "agent": _agent,
     "start": _start,

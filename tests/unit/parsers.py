@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -34,7 +35,7 @@ _NO_RUNTIME = "clang's sanitizers are not installed: apt-get install libclang-rt
 
 
 def _sources() -> list[Path]:
-    return sorted([*NATIVE.glob("*.c"), *(ROOT / "bpf").glob("*.h")])
+    return sorted([*NATIVE.glob("*.[ch]"), *(ROOT / "bpf").glob("*.h")])
 
 
 def _build(source: str, flags: Sequence[str]) -> Path:
@@ -334,7 +335,7 @@ class Body:
 
 
 Case = tuple[bytes, bytes]
-"""A kind ("Q", "S", "C", "T" or "M", see parsers.c) and bytes."""
+"""A kind ("Q", "S", "C", "T", "M" or "2", see parsers.c) and bytes."""
 
 
 @functools.cache
@@ -363,3 +364,55 @@ def check_under_sanitizers(cases: Iterable[Case]) -> None:
     assert found == [_LIB.examine(kind[0], data, len(data)) for kind, data in cases]
     if not has_sanitizers():
         pytest.skip(_NO_RUNTIME)
+
+
+TALK_HEADER = struct.Struct("=IIIIQIIIIIIIIII16s8s")
+BLOCK_MAX = _CONSTANTS["HPACK_BLOCK_MAX"]
+FIELDS_MAX = _CONSTANTS["HPACK_FIELDS_MAX"]
+
+
+class Found(NamedTuple):
+    """One thing the machine of HTTP/2 found; see struct talk_entry."""
+
+    event: int
+    stream: int
+    position: int
+    flags: int
+    control: int
+    known: int
+    insertions: int
+    status: int
+    first: int
+    bad: int
+    changes: int
+    messages: int
+    data: int
+    length: int
+    valid: int
+    trace_id: bytes
+    span_id: bytes
+    block: bytes
+
+
+class Talk:
+    """One direction of an HTTP/2 connection, fed as the kernel feeds it, call by call."""
+
+    FOUND_DATA_END, FOUND_BLOCK, FOUND_RESET, FOUND_GOAWAY, NONSENSE, LOST_BLOCK = range(2, 8)
+
+    def __init__(self, *, preface: bool = True) -> None:
+        self._talk = Struct("http2_talk")
+        _LIB.talk_begin(ctypes.c_void_p(self._talk.address), int(preface))
+
+    def feed(self, piece: bytes) -> None:
+        _LIB.talk_feed(ctypes.c_void_p(self._talk.address), piece, len(piece))
+
+    def found(self) -> list[Found]:
+        self._talk.check_canaries()
+        log, at, entries = self._talk.read("found", self._talk["used"]), 0, []
+        while at < len(log):
+            fields = TALK_HEADER.unpack_from(log, at)
+            at += TALK_HEADER.size
+            length = fields[13]
+            entries.append(Found._make((*fields, log[at : at + length])))
+            at += length
+        return entries

@@ -191,7 +191,7 @@ COLUMNS = st.fixed_dictionaries(
         "response_ns": U64,
         "tid": st.integers(0, 2**32 - 1),
         "target_full_len": U16,
-        "reserved": U16,
+        "http2_len": U16,
     }
 )
 

@@ -6,6 +6,7 @@
 #define WAGGLE_USER_MODE
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
+#include "../../../bpf/http2.h"
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -25,6 +26,8 @@ struct constant {
 	{ #type, #name, offsetof(struct type, name), sizeof(((struct type *)0)->name) }
 #define WHOLE(type) { #type, "", 0, sizeof(struct type) }
 #define CONSTANT(name) { #name, name }
+
+#include "http2_talk.h"
 
 const struct member members[] = {
 	WHOLE(http1_head),
@@ -60,6 +63,9 @@ const struct member members[] = {
 	MEMBER(trace_context, span_id),
 	MEMBER(trace_context, flags),
 	MEMBER(trace_context, valid),
+	WHOLE(http2_talk),
+	MEMBER(http2_talk, used),
+	MEMBER(http2_talk, found),
 	{ 0 },
 };
 
@@ -84,6 +90,8 @@ const struct constant constants[] = {
 	CONSTANT(HTTP1_METHOD_MAX),
 	CONSTANT(HTTP1_LINE_WINDOW),
 	CONSTANT(TRACEPARENT_LENGTH),
+	CONSTANT(HPACK_BLOCK_MAX),
+	CONSTANT(HPACK_FIELDS_MAX),
 	{ 0 },
 };
 
@@ -130,6 +138,17 @@ void read_lines(struct http1_stream *stream, struct http1_lines *lines)
 int traceparent(const u8 *text, u32 length, struct trace_context *context)
 {
 	return parse_traceparent(text, length, context);
+}
+
+void talk_begin(struct http2_talk *talk, u8 with_preface)
+{
+	memset(talk, 0, sizeof(*talk));
+	talk->side.state = with_preface ? HTTP2_AT_PREFACE : HTTP2_AT_HEADER;
+}
+
+void talk_feed(struct http2_talk *talk, const u8 *bytes, u32 length)
+{
+	http2_talk_feed(talk, bytes, length);
 }
 
 /* What follows condenses all that a parser found into one number. It is run once in
@@ -208,7 +227,19 @@ static u64 examine_traceparent(const u8 *bytes, u32 length)
 	return found;
 }
 
-/* `kind`: 'Q' request head, 'S' response head, 'C' chunks, 'T' traceparent, 'M' a beginning. */
+static u64 examine_http2(const u8 *bytes, u32 length)
+{
+	struct http2_talk *talk = calloc(1, sizeof(*talk));
+	u64 found;
+
+	http2_talk_feed(talk, bytes, length);
+	found = condense(0, talk->found, talk->used);
+	free(talk);
+	return found;
+}
+
+/* `kind`: 'Q' request head, 'S' response head, 'C' chunks, 'T' traceparent, 'M' a beginning, '2' HTTP/2
+ * from its preface. */
 u64 examine(u8 kind, const u8 *bytes, u32 length)
 {
 	switch (kind) {
@@ -219,6 +250,8 @@ u64 examine(u8 kind, const u8 *bytes, u32 length)
 		return examine_chunks(bytes, length);
 	case 'T':
 		return examine_traceparent(bytes, length);
+	case '2':
+		return examine_http2(bytes, length);
 	case 'M':
 		return may_begin_request(bytes, length);
 	}

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * HPACK header blocks (RFC 7541) as far as the kernel reads them: how many entries a
+ * block adds to its side's table, `:status` where it can be read without one, and
+ * where the value of `traceparent` lies. No table is kept, no name decoded. Pure.
+ */
+#ifndef WAGGLE_HPACK_H
+#define WAGGLE_HPACK_H
+
+#include "context.h"
+#include "waggle.h"
+
+#define HPACK_BLOCK_MAX 16384 /* a power of two; longer blocks are given up */
+#define HPACK_BLOCK_MASK (HPACK_BLOCK_MAX - 1)
+#define HPACK_BLOCK_ROOM (HPACK_BLOCK_MAX + 1024) /* room to look and copy past the mask */
+#define HPACK_FIELDS_MAX 1024 /* of one block; of more the count is lost */
+#define HPACK_STATIC 61	      /* entries of the static table */
+
+/* What the first field says of a block: pseudo-header fields come first. */
+enum hpack_first { HPACK_FIRST_OTHER = 0, HPACK_FIRST_REQUEST = 1, HPACK_FIRST_RESPONSE = 2 };
+
+/* What is found out about a block. Lives in a map, so that the verifier does not
+ * follow what is in it. */
+struct hpack_walk {
+	u64 names;    /* bit d: the entry d insertions ago is named traceparent */
+	u32 at;
+	u32 end;
+	u32 known;    /* insertions of this epoch, with those of this block so far */
+	u32 insertions;
+	u32 string;   /* of the string read last: where, */
+	u32 length;   /* how long */
+	u32 coded;    /* and whether Huffman coded */
+	u32 traceparent; /* where the value lies, 0: none */
+	u32 traceparent_len;
+	u32 traceparent_coded;
+	u16 status;
+	u8 first;     /* enum hpack_first */
+	u8 changes;   /* inserts or resizes */
+	u8 bad;	      /* no HPACK, or more than we walk */
+	u8 old_table; /* there may be entries older than those we know of */
+	u8 traceparents;
+	u8 whole; /* the end was reached */
+	u8 begun; /* a field was read; changes of size may come before it */
+	u8 reserved[7];
+};
+
+struct hpack_block {
+	struct hpack_walk walk;
+	struct trace_context context; /* of the traceparent, if one was valid */
+	u8 text[64];
+	u8 bytes[HPACK_BLOCK_ROOM];
+};
+
+INLINE u8 hpack_byte(const struct hpack_block *block, u32 at)
+{
+	return block->bytes[masked(at, HPACK_BLOCK_MASK)];
+}
+
+INLINE u64 hpack_word(const struct hpack_block *block, u32 at)
+{
+	return load64(block->bytes + masked(at, HPACK_BLOCK_MASK));
+}
+
+/* An integer with a prefix of `bits`, at most four bytes behind it, without a branch. */
+PROVEN_ONCE u32 hpack_number(struct hpack_block *block, u32 bits)
+{
+	struct hpack_walk *walk;
+	u32 most, value, more, at;
+	u8 byte;
+
+	if (!block)
+		return 0;
+	walk = &block->walk;
+	at = walk->at;
+	most = (1U << (bits & 7)) - 1;
+	value = hpack_byte(block, at) & most;
+	more = value == most;
+	at++;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++) {
+		byte = hpack_byte(block, at);
+		value += ((u32)(byte & 0x7f) * more) << (7 * i);
+		at += more;
+		more &= byte >> 7;
+	}
+	walk->bad |= more;
+	walk->at = at;
+	return value;
+}
+
+/* Passes a string and notes where it lies. */
+INLINE void hpack_string(struct hpack_block *block)
+{
+	struct hpack_walk *walk = &block->walk;
+
+	walk->coded = hpack_byte(block, walk->at) >> 7;
+	walk->length = hpack_number(block, 7);
+	walk->string = walk->at;
+	walk->at += walk->length;
+}
+
+#define TRACEPARENT_NAME 0x7261706563617274ULL	    /* "tracepar", then "ent" */
+#define TRACEPARENT_NAME_END 0x746e65ULL
+#define TRACEPARENT_NAME_CODED 0x3fa9851d6b21834dULL /* its eight bytes in the Huffman code */
+
+/* Whether the string read last is the name we look for. */
+INLINE u32 hpack_is_traceparent(const struct hpack_block *block)
+{
+	const struct hpack_walk *walk = &block->walk;
+	u64 word = hpack_word(block, walk->string);
+
+	if (walk->coded)
+		return walk->length == 8 && word == TRACEPARENT_NAME_CODED;
+	return walk->length == 11 && word == TRACEPARENT_NAME &&
+	       (hpack_word(block, walk->string + 8) & 0xffffff) == TRACEPARENT_NAME_END;
+}
+
+/* 55 characters, three of them dashes (6 bits in the Huffman code), the others digits
+ * (5 or 6 bits): 278 to 330 bits. */
+INLINE u32 hpack_may_be_traceparent(const struct hpack_walk *walk)
+{
+	if (walk->coded)
+		return walk->length >= 35 && walk->length <= 42;
+	return walk->length == TRACEPARENT_LENGTH;
+}
+
+/* A value was read whose name may be the one: `certain` where it surely is. Returns
+ * whether its entry, if it becomes one, bears the name. */
+INLINE u32 hpack_note_value(struct hpack_walk *walk, u32 certain)
+{
+	if (!certain && !hpack_may_be_traceparent(walk))
+		return 0;
+	walk->traceparents += walk->traceparents < 2;
+	walk->traceparent = walk->string;
+	walk->traceparent_len = walk->length;
+	walk->traceparent_coded = walk->coded;
+	return 1;
+}
+
+/* Looks up the name of dynamic entry `ago` insertions ago: 1 that it is the name, 2
+ * that nobody knows, since it is older than what we have seen. */
+INLINE u32 hpack_entry_name(const struct hpack_walk *walk, u32 ago)
+{
+	if (ago >= walk->known)
+		return walk->old_table ? 2 : 0;
+	return ago < 64 && ((walk->names >> (ago & 63)) & 1);
+}
+
+/* By the first six bits of a code: the character, and 0x80 if it has six; else five. */
+#define C5(c) c, c
+#define C6(c) (0x80 | c)
+#define HPACK_DIGITS                                                                      \
+	{                                                                                 \
+		C5('0'), C5('1'), C5('2'), C5('a'), C5('c'), C5('e'), [22] = C6('-'),     \
+		[25] = C6('3'), C6('4'), C6('5'), C6('6'), C6('7'), C6('8'), C6('9'),     \
+		[35] = C6('b'), C6('d'), C6('f'),                                         \
+	}
+const u8 hpack_digits[64] = HPACK_DIGITS;
+
+/* The next character of a Huffman-coded string of digits and dashes. `*bit` counts in
+ * bits from `from`; `*bad` becomes nonzero where there is another character. */
+INLINE u8 hpack_digit(const struct hpack_block *block, u32 from, u32 *bit, u32 *bad)
+{
+	u32 at = from + (*bit >> 3);
+	u32 pair = (u32)hpack_byte(block, at) << 8 | hpack_byte(block, at + 1);
+	u8 found = hpack_digits[masked(pair >> (10 - (*bit & 7)), 63)];
+
+	*bit += 5 + (found >> 7);
+	*bad |= ((u32)found - 1) >> 31;
+	return found & 0x7f;
+}
+
+/* What `:status` says, from a string of three digits; 0 if it is none. */
+INLINE u16 hpack_status(const struct hpack_block *block)
+{
+	const struct hpack_walk *walk = &block->walk;
+	u32 from = walk->string, bit = 0, bad = 0, a, b, c;
+
+	if (walk->coded) {
+		a = hpack_digit(block, from, &bit, &bad) - '0';
+		b = hpack_digit(block, from, &bit, &bad) - '0';
+		c = hpack_digit(block, from, &bit, &bad) - '0';
+		bad |= (bit + 7) / 8 != walk->length;
+	} else {
+		a = hpack_byte(block, from) - '0';
+		b = hpack_byte(block, from + 1) - '0';
+		c = hpack_byte(block, from + 2) - '0';
+		bad |= walk->length != 3;
+	}
+	bad |= a < 1 || a > 9 || b > 9 || c > 9;
+	return bad ? 0 : a * 100 + b * 10 + c;
+}
+
+const u16 hpack_statuses[8] = { 200, 204, 206, 304, 400, 404, 500, 0 };
+
+/* If it is the first field: does its name have an index of the static table? */
+INLINE void hpack_first_field(struct hpack_block *block, u32 name, u32 indexed)
+{
+	struct hpack_walk *walk = &block->walk;
+
+	if (walk->begun)
+		return;
+	walk->begun = 1;
+	if (name >= 1 && name <= 7)
+		walk->first = HPACK_FIRST_REQUEST;
+	if (name < 8 || name > 14)
+		return;
+	walk->first = HPACK_FIRST_RESPONSE;
+	walk->status = indexed ? hpack_statuses[masked(name - 8, 7)] : hpack_status(block);
+}
+
+INLINE void hpack_literal(struct hpack_block *block, u8 byte)
+{
+	struct hpack_walk *walk = &block->walk;
+	u32 inserts = byte & 0x40, name, named = 0;
+
+	name = hpack_number(block, inserts ? 6 : 4);
+	if (!name) {
+		hpack_string(block);
+		named = hpack_is_traceparent(block);
+	} else if (name > HPACK_STATIC) {
+		named = hpack_entry_name(walk, name - HPACK_STATIC - 1);
+	}
+	hpack_string(block);
+	if (walk->at > walk->end)
+		return;
+	hpack_first_field(block, name, 0);
+	if (named)
+		named = hpack_note_value(walk, named == 1);
+	if (inserts) {
+		walk->names = walk->names << 1 | named;
+		walk->insertions++;
+		walk->known++;
+		walk->changes = 1;
+	}
+}
+
+struct hpack_step_context {
+	struct hpack_block *block;
+};
+
+/* One field, or one change of the table's size. */
+static long hpack_step(u32 index, void *context)
+{
+	struct hpack_block *block = ((struct hpack_step_context *)context)->block;
+	struct hpack_walk *walk = &block->walk;
+	u32 number;
+	u8 byte;
+
+	if (walk->at >= walk->end) {
+		walk->whole = 1;
+		return 1;
+	}
+	byte = hpack_byte(block, walk->at);
+	if (byte & 0x80) {
+		number = hpack_number(block, 7);
+		walk->bad |= !number;
+		/* Repeated whole: what it says only user space can tell. */
+		if (number > HPACK_STATIC && hpack_entry_name(walk, number - HPACK_STATIC - 1) == 1)
+			walk->traceparents += walk->traceparents < 2;
+		hpack_first_field(block, number, 1);
+	} else if ((byte & 0xe0) == 0x20) {
+		hpack_number(block, 5);
+		walk->changes = 1;
+	} else {
+		hpack_literal(block, byte);
+	}
+	walk->bad |= walk->at > walk->end;
+	return !!walk->bad;
+}
+
+/* Walks block->bytes[from, to). `names` and `known` are of the side so far. */
+INLINE void hpack_read(struct hpack_block *block, u32 from, u32 to, u64 names, u32 known,
+		       u8 old_table)
+{
+	struct hpack_step_context context = { .block = block };
+	struct hpack_walk *walk = &block->walk;
+
+	__builtin_memset(walk, 0, sizeof(*walk));
+	walk->at = from;
+	walk->end = to;
+	walk->names = names;
+	walk->known = known;
+	walk->old_table = old_table;
+	LOOP(HPACK_FIELDS_MAX + 1, hpack_step, &context);
+	walk->bad |= !walk->whole;
+}
+
+/* The context of a block that was walked, into block->context. Of several none is to be
+ * taken (Trace Context 3.2). Returns whether there was anything to read. */
+PROVEN_ONCE int hpack_traceparent(struct hpack_block *block)
+{
+	struct hpack_walk *walk;
+	u32 bit = 0, bad = 0, bits;
+
+	if (!block)
+		return 0;
+	walk = &block->walk;
+	block->context.valid = 0;
+	if (walk->bad || walk->traceparents != 1 || !walk->traceparent)
+		return walk->traceparents > 1;
+	if (!walk->traceparent_coded) {
+		parse_traceparent(block->bytes + masked(walk->traceparent, HPACK_BLOCK_MASK),
+				  walk->traceparent_len, &block->context);
+		return 1;
+	}
+	bits = walk->traceparent_len * 8;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < TRACEPARENT_LENGTH; i++)
+		block->text[i] = hpack_digit(block, walk->traceparent, &bit, &bad);
+	/* Less than a byte may follow, of ones. */
+	if (!bad && bit <= bits && bits - bit < 8)
+		parse_traceparent(block->text, TRACEPARENT_LENGTH, &block->context);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Is this connection HTTP/2? By what its bytes say, never by a port.
+ */
+#ifndef WAGGLE_HTTP2_JUDGE_H
+#define WAGGLE_HTTP2_JUDGE_H
+
+#include "feed.h"
+#include "http2_maps.h"
+#include "http2_seek.h"
+
+#define PREFACE_WORD 0x5448202a20495250ULL	  /* "PRI * HT" */
+#define PREFACE_SECOND_WORD 0x0a0d302e322f5054ULL /* "TP/2.0\r\n" */
+#define FIRST_SETTINGS_MAX 384 /* bytes; far more than anybody sends */
+
+/* The connection speaks HTTP/2 from here on, `role` is ours, `came` bytes of the preface
+ * came in earlier calls. Returns 0 when there is no room for another one. */
+OUT_OF_LINE int adopt_http2(struct feed *feed, u32 role, u32 came)
+{
+	struct connection *connection = feed->connection;
+	u32 client = role == WAGGLE_ROLE_CLIENT ? 1 : 0; /* direction of the client's bytes */
+	u64 sock = feed->sock;
+	u32 zero = 0;
+	struct http2_connection *http2 = bpf_map_lookup_elem(&blank_http2, &zero);
+
+	if (!http2)
+		return 0;
+	if (bpf_map_update_elem(&http2_connections, &sock, http2, BPF_ANY)) {
+		count(WAGGLE_COUNT_LOST_HTTP2_MAP_FULL);
+		connection->flags |= CONNECTION_DEAD;
+		return 0;
+	}
+	http2 = bpf_map_lookup_elem(&http2_connections, &sock);
+	if (!http2)
+		return 0;
+	http2->id = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	http2->tgid = feed->tgid;
+	http2->side[client & 1].fill = came;
+	http2->side[(client ^ 1) & 1].state = HTTP2_AT_HEADER;
+	http2->from[client & 1] = WAGGLE_SIDE_CLIENT;
+	http2->from[(client ^ 1) & 1] = WAGGLE_SIDE_SERVER;
+	connection->role = role;
+	connection->sent.state = HTTP1_IS_HTTP2;
+	connection->received.state = HTTP1_IS_HTTP2;
+	count(WAGGLE_COUNT_HTTP2_CONNECTIONS);
+	return 1;
+}
+
+/* A server may speak first: the header of a SETTINGS frame at the very beginning. */
+INLINE int begins_with_settings(u64 word)
+{
+	u32 length = __builtin_bswap32((u32)word) >> 8;
+
+	return word >> 24 == HTTP2_SETTINGS && length <= FIRST_SETTINGS_MAX && !(length % 6);
+}
+
+INLINE long read_bytes(const struct feed_state *state, void *to, u32 length, u64 from);
+
+/* Looks for a frame header `at` bytes into the piece. */
+INLINE int look_at(const struct feed_state *state, u32 at, struct http2_header *header)
+{
+	u64 word = 0;
+	u8 last = 0;
+
+	if ((u64)at + HTTP2_HEADER > state->length ||
+	    read_bytes(state, &word, 8, state->base + at) ||
+	    read_bytes(state, &last, 1, state->base + at + 8))
+		return 0;
+	http2_look(header, word, last);
+	return header->plausible;
+}
+
+/* Who sends this header block? 0 where its first byte does not say. */
+INLINE u32 block_sender(const struct feed_state *state, u32 at, const struct http2_header *header)
+{
+	u8 byte = 0;
+
+	if (header->type != HTTP2_HEADERS ||
+	    read_bytes(state, &byte, 1, state->base + at + http2_block_at(header)))
+		return HPACK_FIRST_OTHER;
+	return http2_first_field(byte);
+}
+
+/* A connection older than we: two frames in a row, of which one has a header block that
+ * says whose it is. Returns 1 when it is HTTP/2, 2 when that may turn out yet. */
+OUT_OF_LINE int judge_old_http2(struct feed *feed)
+{
+	struct feed_state *state = &feed->scratch->state;
+	struct http2_header first, second;
+	struct http2_connection *http2;
+	u32 at, sender, role, stream, here = feed->sent & 1;
+	u64 sock = feed->sock;
+
+	if (!look_at(state, 0, &first))
+		return 0;
+	at = HTTP2_HEADER + first.length;
+	if (!look_at(state, at, &second))
+		return at >= state->length ? 2 : 0;
+	stream = first.stream;
+	sender = block_sender(state, 0, &first);
+	if (!sender) {
+		stream = second.stream;
+		sender = block_sender(state, at, &second);
+	}
+	if (!sender)
+		return 2;
+	role = (sender == HPACK_FIRST_REQUEST) == here ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
+	if (!adopt_http2(feed, role, 0))
+		return 0;
+	http2 = bpf_map_lookup_elem(&http2_connections, &sock);
+	if (!http2)
+		return 0;
+	http2->resynced = 1;
+	http2->side[0].old_table = 1;
+	http2->side[1].old_table = 1;
+	http2->side[here].state = HTTP2_AT_HEADER;
+	http2->side[here ^ 1].state = HTTP2_SEEKING;
+	http2->highest = sender == HPACK_FIRST_REQUEST ? stream - 1 : stream;
+	feed->stream->next = state->position;
+	count(WAGGLE_COUNT_HTTP2_RESYNCED);
+	return 1;
+}
+
+/* Whether the first bytes of a call, on a connection nobody has judged, are HTTP/2's:
+ * 1 yes, 2 perhaps, by and by. */
+INLINE int judge_http2(struct feed *feed, u64 word, u32 length)
+{
+	struct feed_state *state = &feed->scratch->state;
+	u32 role;
+
+	if (length < 8)
+		return 0;
+	if (word == PREFACE_WORD)
+		role = feed->sent ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
+	else if (begins_with_settings(word) && (feed->connection->flags & CONNECTION_FROM_START))
+		role = feed->sent ? WAGGLE_ROLE_SERVER : WAGGLE_ROLE_CLIENT;
+	else if ((word >> 24 & 0xff) <= HTTP2_WINDOW_UPDATE &&
+		 !(feed->connection->flags & CONNECTION_FROM_START))
+		return judge_old_http2(feed);
+	else
+		return 0;
+	feed->stream->next = state->position + state->offset;
+	return adopt_http2(feed, role, 0);
+}
+
+/* A first line that is no request line and came in pieces may be the preface's. */
+INLINE int judge_cut_preface(struct feed *feed, u32 before)
+{
+	const struct http1_head *head = &feed->scratch->head;
+	struct feed_state *state = &feed->scratch->state;
+
+	if (load64(head->bytes) != PREFACE_WORD || load64(head->bytes + 8) != PREFACE_SECOND_WORD ||
+	    before >= 16 || feed->connection->requests)
+		return 0;
+	feed->stream->next = state->position + state->offset;
+	return adopt_http2(feed, feed->connection->role, before);
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What is kept of HTTP/2 connections and their streams, and its bounds.
+ */
+#ifndef WAGGLE_HTTP2_MAPS_H
+#define WAGGLE_HTTP2_MAPS_H
+
+#include "http2.h"
+#include "maps.h"
+
+/* http1_stream.state of both directions of a connection that speaks HTTP/2. */
+#define HTTP1_IS_HTTP2 64
+
+INLINE int is_http2(const struct connection *connection)
+{
+	return connection->sent.state == HTTP1_IS_HTTP2;
+}
+
+struct http2_connection {
+	u64 id;	      /* waggle_http2.connection */
+	u64 ended_ns; /* the connection is over; a sweep ends the streams that are left */
+	struct http2_side side[2]; /* by enum direction */
+	u32 highest;  /* the latest stream that the client began, or was seen to use */
+	u32 pushed;   /* the latest that the server promised */
+	u32 open;     /* streams in the maps below */
+	u32 large;    /* of those, in large_streams */
+	u32 error;    /* of the last GOAWAY */
+	u32 tgid;
+	u8 end;	      /* enum waggle_end, with ended_ns */
+	u8 resynced;  /* found in mid-stream */
+	u8 from[2];   /* by enum direction: enum waggle_side */
+	u8 reserved[4];
+};
+
+/* A stream that is not finished. `index` in exchange_key is its number. */
+struct http2_stream {
+	struct owner owner; /* the server exchange that a client's stream is a child of */
+	u64 connection;	    /* http2_connection.id */
+	struct http2_messages messages[WAGGLE_SIDES];
+	u32 used; /* bytes of head */
+	u8 data;  /* the response's data has begun */
+	u8 counted; /* among its process's open requests */
+	u8 reserved[2];
+};
+
+#define HTTP2_SMALL_BLOCKS (WAGGLE_HEAD_SIZE - WAGGLE_HTTP2_SIZE) /* bytes, of a small record */
+
+struct open_stream {
+	struct http2_stream stream;
+	struct waggle_exchange record;
+	u8 behind[2 * 256 - HTTP2_SMALL_BLOCKS]; /* place and length are bounded by masks */
+};
+
+struct open_large_stream {
+	struct http2_stream stream;
+	struct waggle_large_exchange record;
+};
+
+/* A header block on its way into a record. */
+struct block_at_hand {
+	u64 ns;	      /* when its first byte passed */
+	u32 at;	      /* sequence number of the frame's first byte */
+	u32 begin;    /* in the buffer */
+	u32 inserted; /* before it */
+	u32 length;
+	u8 epoch;
+	u8 flags; /* enum waggle_block_flag */
+	u8 slot;  /* enum waggle_block */
+	u8 bad;
+	u32 promised; /* the stream that PUSH_PROMISE begins */
+	u32 stream;
+	u32 type; /* enum http2_type */
+};
+
+/* One CPU's room for a call. */
+struct http2_scratch {
+	u64 sock; /* of the call: */
+	u32 sent; /* enum direction */
+	u32 from; /* enum waggle_side */
+	struct block_at_hand given;
+	struct http2_window window;
+	struct open_large_stream fresh; /* being made or moved */
+	u8 behind[8192 - WAGGLE_LARGE_HEAD_SIZE];
+	struct hpack_block block;
+};
+
+/* Set when a connection ended with more streams than could be ended at once. */
+u32 http2_left_open = 0;
+
+MAP(http2_connections, BPF_MAP_TYPE_HASH, 16384, u64, struct http2_connection, ON_DEMAND);
+MAP(http2_streams, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_stream, ON_DEMAND);
+/* Whose header blocks are too long for a small record. */
+MAP(large_streams, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_large_stream,
+    ON_DEMAND);
+MAP(http2_scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct http2_scratch, 0);
+/* Never written: what a new connection begins as. */
+MAP(blank_http2, BPF_MAP_TYPE_ARRAY, 1, u32, struct http2_connection, 0);
+
+/* Everything that changes an HPACK table, in the order of the wire. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2 << 20);
+} table_ring SEC(".maps");
+
+INLINE struct http2_scratch *http2_scratch_of(u32 user)
+{
+	return bpf_map_lookup_elem(&http2_scratches, &user);
+}
+
+INLINE struct open_stream *find_stream(u64 sock, u32 stream)
+{
+	struct exchange_key key = { .sock = sock, .index = stream };
+	struct open_stream *open = bpf_map_lookup_elem(&http2_streams, &key);
+
+	/* A large one begins as a small one does. */
+	return open ? open : bpf_map_lookup_elem(&large_streams, &key);
+}
+
+#endif

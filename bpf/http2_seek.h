@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * HTTP/2 from the middle: connections older than the agent, and those that were lost.
+ * A call is taken to begin with a frame only where frames follow one another as they
+ * must; a connection is taken to be HTTP/2 only if there is also a header block that
+ * begins as one does. Whatever is not sure waits for another call.
+ */
+#ifndef WAGGLE_HTTP2_SEEK_H
+#define WAGGLE_HTTP2_SEEK_H
+
+#include "http2.h"
+
+/* The flags that may be set, by type; others are known to nobody. */
+const u8 http2_flags_of[16] = {
+	[HTTP2_DATA] = HTTP2_FLAG_END_STREAM | HTTP2_FLAG_PADDED,
+	[HTTP2_HEADERS] = HTTP2_FLAG_END_STREAM | HTTP2_FLAG_END_HEADERS | HTTP2_FLAG_PADDED |
+			  HTTP2_FLAG_PRIORITY,
+	[HTTP2_SETTINGS] = 1,
+	[HTTP2_PUSH_PROMISE] = HTTP2_FLAG_END_HEADERS | HTTP2_FLAG_PADDED,
+	[HTTP2_PING] = 1,
+};
+
+/* What a place in a call tells: is a frame header there, and of what? */
+struct http2_header {
+	u32 length;
+	u32 stream;
+	u8 type;
+	u8 flags;
+	u8 plausible;
+	u8 reserved;
+};
+
+INLINE void http2_look(struct http2_header *header, u64 word, u8 last)
+{
+	u32 low = __builtin_bswap32(word >> 32);
+	u32 stream = low << 8 | last;
+
+	header->length = __builtin_bswap32((u32)word) >> 8;
+	header->type = word >> 24;
+	header->flags = word >> 32;
+	header->stream = stream;
+	header->plausible =
+		header->type <= HTTP2_WINDOW_UPDATE && header->length <= HTTP2_DEFAULT_FRAME &&
+		!(header->flags & ~http2_flags_of[header->type & 15]) && !(stream >> 31) &&
+		http2_makes_sense(header->length, header->type, header->flags, stream) &&
+		/* Streams of servers are even: promised, and refused by all. */
+		(!stream || (stream & 1));
+}
+
+/* Whose header block begins so? The first field is a pseudo-header field, in the static
+ * table for all but the strangest encoders. */
+INLINE u32 http2_first_field(u8 byte)
+{
+	u32 name = byte & 0x80 ? byte & 0x7f : byte & 0x40 ? byte & 0x3f : byte & 0x0f;
+
+	if (!(byte & 0x80) && (byte & 0xe0) == 0x20)
+		return HPACK_FIRST_OTHER;
+	if (name >= 1 && name <= 7)
+		return HPACK_FIRST_REQUEST;
+	return name >= 8 && name <= 14 ? HPACK_FIRST_RESPONSE : HPACK_FIRST_OTHER;
+}
+
+/* Where a frame's header block begins in its payload; padding is at most one byte off. */
+INLINE u32 http2_block_at(const struct http2_header *header)
+{
+	return HTTP2_HEADER + (header->flags & HTTP2_FLAG_PADDED ? 1 : 0) +
+	       (header->flags & HTTP2_FLAG_PRIORITY ? 5 : 0);
+}
+
+/* On a connection of HTTP/2: does a frame begin where the window does? `whole`: the call
+ * ends where the window does. */
+INLINE int http2_found_frame(const struct http2_window *window, u32 whole)
+{
+	struct http2_header first, second;
+	u32 next;
+
+	if (window->fill < HTTP2_HEADER)
+		return 0;
+	http2_look(&first, load64(window->bytes), window->bytes[8]);
+	next = HTTP2_HEADER + first.length;
+	if (!first.plausible)
+		return 0;
+	if (next + HTTP2_HEADER > window->fill)
+		return whole && next == window->fill;
+	http2_look(&second, load64(window->bytes + masked(next, HTTP2_WINDOW_MASK)),
+		   http2_byte(window, next + 8));
+	return second.plausible;
+}
+
+#endif

@@ -1,0 +1,423 @@
+"""A stage of the pipeline: raw records of streams -> records with readable heads.
+
+What leaves is an exchange as HTTP/1's are: target and kept fields in its head, so
+everything behind this (templates, sampling, exporters) treats it alike. What the head of
+a stream means depends on its blocks and on the table entries they refer to, so it is
+worked out once for each different (connection, insertions before, bytes) and remembered:
+a warm connection, whose calls repeat each other's bytes, costs no decoding.
+"""
+
+import struct
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import layout
+from waggle.columns import Bytes, Positions, equal_rows
+from waggle.layout import Block, BlockFlag, End, Http2Flag, Role, Side
+from waggle.probes.http2 import grpc, heads
+from waggle.probes.http2.blocks import decode
+from waggle.probes.http2.heads import Blocks, Head
+from waggle.probes.http2.kept import Known, MessageTimes, Stream
+from waggle.probes.http2.tables import Tables
+from waggle.spans import Records
+
+_FACTS: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
+_STREAM_SIZE = layout.HTTP2.itemsize
+_SMALL_HEAD = layout.EXCHANGE.itemsize - _FACTS
+_LARGE_HEAD = layout.LARGE_EXCHANGE.itemsize - _FACTS
+_REMEMBERED = 16384
+_PREFIX = 5  # bytes before each message of gRPC
+# Of the record's own columns, those that a resolved head depends on.
+_KEYED_FACTS = ("end", "role", "method", "status", "target_len", "kept_len")
+# Of struct waggle_http2, those it does not depend on.
+_VARYING = ("request_end_ns", "first_message_ns", "last_message_ns", "stream")
+_SIDE_OF = {
+    Block.REQUEST: Side.CLIENT,
+    Block.RESPONSE: Side.SERVER,
+    Block.TRAILERS: Side.SERVER,
+}
+
+
+class TableSource(Protocol):
+    """The ring of table events, or what stands in for it."""
+
+    def pending(self) -> int: ...
+
+    def read(self, max_records: int = ...) -> Records: ...
+
+
+class Resolved(NamedTuple):
+    """What a group of equal rows means. kept: None where it differs from row to row."""
+
+    head: Head
+    stream: Stream
+    timeout: bytes | None
+    kept: bytes | None
+
+
+@dataclass(slots=True)
+class ResolverStats:
+    """Rows of streams so far: `decoded` of them were not remembered."""
+
+    streams: int = 0
+    decoded: int = 0
+    unknown: int = 0  # rows with a field that could not be decoded
+
+
+class Resolver:
+    """The stage. Not for two threads at once. Without a source there are no table events."""
+
+    def __init__(self, source: TableSource | None = None, tables: Tables | None = None) -> None:
+        self.stats = ResolverStats()
+        self.tables = tables or Tables()
+        self._source = source
+        self._memory: dict[bytes, Resolved] = {}
+        self._blocks: dict[tuple[int, int, int, int, bytes], heads.Block] = {}
+        self._heads: dict[Hashable, Head] = {}
+
+    def poll(self) -> None:
+        """Take what waits in the ring of table events."""
+        while self._source is not None and self._source.pending():
+            events = self._source.read()
+            if not len(events):
+                return  # the next one is still being written
+            self.tables.add(events)
+
+    def process(self, records: Records) -> Sequence[Records]:
+        """The same records, those of streams resolved; one array of each layout.
+
+        The records were read before this is called: every table event they need is in
+        the ring by then (waggle.h: struct waggle_table_event).
+        """
+        is_stream = records["protocol"] == layout.Protocol.HTTP2
+        if not is_stream.any():
+            return (records,)
+        self.poll()
+        rows = is_stream.nonzero()[0]
+        self.stats.streams += len(rows)
+        resolved = self._resolve(np.ascontiguousarray(records[rows]))
+        others = records[~is_stream]
+        return [others, *resolved] if len(others) else resolved
+
+    def _resolve(self, records: Records) -> list[Records]:
+        raw = _Raw(records)
+        group, firsts = raw.groups()
+        found = [self._of_row(raw, row) for row in firsts.tolist()]
+        return _written(raw, group, found)
+
+    def _of_row(self, raw: "_Raw", row: int) -> Resolved:
+        key = raw.key(row)
+        resolved = self._memory.get(key)
+        if resolved is not None:
+            return resolved
+        resolved = self._decoded(raw, row)
+        self.stats.decoded += 1
+        _remember(self._memory, key, resolved)
+        return resolved
+
+    def _decoded(self, raw: "_Raw", row: int) -> Resolved:
+        facts = raw.facts(row)
+        self.tables.touch(facts.connection)
+        blocks = Blocks(*(self._block(raw, facts, row, block) for block in _SIDE_OF))
+        head = self._head(raw, facts, row, blocks)
+        about = _about(raw, facts, row, head)
+        timeout = blocks.request.timeout
+        self.stats.unknown += head.unknown > 0
+        return Resolved(head, about, timeout, _common_kept(head, about, timeout))
+
+    def _head(self, raw: "_Raw", facts: "_Facts", row: int, blocks: Blocks) -> Head:
+        upgraded = raw.upgraded(row) if facts.flags & Http2Flag.UPGRADED else None
+        key = (upgraded, *((block.fields, block.unknown) for block in blocks))
+        head = self._heads.get(key)
+        if head is None:
+            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256)
+            _remember(self._heads, key, head)
+        return head
+
+    def _block(self, raw: "_Raw", facts: "_Facts", row: int, block: Block) -> heads.Block:
+        if not facts.block_flags[block] & BlockFlag.PRESENT:
+            return heads.NO_BLOCK
+        side = _SIDE_OF[block]
+        if block == Block.REQUEST and facts.flags & Http2Flag.PUSHED:
+            side = Side.SERVER
+        data = raw.block(row, facts.block_offset[block], facts.block_length[block])
+        key = (facts.connection, side, facts.block_epoch[block], facts.block_inserted[block], data)
+        found = self._blocks.get(key)
+        if found is None:
+            found = self._decoded_block(*key)
+            _remember(self._blocks, key, found)
+        return found
+
+    def _decoded_block(
+        self, connection: int, side: int, epoch: int, inserted: int, data: bytes
+    ) -> heads.Block:
+        log = self.tables.log(connection, side, epoch)
+        return heads.read_block(decode(data, inserted, log.entry))
+
+
+def _remember(memory: dict[Any, Any], key: Hashable, value: object) -> None:
+    """Keep something, forgetting what has been kept longest."""
+    if len(memory) >= _REMEMBERED:
+        for old in list(memory)[: _REMEMBERED // 8]:
+            del memory[old]
+    memory[key] = value
+
+
+class _Facts(NamedTuple):
+    """layout.HTTP2 of one row, as Python's own values."""
+
+    connection: int
+    request_end_ns: int
+    first_message_ns: list[int]
+    last_message_ns: list[int]
+    messages: list[int]
+    stream: int
+    error: int
+    block_inserted: list[int]
+    block_offset: list[int]
+    block_length: list[int]
+    block_full: list[int]
+    block_epoch: list[int]
+    block_flags: list[int]
+    flags: int
+    interims: int
+    reserved: list[int]
+
+
+_FACT_TYPES = struct.Struct("<Q Q 2Q 2Q 2I I I 4I 4H 4H 4H 4B 4B B B 6B")
+_FACT_ENDS = (1, 2, 4, 6, 8, 9, 10, 14, 18, 22, 26, 30, 34, 35, 36, 42)
+assert _FACT_TYPES.size == layout.HTTP2.itemsize
+assert tuple(layout.HTTP2.names or ()) == _Facts._fields
+
+
+def _unpacked(raw: bytes) -> _Facts:
+    values = _FACT_TYPES.unpack_from(raw)
+    begins = (0, *_FACT_ENDS[:-1])
+    return _Facts._make(
+        values[begin] if end - begin == 1 else values[begin:end]
+        for begin, end in zip(begins, _FACT_ENDS, strict=True)
+    )
+
+
+class _Raw:
+    """A contiguous batch of records of streams."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        size = records.dtype.itemsize
+        self.rows: Bytes = records.view(np.uint8).reshape(-1, size)
+        self.streams: Records = np.ndarray(
+            (len(records),), layout.HTTP2, self.rows, _FACTS, (size,)
+        )
+        self._keys = self._make_keys()
+
+    def key(self, row: int) -> bytes:
+        # How many zeros follow depends on the other rows.
+        return bytes(self._keys[row].tobytes()).rstrip(b"\0")
+
+    def groups(self) -> tuple[Positions, Positions]:
+        """The group of each row, and of each group the row that stands for it."""
+        words = self._keys.view(np.uint64)
+        hashes = words @ _multipliers(words.shape[1])
+        hashes ^= hashes >> np.uint64(32)
+        _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
+        equal = equal_rows(words, words[firsts[group]])
+        if equal.all():
+            return group, firsts
+        # Two rows of one hash: whoever differs from the first becomes a group of its own.
+        others = (~equal).nonzero()[0]
+        group[others] = len(firsts) + np.arange(len(others))
+        return group, np.concatenate((firsts, others))
+
+    def facts(self, row: int) -> _Facts:
+        return _unpacked(self.rows[row, _FACTS : _FACTS + _STREAM_SIZE].tobytes())
+
+    def block(self, row: int, offset: int, length: int) -> bytes:
+        """Bytes of a head."""
+        start = _FACTS + offset
+        return bytes(self.rows[row, start : start + length].tobytes())
+
+    def upgraded(self, row: int) -> tuple[int, bytes, bytes]:
+        """Method, target and kept fields of a request that was sent as HTTP/1."""
+        record = self.records[row]
+        start = _FACTS + _STREAM_SIZE
+        middle = start + int(record["target_len"])
+        end = middle + int(record["kept_len"])
+        head = self.rows[row]
+        return int(record["method"]), head[start:middle].tobytes(), head[middle:end].tobytes()
+
+    def duration_ns(self, row: int) -> int:
+        return max(0, int(self.records["end_ns"][row]) - int(self.records["start_ns"][row]))
+
+    def times(self, row: int) -> bytes:
+        stream = self.streams[row]
+        first, last = stream["first_message_ns"].tolist(), stream["last_message_ns"].tolist()
+        return MessageTimes(*first, *last).packed()
+
+    def _make_keys(self) -> Bytes:
+        """One row of whole words each: everything that decides what a row means."""
+        used = self._used()
+        width = int(used.max(initial=0))
+        before = 8 * len(_KEYED_FACTS)
+        keys = np.empty((len(self.records), before + width), np.uint8)
+        keys[:, before:] = self.rows[:, _FACTS : _FACTS + width]
+        if int(used.min(initial=width)) < width:  # a ring's memory is not wiped between records
+            keys[:, before:] *= np.arange(width) < used[:, np.newaxis]
+        for name in _VARYING:
+            kind, offset = layout.HTTP2.fields[name][:2]  # type: ignore[index]
+            keys[:, before + offset : before + offset + kind.itemsize] = 0
+        words = keys.view(np.uint64)
+        for at, name in enumerate(_KEYED_FACTS):
+            words[:, at] = self.records[name]
+        return keys
+
+    def _used(self) -> Positions:
+        """How many bytes of its head each row uses, in whole words."""
+        there = (self.streams["block_flags"] & np.uint8(BlockFlag.PRESENT)) != 0
+        ends = self.streams["block_offset"].astype(np.intp) + self.streams["block_length"]
+        used = np.where(there, ends, 0).max(axis=1, initial=0)
+        upgraded = self.records["target_len"].astype(np.intp) + self.records["kept_len"]
+        used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
+        whole: Positions = np.minimum(used, self.rows.shape[1] - _FACTS)
+        return whole
+
+
+def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:
+    """The numbers of a stream that are the same for all rows of its group."""
+    counted = head.is_call and not facts.flags & Http2Flag.NOT_GRPC
+    requests, responses = facts.messages if counted else (0, 0)
+    end = int(raw.records["end"][row])
+    failed = end in (End.STREAM_CANCELLED, End.STREAM_RESET, End.GOAWAY)
+    known = Known.SENT if head.code is not None else Known.NOT
+    notable = Http2Flag.UPGRADED | Http2Flag.PUSHED
+    return Stream(
+        error=facts.error if failed else 0,
+        requests=requests,
+        responses=responses,
+        unknown=head.unknown,
+        known=known,
+        flags=facts.flags & notable,
+    )
+
+
+def _common_kept(head: Head, stream: Stream, timeout: bytes | None) -> bytes | None:
+    """The kept fields of all rows of a group; None where each row has its own."""
+    if head.is_call and (stream.requests != 1 or stream.responses != 1):
+        return None  # the times of its messages
+    if head.is_call and head.code is None:
+        return None  # how long it took decides what became of it
+    return head.kept(stream, head.code, timeout)
+
+
+def _own_kept(raw: _Raw, row: int, resolved: Resolved) -> bytes:
+    """The kept fields of one row whose group has no common ones."""
+    head, stream = resolved.head, resolved.stream
+    code, known = head.code, stream.known
+    if code is None:
+        record = raw.records[row]
+        code, known = grpc.concluded(
+            end=int(record["end"]),
+            error=stream.error,
+            http_status=head.status or int(record["status"]),
+            duration_ns=raw.duration_ns(row),
+            timeout=resolved.timeout,
+            server=int(record["role"]) == Role.SERVER,
+        )
+    streams = (stream.requests, stream.responses) != (1, 1) and stream.requests + stream.responses
+    times = raw.times(row) if streams else b""
+    return head.kept(stream._replace(known=known), code, resolved.timeout, times)
+
+
+def _written(raw: _Raw, group: Positions, found: list[Resolved]) -> list[Records]:
+    """The resolved records: those whose head fits in layout.EXCHANGE, then the others."""
+    has_own = np.array([one.kept is None for one in found], np.bool_)[group]
+    kept: list[bytes] = [one.kept or b"" for one in found]
+    used = [one.head for one in found]
+    own = has_own.nonzero()[0]
+    for row in own.tolist():
+        one = found[group[row]]
+        group[row] = len(kept)
+        kept.append(_own_kept(raw, row, one))
+        used.append(one.head)
+    tails = [head.target + fields for head, fields in zip(used, kept, strict=True)]
+    is_large = np.array([len(tail) > _SMALL_HEAD for tail in tails], np.bool_)[group]
+    columns = _Columns(used, kept)
+    written = []
+    for rows, dtype in (
+        ((~is_large).nonzero()[0], layout.EXCHANGE),
+        (is_large.nonzero()[0], layout.LARGE_EXCHANGE),
+    ):
+        if len(rows):
+            written.append(_write(raw, rows, group[rows], columns, tails, dtype))
+    return written
+
+
+class _Columns:
+    """What the groups' heads put into the fixed columns of their records."""
+
+    def __init__(self, heads: list[Head], kept: list[bytes]) -> None:
+        self.method = np.array([head.method for head in heads], np.uint8)
+        self.status = np.array([head.status for head in heads], np.uint16)
+        self.flags = np.array([head.flags for head in heads], np.uint16)
+        self.target = np.array([len(head.target) for head in heads], np.uint16)
+        self.kept = np.array([len(fields) for fields in kept], np.uint16)
+        self.is_call = np.array([head.is_call for head in heads], np.bool_)
+        hashes = [hash(fields) & 0xFFFFFFFFFFFFFFFF for fields in kept]
+        self.shape = np.array(hashes, np.uint64)
+
+
+def _write(
+    raw: _Raw,
+    rows: Positions,
+    group: Positions,
+    columns: _Columns,
+    tails: list[bytes],
+    dtype: "np.dtype[np.void]",
+) -> Records:
+    made = np.zeros(len(rows), dtype)
+    out: Bytes = made.view(np.uint8).reshape(len(rows), dtype.itemsize)
+    out[:, :_FACTS] = raw.rows[rows, :_FACTS]
+    used, index = np.unique(group, return_inverse=True)
+    width = max(len(tails[one]) for one in used.tolist())
+    matrix = np.frombuffer(b"".join(tails[one].ljust(width, b"\0") for one in used), np.uint8)
+    if width:
+        out[:, _FACTS : _FACTS + width] = matrix.reshape(len(used), width)[index]
+    made["ring_length"] = dtype.itemsize - 8
+    made["method"] = columns.method[group]
+    status = columns.status[group]
+    made["status"] = np.where(status != 0, status, made["status"])
+    made["flags"] |= columns.flags[group]
+    made["target_len"] = made["target_full_len"] = columns.target[group]
+    made["kept_len"] = columns.kept[group]
+    made["http2_len"] = 0  # nothing of a raw head is left
+    made["shape"] = columns.shape[group]
+    _take_prefixes_off(raw, rows, made, columns.is_call[group])
+    return made
+
+
+def _take_prefixes_off(
+    raw: _Raw, rows: Positions, made: Records, is_call: npt.NDArray[np.bool_]
+) -> None:
+    """Bytes of messages instead of bytes of DATA, where messages were counted."""
+    streams = raw.streams[rows]
+    counted = is_call & ((streams["flags"] & np.uint8(Http2Flag.NOT_GRPC)) == 0)
+    for name, side in (("request_body", Side.CLIENT), ("response_body", Side.SERVER)):
+        prefixes = streams["messages"][:, side].astype(np.uint64) * np.uint64(_PREFIX)
+        bodies = made[name]
+        less = np.where(counted, np.minimum(prefixes, bodies), 0)
+        made[name] = bodies - less
+
+
+def _multipliers(count: int) -> npt.NDArray[np.uint64]:
+    global _known_multipliers
+    while len(_known_multipliers) < count:
+        more = np.random.default_rng().integers(0, 1 << 63, count, dtype=np.uint64)
+        _known_multipliers = np.concatenate((_known_multipliers, more * 2 + 1))
+    return _known_multipliers[:count]
+
+
+_known_multipliers: npt.NDArray[np.uint64] = np.empty(0, np.uint64)

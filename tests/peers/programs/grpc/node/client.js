@@ -1,0 +1,128 @@
+'use strict'
+// Target program: makes each numbered call once with grpc-js and exits 0 only if every answer was
+// the one that belongs to its number. client.js HOST:PORT COUNT CONCURRENCY [switches]
+
+const grpc = require('@grpc/grpc-js')
+const readline = require('node:readline')
+const { parseArgs } = require('node:util')
+const { PARTS, service, message, number, failingCode } = require('./numbers.js')
+
+const GIVE_UP_MS = 30
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    first: { type: 'string', default: '100' },
+    gate: { type: 'string' },
+    calls: { type: 'string', default: 'one' },
+    timeout: { type: 'string' },
+    traceparent: { type: 'boolean', default: false },
+  },
+})
+const [target, count, concurrency] = [positionals[0], Number(positionals[1]), Number(positionals[2])]
+const first = Number(values.first)
+const calls = values.calls.split(',')
+const client = new (grpc.makeGenericClientConstructor(service, 'Numbers'))(
+  target, grpc.credentials.createInsecure())
+
+function check (n, answers, wanted) {
+  if (answers.length !== wanted || answers.some((one) => !one.equals(message(n)))) {
+    throw new Error(`call ${n}: ${answers.length} answers, ${wanted} wanted`)
+  }
+}
+
+function contextOf (n) {
+  const metadata = new grpc.Metadata({ waitForReady: true })
+  if (values.traceparent) {
+    const hex = n.toString(16)
+    metadata.set('traceparent', `00-7ace${hex.padStart(28, '0')}-5fa0${hex.padStart(12, '0')}-01`)
+  }
+  return metadata
+}
+
+function unary (name, n, options, after) {
+  return new Promise((resolve) => {
+    const call = client[name](message(n), contextOf(n), options, (error, answer) => resolve([error, answer]))
+    if (after) after(call)
+  })
+}
+
+async function fails (name, n, code, options, after, or = code) {
+  const [error] = await unary(name, n, options, after)
+  if (!error || ![code, or].includes(error.code)) throw new Error(`call ${n}: ${error} instead of ${code}`)
+}
+
+function collected (call) {
+  return new Promise((resolve, reject) => {
+    const answers = []
+    call.on('data', (one) => answers.push(one))
+    call.on('error', reject)
+    call.on('end', () => resolve(answers))
+  })
+}
+
+function sendAll (call, n) {
+  for (let i = 0; i < PARTS; i++) call.write(message(n))
+  call.end()
+}
+
+const kinds = {
+  async one (n, options) {
+    const [error, answer] = await unary('One', n, options)
+    if (error) throw error
+    check(n, [answer], 1)
+  },
+  fail: (n, options) => fails('Fail', n, failingCode(n), options),
+  cancel: (n, options) => fails('Wait', n, grpc.status.CANCELLED, options,
+    (call) => setTimeout(() => call.cancel(), GIVE_UP_MS)),
+  // A server that knows the deadline may cancel the call a moment before the client does.
+  deadline: (n) => fails('Wait', n, grpc.status.DEADLINE_EXCEEDED,
+    { deadline: Date.now() + GIVE_UP_MS }, undefined, grpc.status.CANCELLED),
+  async down (n, options) {
+    check(n, await collected(client.Down(message(n), contextOf(n), options)), PARTS)
+  },
+  async up (n, options) {
+    const answer = await new Promise((resolve, reject) => {
+      const call = client.Up(contextOf(n), options, (error, one) => error ? reject(error) : resolve(one))
+      sendAll(call, n)
+    })
+    check(n, [answer], 1)
+  },
+  async both (n, options) {
+    const call = client.Both(contextOf(n), options)
+    const answers = collected(call)
+    sendAll(call, n)
+    check(n, await answers, PARTS)
+  },
+}
+
+async function callAll (from, to) {
+  let next = from
+  const work = async () => {
+    while (next < to) {
+      const n = next++
+      const options = values.timeout ? { deadline: Date.now() + 1000 * Number(values.timeout) } : {}
+      await kinds[calls[n % calls.length]](n, options)
+    }
+  }
+  await Promise.all(Array.from({ length: concurrency }, work))
+}
+
+function passGate () {
+  console.log('gate')
+  return new Promise((resolve, reject) => {
+    const lines = readline.createInterface({ input: process.stdin })
+    lines.once('line', () => { resolve(); lines.close() })
+    lines.once('close', () => reject(new Error('the gate was never opened: stdin ended')))
+  })
+}
+
+async function main () {
+  const gate = values.gate === undefined ? 0 : Number(values.gate)
+  await callAll(first, first + gate)
+  if (values.gate !== undefined) await passGate()
+  await callAll(first + gate, first + count)
+  client.close()
+}
+
+main().then(() => process.exit(0)).catch((error) => { console.error(error); process.exit(1) })

@@ -1,0 +1,33 @@
+'use strict'
+// Target program: grpc-js's server of the numbered service. server.js HOST:PORT
+
+const grpc = require('@grpc/grpc-js')
+const { PARTS, service, number, failingCode } = require('./numbers.js')
+
+const handlers = {
+  One: (call, callback) => callback(null, call.request),
+  Fail: (call, callback) => {
+    const n = number(call.request)
+    callback({ code: failingCode(n), details: `as asked: ${n}%` })
+  },
+  Wait: () => {}, // never answers: the client gives up
+  Down: (call) => {
+    for (let i = 0; i < PARTS; i++) call.write(call.request)
+    call.end()
+  },
+  Up: (call, callback) => {
+    let last
+    call.on('data', (bytes) => { last = bytes })
+    call.on('end', () => callback(null, last))
+  },
+  Both: (call) => {
+    call.on('data', (bytes) => call.write(bytes))
+    call.on('end', () => call.end())
+  },
+}
+
+const server = new grpc.Server()
+server.addService(service, handlers)
+server.bindAsync(process.argv[2], grpc.ServerCredentials.createInsecure(), (error) => {
+  if (error) throw error
+})

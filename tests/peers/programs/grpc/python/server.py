@@ -1,0 +1,62 @@
+"""Target program: grpcio's server of the numbered service, threads. server.py HOST:PORT"""
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from numbers_service import PARTS, SERVICE, failing_code, number
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def one(message: bytes, context: grpc.ServicerContext) -> bytes:
+    return message
+
+
+def fail(message: bytes, context: grpc.ServicerContext) -> bytes:
+    n = number(message)
+    context.abort(CODES[failing_code(n)], f"as asked: {n}%")
+    raise AssertionError
+
+
+def wait(message: bytes, context: grpc.ServicerContext) -> bytes:
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait()
+    return message
+
+
+def down(message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    for _ in range(PARTS):
+        yield message
+
+
+def up(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    return list(messages)[-1]
+
+
+def both(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    yield from messages
+
+
+HANDLERS = {
+    "One": grpc.unary_unary_rpc_method_handler(one),
+    "Fail": grpc.unary_unary_rpc_method_handler(fail),
+    "Wait": grpc.unary_unary_rpc_method_handler(wait),
+    "Down": grpc.unary_stream_rpc_method_handler(down),
+    "Up": grpc.stream_unary_rpc_method_handler(up),
+    "Both": grpc.stream_stream_rpc_method_handler(both),
+}
+
+
+def main() -> None:
+    server = grpc.server(ThreadPoolExecutor(32))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, HANDLERS)])
+    server.add_insecure_port(sys.argv[1])
+    server.start()
+    server.wait_for_termination()
+
+
+main()

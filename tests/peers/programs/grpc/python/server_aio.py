@@ -1,0 +1,61 @@
+"""Target program: grpcio's server of the numbered service, asyncio. server_aio.py HOST:PORT"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import grpc
+from numbers_service import PARTS, SERVICE, failing_code, number
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+Context = grpc.aio.ServicerContext
+
+
+async def one(message: bytes, context: Context) -> bytes:
+    return message
+
+
+async def fail(message: bytes, context: Context) -> bytes:
+    n = number(message)
+    await context.abort(CODES[failing_code(n)], f"as asked: {n}%")
+    raise AssertionError
+
+
+async def wait(message: bytes, context: Context) -> bytes:
+    await asyncio.Event().wait()  # until the call is cancelled
+    return message
+
+
+async def down(message: bytes, context: Context) -> AsyncIterator[bytes]:
+    for _ in range(PARTS):
+        yield message
+
+
+async def up(messages: AsyncIterator[bytes], context: Context) -> bytes:
+    return [one async for one in messages][-1]
+
+
+async def both(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async for one in messages:
+        yield one
+
+
+HANDLERS = {
+    "One": grpc.unary_unary_rpc_method_handler(one),
+    "Fail": grpc.unary_unary_rpc_method_handler(fail),
+    "Wait": grpc.unary_unary_rpc_method_handler(wait),
+    "Down": grpc.unary_stream_rpc_method_handler(down),
+    "Up": grpc.stream_unary_rpc_method_handler(up),
+    "Both": grpc.stream_stream_rpc_method_handler(both),
+}
+
+
+async def main() -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, HANDLERS)])
+    server.add_insecure_port(sys.argv[1])
+    await server.start()
+    await server.wait_for_termination()
+
+
+asyncio.run(main())

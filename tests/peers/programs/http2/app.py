@@ -1,0 +1,34 @@
+"""Target program: an ASGI application on hypercorn, answering with the path: app.py HOST:PORT"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+Message = dict[str, Any]
+
+
+async def app(
+    scope: Message,
+    receive: Callable[[], Awaitable[Message]],
+    send: Callable[[Message], Awaitable[None]],
+) -> None:
+    if scope["type"] != "http":
+        return
+    body = scope["path"].encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def main() -> None:
+    config = Config()
+    config.bind = [sys.argv[1]]
+    asyncio.run(serve(app, config))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,6 @@ from .python_servers import (
     HEAVY_CLIENTS,
     PYTHON_SERVERS,
     SYNC_CLIENTS,
-    PythonServer,
 )
 from .servers import Server, start_server
 from .toolchain import MATRIX_VENV, VENV
@@ -103,8 +102,6 @@ def cells_of(
     if server.kind == "tasks":
         found += [("sync", client) for client in SYNC_CLIENTS[1:]]
         found += [("one", "streams")]
-    if _takes_sync_clients_only(server, "middleware"):
-        found = [(s, "requests" if s == "middleware" else c) for s, c in found]
     return [
         Cell(name, shape, client, concurrency)
         for shape, client in dict.fromkeys(found)
@@ -112,11 +109,6 @@ def cells_of(
         and (not shapes or shape in shapes)
         and (not clients or client in clients)
     ]
-
-
-def _takes_sync_clients_only(server: PythonServer, shape: str) -> bool:
-    """Django's middleware is no coroutine in our program: under ASGI it runs in a thread."""
-    return shape == "middleware" and "MATRIX_ASGI" in server.env
 
 
 def play(cells: Sequence[Cell], count: int, *, heavy: bool, flags: Sequence[str] = ()) -> Run:

@@ -64,7 +64,9 @@ class PythonServer:
 
     def client_for(self, shape: str) -> str:
         """The client that a shape is tried with when every client is not."""
-        return self.thread_client if shape in IN_THREADS else self.clients[0]
+        # Django's middleware is no coroutine in our program: under ASGI it runs in a thread.
+        in_thread = shape in IN_THREADS or (shape == "middleware" and "MATRIX_ASGI" in self.env)
+        return self.thread_client if in_thread else self.clients[0]
 
 
 def _gunicorn(app: str, worker: str, *more: str) -> Command:

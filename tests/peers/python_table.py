@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .processes import BUILD, ROOT, ProgramError
-from .python_demands import demand
+from .python_demands import demand, reasons
 from .python_matrix import CONCURRENCIES, Cell, Result, cells_of, play
 from .python_servers import PYTHON_SERVERS
 from .toolchain import ensure_called_server, ensure_python_matrix, ensure_python_peers
@@ -110,28 +110,29 @@ def _write(found: Found) -> None:
         rows = [row for row in found.values() if row["server"] in names]
         content = f"### {title}\n\n" + _shape_table(names, rows) + "\n" + _client_table(names, rows)
         text = _replaced(text, kind, content)
-    PAGE.write_text(_replaced(text, "total", _total(found.values())))
+    text = _replaced(text, "total", _total(found.values()))
+    PAGE.write_text(_replaced(text, "reasons", _table(["where", "why not"], reasons())))
 
 
 def _shape_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """A row a shape, a column a server."""
+    """A row a server, a column a shape."""
     shapes = list(dict.fromkeys(s for name in names for s in PYTHON_SERVERS[name].shapes))
     lines = []
     for shape in shapes:
         cells = [_of(rows, name, shape, PYTHON_SERVERS[name].client_for(shape)) for name in names]
         lines.append([f"`{shape}`", *cells])
-    return _table(["shape", *names], lines)
+    return _turned(["shape", *names], lines)
 
 
 def _client_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """A row a client (with its shape), a column a server."""
+    """A row a server, a column a client (with its shape)."""
     shapes = ("one", "gather", "sync")
     pairs = dict.fromkeys((row["client"], row["shape"]) for row in rows if row["shape"] in shapes)
     lines = [
         [f"{client}, `{shape}`", *(_of(rows, name, shape, client) for name in names)]
         for client, shape in pairs
     ]
-    return _table(["client", *names], lines)
+    return _turned(["client", *names], lines)
 
 
 def _of(rows: Sequence[dict[str, Any]], server: str, shape: str, client: str) -> str:
@@ -170,6 +171,13 @@ def _total(rows: Iterable[dict[str, Any]]) -> str:
         f"one**, {none:,} none. {split:,} traces are split between a call and the server it "
         f"reached; {unserved:,} requests and {missing:,} calls have no span.\n"
     )
+
+
+def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A row a server: there are more servers than a page is wide."""
+    turned = [list(line) for line in zip(columns, *rows, strict=True)]
+    first, *rest = turned
+    return _table(first, [line for line in rest if any(line[1:])])
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -32,7 +32,8 @@ def check(run: Run) -> None:
     share of right ones that its row demands."""
     for result in run.results:
         print(result)
-    assert not [result for result in run.results if result.wrong]
+    wrong = [str(result) for result in run.results if result.wrong]
+    assert not wrong, wrong
     assert not [result for result in run.results if result.split]
     assert not [result for result in run.results if result.unserved or result.missing]
     low = [result for result in run.results if result.share < demand(result.cell).least]

@@ -329,12 +329,14 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 		connection->tgid = feed->tgid;
 		/* Nobody shall have a parent that may never be shown. */
 		if (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL))
-			leave_handoff(connection, feed->sock, feed->scratch->state.now,
-				      feed->stream->head_at, facts);
+			hand_over(connection, feed->sock, feed->scratch->state.now,
+				  feed->stream->head_at, facts);
 	}
 	if (!store_exchange(feed, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;
 	connection->requests++;
+	if (connection->role == WAGGLE_ROLE_SERVER)
+		look_again(connection, feed->sock, feed->stream->head_at, &feed->scratch->handed);
 	return 0;
 }
 

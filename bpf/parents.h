@@ -9,6 +9,7 @@
 
 #include "context.h"
 #include "exchange.h"
+#include "late_handoff.h"
 #include "python.h"
 
 INLINE int rule_thread(const struct waggle_process *process, u32 tid, struct owner *owner)
@@ -86,6 +87,7 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 	copy_span_id(facts->parent_id, found.facts->span_id);
 	facts->trace_flags = found.facts->trace_flags;
 	facts->flags |= found.facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);
+	found.owner->tid = HAS_CHILDREN;
 	return link;
 }
 

@@ -121,9 +121,11 @@ int syscall_enter(struct bpf_raw_tracepoint_args *context)
 	u32 number = context->args[1];
 	struct call *call;
 
+	/* First of all: these run for every call of every process, so that even the short
+	 * way to "not ours" is long enough for somebody else to come in between. */
+	HOLD_CPU();
 	if (!traced_mode() || !is_send(number))
 		return 0;
-	HOLD_CPU();
 	call = current_call(SCRATCH_SEND, number, (void *)context->args[0]);
 	if (!call)
 		return 0;
@@ -207,15 +209,16 @@ int syscall_exit(struct bpf_raw_tracepoint_args *context)
 {
 	struct pt_regs *regs = (void *)context->args[0];
 	long result = context->args[1];
-	u32 mode = traced_mode(), number;
+	u32 mode, number;
 	struct call *call;
 
+	HOLD_CPU();
+	mode = traced_mode();
 	if (!mode)
 		return 0;
 	number = BPF_CORE_READ(regs, orig_ax);
 	if (!is_receive(number) && !is_send(number) && !is_file(number))
 		return 0;
-	HOLD_CPU();
 	call = current_call(is_receive(number) ? SCRATCH_RECEIVE : SCRATCH_UNIX, number, regs);
 	if (!call)
 		return 0;

@@ -168,7 +168,6 @@ NOT_HTTP = {
     "binary": (bytes(range(256)) * 4, bytes(range(255, -1, -1))),
     "memcached": (b"get some_key\r\n", b"END\r\n"),
     "get-like": (b"GET well soon\r\n\r\n", b"THANK you\r\n\r\n"),
-    "http2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\0\0\0\4\0\0\0\0\0"),
     "http9": (b"GET /\r\n", b"<html></html>"),
     "rtsp": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n", b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"),
     "sip": (b"REGISTER sip:a SIP/2.0\r\n\r\n", b"SIP/2.0 200 OK\r\n\r\n"),

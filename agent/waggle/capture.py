@@ -35,11 +35,18 @@ _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_s
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """One way to see the bytes of sockets."""
+    """One way to see the bytes of sockets.
+
+    programs: to be attached. behind: the one that they pass on to (bpf/pass_on.h).
+    """
 
     name: str
     programs: tuple[str, ...]
     needs: str
+    behind: str | None = None
+
+    def loaded(self) -> tuple[str, ...]:
+        return self.programs if self.behind is None else (*self.programs, self.behind)
 
 
 FLAVOURS = (
@@ -47,6 +54,7 @@ FLAVOURS = (
         "socket",
         ("socket_send", "socket_receive", "socket_unix_send"),
         "the tracepoints tcp_sendmsg_locked, sock_recv_length and sk_data_ready (Linux 6.16)",
+        behind="socket_call",
     ),
     # Where there are tracepoints for what is received (6.4), they also see calls that
     # began before we came.
@@ -54,6 +62,7 @@ FLAVOURS = (
         "probe",
         ("probe_send", "socket_receive", "socket_unix_send"),
         "fentry programs, and the tracepoints sock_recv_length and sk_data_ready (Linux 6.4)",
+        behind="socket_call",
     ),
     Flavour(
         "probe",
@@ -146,13 +155,12 @@ class Capture:
     ) -> Capture:
         bpf = Object.open(path)
         try:
-            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.programs)
+            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded())
             _configure(bpf, options)
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
-            links = [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
-            return cls(bpf, flavour, links)
+            return cls(bpf, flavour, attach(bpf, flavour))
         except BaseException:
             bpf.close()
             raise
@@ -239,6 +247,14 @@ def _wanted(capture: str) -> tuple[Flavour, ...]:
         names = ", ".join(dict.fromkeys(f.name for f in FLAVOURS))
         raise WaggleError(f"no capture flavour '{capture}': auto, {names}")
     return found
+
+
+def attach(bpf: Object, flavour: Flavour) -> list[Link]:
+    """Everything that a flavour attaches, in working order."""
+    if flavour.behind is not None:
+        first, program = (0).to_bytes(4, "little"), bpf.program(flavour.behind)
+        bpf.map("behind_hooks").update(first, program.fd.to_bytes(4, "little"))
+    return [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
 
 
 def _configure(bpf: Object, options: CaptureOptions) -> None:

@@ -67,15 +67,14 @@ def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:
     if reason := _refusal(flavour):
         pytest.skip(f"no flavour {flavour}: {reason.splitlines()[-1].strip()[:120]}")
     chosen = next(one for one in FLAVOURS if one.name == flavour)
-    programs = (*capturing._COMMON, *chosen.programs)
     bpf = Object.open(OBJECT_PATH)
     try:
-        bpf.load_only(capturing._SWEEP, *programs)
+        bpf.load_only(capturing._SWEEP, *capturing._COMMON, *chosen.loaded())
         capturing._configure(bpf, CaptureOptions())
         for name, count in entries.items():
             bpf.map(name).max_entries = count
         bpf.load()
-        return Capture(bpf, chosen, [bpf.attach(name) for name in programs])
+        return Capture(bpf, chosen, capturing.attach(bpf, chosen))
     except LoadError:
         bpf.close()
         raise

@@ -265,23 +265,17 @@ INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
  * arguments, and not again at each place that calls it. */
 PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct feed feed = {
-		.connection = connection,
-		.tgid = id >> 32,
-		.tid = (u32)id,
-	};
+	struct feed feed;
+	struct scratch *scratch;
 	struct feed_state *state;
 
 	if (!connection || !call)
 		return 0;
-	feed.sock = call->endpoint.sock;
-	feed.sent = call->sent;
-	feed.stream = feed.sent ? &connection->sent : &connection->received;
-	feed.scratch = scratch_of(call->user);
-	if (!feed.scratch)
+	scratch = scratch_of(call->user);
+	if (!scratch)
 		return 0;
-	state = &feed.scratch->state;
+	begin_feed(&feed, connection, scratch, call->endpoint.sock, call->sent);
+	state = &scratch->state;
 	state->now = bpf_ktime_get_ns();
 	connection->last_ns = state->now;
 	if (!connection->sent.started && !connection->received.started) {

@@ -109,8 +109,10 @@ INLINE u64 rotated(u64 word, u32 bits)
 	return word << bits | word >> (64 - bits);
 }
 
-OUT_OF_LINE int seed_random(struct random *random)
+PROVEN_ONCE int seed_random(struct random *random)
 {
+	if (!random)
+		return 0;
 #pragma clang loop unroll(full)
 	for (int i = 0; i < 4; i++)
 		random->words[i] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();

@@ -89,6 +89,22 @@ struct feed {
 	u32 reserved;
 };
 
+/* Anew, from what a function that is proven once can be given. */
+INLINE void begin_feed(struct feed *feed, struct connection *connection, struct scratch *scratch,
+		       u64 sock, u32 sent)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	feed->connection = connection;
+	feed->stream = sent ? &connection->sent : &connection->received;
+	feed->scratch = scratch;
+	feed->sock = sock;
+	feed->tgid = id >> 32;
+	feed->tid = (u32)id;
+	feed->sent = sent;
+	feed->reserved = 0;
+}
+
 INLINE int feed_is_request(const struct feed *feed)
 {
 	return feed->connection->role == (feed->sent ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER);

@@ -18,6 +18,19 @@
 #define HANDOFF_CLOCK_NS 1000000000ULL /* how fine last_handoff_ns is */
 #define HANDOFF_QUIET_NS 60000000000LL /* no request waits longer to be read */
 
+/* What is known of a request from before it came: it is part of that trace. */
+INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
+{
+	copy_trace_id(facts->trace_id, context->trace_id);
+	copy_span_id(facts->parent_id, context->span_id);
+	facts->trace_flags = context->flags;
+	facts->link = link;
+	if (!(context->flags & 1))
+		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
+	if (context->pending)
+		facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
+}
+
 /* The inode of a socket's descriptor, 0 before it has one: another for every socket,
  * while addresses come again. */
 INLINE u64 inode_of(struct sock *sk)
@@ -113,12 +126,15 @@ INLINE struct handoff *place_for(struct handoff_set *set, const struct handoff_k
 	return &set->ways[masked(place, HANDOFF_WAYS - 1)];
 }
 
-OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
-			  const struct waggle_facts *facts)
+PROVEN_ONCE int leave_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
+			      const struct waggle_facts *facts)
 {
-	struct handoff value = { .trace_flags = facts->trace_flags, .left_ns = now };
+	struct handoff value = { .left_ns = now };
 	struct handoff_set *set;
 
+	if (!connection || !facts)
+		return 0;
+	value.trace_flags = facts->trace_flags;
 	if (facts->flags & WAGGLE_FLAG_TRACE_PENDING)
 		value.trace_flags |= HANDOFF_PENDING;
 	if (connection->family == AF_UNIX) {
@@ -160,12 +176,14 @@ INLINE int take_way(struct handoff *way, const struct handoff_key *key,
 	return 1;
 }
 
-OUT_OF_LINE int find_handoff(const struct connection *connection, u64 sock, u32 position,
+PROVEN_ONCE int find_handoff(const struct connection *connection, u64 sock, u32 position,
 			     struct trace_context *context)
 {
 	struct handoff_key key __attribute__((aligned(8)));
 	struct handoff_set *set;
 
+	if (!connection || !context)
+		return 0;
 	handoff_key_of(&key, connection, sock, 0, position);
 	set = handoff_set_of(&key);
 	if (!set)

@@ -160,18 +160,6 @@ PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *
 	return 0;
 }
 
-INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
-{
-	copy_trace_id(facts->trace_id, context->trace_id);
-	copy_span_id(facts->parent_id, context->span_id);
-	facts->trace_flags = context->flags;
-	facts->link = link;
-	if (!(context->flags & 1))
-		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
-	if (context->pending)
-		facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
-}
-
 /* An incoming request: the hand-off is nearer than the header, since many programs
  * copy the header they got; but where they name different traces somebody who knows
  * better has spoken. */
@@ -297,14 +285,24 @@ INLINE int store_exchange(struct feed *feed, struct http1_head *head)
 }
 
 /* Returns 0, or the counter that says why the exchange cannot be followed. */
-OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
+PROVEN_ONCE int on_request_head(struct connection *connection, struct scratch *scratch, u64 sock,
+				u32 sent)
 {
-	struct scratch_exchange *exchange = (void *)head->prefix;
-	struct connection *connection = feed->connection;
-	struct waggle_facts *facts = &exchange->facts;
-	struct waggle_process *process = ensure_process(feed->tgid);
-	struct trace_context *header = &feed->scratch->header;
+	struct scratch_exchange *exchange;
+	struct waggle_facts *facts;
+	struct waggle_process *process;
+	struct trace_context *header;
+	struct http1_head *head;
+	struct feed whole, *feed = &whole;
 
+	if (!connection || !scratch)
+		return WAGGLE_COUNT_LOST_BAD_FRAMING;
+	begin_feed(feed, connection, scratch, sock, sent);
+	head = &scratch->head;
+	exchange = (void *)head->prefix;
+	facts = &exchange->facts;
+	header = &scratch->header;
+	process = ensure_process(feed->tgid);
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
 	/* Found in mid-stream, and a second request before the first was answered: that
@@ -354,11 +352,17 @@ INLINE void on_request_done(struct feed *feed)
 enum response_kind { RESPONSE_UNKNOWN = 0, RESPONSE_INTERIM = 1, RESPONSE_FINAL = 2, RESPONSE_SWITCH = 3 };
 
 /* What kind of response this is, and the method it answers. */
-OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
+PROVEN_ONCE int on_response_head(struct connection *connection, struct scratch *scratch, u64 sock,
+				 u32 sent)
 {
-	struct connection *connection = feed->connection;
 	struct found_exchange found;
+	struct feed whole, *feed = &whole;
+	struct http1_head *head;
 
+	if (!connection || !scratch)
+		return RESPONSE_UNKNOWN;
+	begin_feed(feed, connection, scratch, sock, sent);
+	head = &scratch->head;
 	if (!open_requests(connection) ||
 	    !find_exchange(connection, feed->sock, connection->responses, &found))
 		return RESPONSE_UNKNOWN;

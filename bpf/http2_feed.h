@@ -67,13 +67,12 @@ INLINE void on_reset(struct http2_connection *http2, const struct http2_side *si
 	struct stream_ending ending = {
 		.sock = scratch->sock,
 		.now = now,
-		.http2 = http2,
 		.stream = side->stream,
 		.error = side->control,
 		.end = scratch->sent ? WAGGLE_END_STREAM_CANCELLED : WAGGLE_END_STREAM_RESET,
 	};
 
-	finish_stream(&ending);
+	finish_stream(&ending, http2);
 }
 
 /* The server says which streams it will not have looked at. */
@@ -83,14 +82,14 @@ INLINE void on_goaway(struct http2_connection *http2, const struct http2_side *s
 	struct stream_ending ending = {
 		.sock = scratch->sock,
 		.now = now,
-		.http2 = http2,
 		.error = side->control,
 		.end = WAGGLE_END_GOAWAY,
 	};
 
 	http2->error = side->control;
 	if (scratch->from == WAGGLE_SIDE_SERVER)
-		end_streams_above(&ending, http2->highest, (side->control >> 32) & 0x7fffffff);
+		end_streams_above(&ending, http2, http2->highest,
+				  (side->control >> 32) & 0x7fffffff);
 }
 
 PROVEN_ONCE int on_control(struct http2_connection *http2, struct http2_scratch *scratch, u64 now,
@@ -272,11 +271,10 @@ INLINE void lose_side(struct feed *feed, struct http2_connection *http2, struct 
 	struct stream_ending ending = {
 		.sock = feed->sock,
 		.now = now,
-		.http2 = http2,
 		.end = WAGGLE_END_UNSEEN,
 	};
 
-	end_streams_above(&ending, http2->highest, 0);
+	end_streams_above(&ending, http2, http2->highest, 0);
 	table_lost(http2, side, now,
 		   feed_is_request(feed) ? WAGGLE_SIDE_CLIENT : WAGGLE_SIDE_SERVER);
 	side->state = HTTP2_SEEKING;

@@ -200,16 +200,27 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 }
 
 /* A stream begins with the block at hand. */
-INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
-			struct http2_scratch *scratch, const struct block_at_hand *given,
-			u32 pushed)
+PROVEN_ONCE int open_stream(struct connection *connection, struct scratch *state,
+			    struct http2_connection *http2, struct http2_scratch *scratch, u32 pushed)
 {
-	struct exchange_key key = { .sock = feed->sock, .index = given->stream };
-	struct open_large_stream *fresh = &scratch->fresh;
-	struct waggle_facts *facts = &fresh->record.facts;
-	struct waggle_http2 *head = (void *)fresh->record.head;
-	struct waggle_process *process = ensure_process(feed->tgid);
+	struct exchange_key key = {};
+	struct open_large_stream *fresh;
+	struct block_at_hand *given;
+	struct waggle_facts *facts;
+	struct waggle_http2 *head;
+	struct waggle_process *process;
+	struct feed whole, *feed = &whole;
 
+	if (!connection || !state || !http2 || !scratch)
+		return 0;
+	begin_feed(feed, connection, state, scratch->sock, scratch->sent);
+	given = &scratch->given;
+	fresh = &scratch->fresh;
+	facts = &fresh->record.facts;
+	head = (void *)fresh->record.head;
+	key.sock = feed->sock;
+	key.index = given->stream;
+	process = ensure_process(feed->tgid);
 	__builtin_memset(&fresh->stream, 0, sizeof(fresh->stream));
 	__builtin_memset(head, 0, WAGGLE_HEAD_SIZE);
 	fresh->stream.connection = http2->id;
@@ -240,10 +251,11 @@ INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
 	count(WAGGLE_COUNT_HTTP2_STREAMS);
 	if (store_fresh(scratch, &key)) {
 		__sync_fetch_and_add(&http2->open, 1);
-		return;
+		return 0;
 	}
 	stream_left(facts->tgid, fresh->stream.counted);
 	count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
+	return 0;
 }
 
 /* A block of the server's side on an open stream: which? 255: not kept. */
@@ -290,7 +302,6 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 {
 	struct stream_ending ending = {
 		.now = now,
-		.http2 = http2,
 		.stream = stream,
 		.end = WAGGLE_END_DONE,
 	};
@@ -301,7 +312,7 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 		return 0;
 	ending.sock = scratch->sock;
 	if (scratch->from == WAGGLE_SIDE_SERVER) {
-		finish_stream(&ending);
+		finish_stream(&ending, http2);
 		return 0;
 	}
 	open = find_stream(scratch->sock, stream);
@@ -314,9 +325,11 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 }
 
 /* A block of the client's side: it opens a stream, or is its trailers. */
-INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
-			     struct http2_scratch *scratch, struct block_at_hand *given)
+INLINE void on_request_block(struct connection *connection, struct scratch *state,
+			     struct http2_connection *http2, struct http2_scratch *scratch)
 {
+	struct block_at_hand *given = &scratch->given;
+
 	if (given->stream > http2->highest) {
 		/* Trailers of a stream that began unseen. */
 		if (http2->resynced && !given->bad &&
@@ -325,24 +338,26 @@ INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
 		http2->highest = given->stream;
 		given->slot = WAGGLE_BLOCK_REQUEST;
 		if (given->stream & 1)
-			open_stream(feed, http2, scratch, given, 0);
+			open_stream(connection, state, http2, scratch, 0);
 		return;
 	}
 	given->slot = WAGGLE_BLOCK_REQUEST_TRAILERS;
 	keep_block(scratch, given, given->stream);
 	if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
-		on_end_stream(http2, scratch, feed->scratch->state.now, given->stream);
+		on_end_stream(http2, scratch, state->state.now, given->stream);
 }
 
-INLINE void on_promise(struct feed *feed, struct http2_connection *http2,
-		       struct http2_scratch *scratch, struct block_at_hand *given)
+INLINE void on_promise(struct connection *connection, struct scratch *state,
+		       struct http2_connection *http2, struct http2_scratch *scratch)
 {
+	struct block_at_hand *given = &scratch->given;
+
 	given->stream = given->promised;
 	if (given->stream <= http2->pushed || given->stream & 1)
 		return;
 	http2->pushed = given->stream;
 	given->slot = WAGGLE_BLOCK_REQUEST;
-	open_stream(feed, http2, scratch, given, 1);
+	open_stream(connection, state, http2, scratch, 1);
 }
 
 /* Walks the block that has become whole, or was too large to keep (`lost`): what of it
@@ -388,44 +403,22 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 	return 0;
 }
 
-/* The call, from what functions that are proven once can be given. */
-INLINE void feed_again(struct feed *feed, struct connection *connection, struct scratch *scratch,
-		       const struct http2_scratch *given)
-{
-	u64 id = bpf_get_current_pid_tgid();
-
-	__builtin_memset(feed, 0, sizeof(*feed));
-	feed->connection = connection;
-	feed->stream = given->sent ? &connection->sent : &connection->received;
-	feed->scratch = scratch;
-	feed->sock = given->sock;
-	feed->tgid = id >> 32;
-	feed->tid = (u32)id;
-	feed->sent = given->sent;
-}
-
 /* What scratch->given, which has been read, means for its stream. */
-PROVEN_ONCE int on_block(struct connection *connection, struct scratch *state,
-			 struct http2_connection *http2, struct http2_scratch *scratch)
+INLINE void on_block(struct connection *connection, struct scratch *state,
+		     struct http2_connection *http2, struct http2_scratch *scratch)
 {
-	struct block_at_hand *given;
-	struct feed feed;
+	struct block_at_hand *given = &scratch->given;
 
-	if (!connection || !state || !http2 || !scratch)
-		return 0;
-	feed_again(&feed, connection, state, scratch);
-	given = &scratch->given;
 	if (given->type == HTTP2_PUSH_PROMISE) {
 		if (scratch->from == WAGGLE_SIDE_SERVER)
-			on_promise(&feed, http2, scratch, given);
+			on_promise(connection, state, http2, scratch);
 	} else if (scratch->from == WAGGLE_SIDE_CLIENT) {
-		on_request_block(&feed, http2, scratch, given);
+		on_request_block(connection, state, http2, scratch);
 	} else {
 		on_answer(scratch, given);
 		if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
 			on_end_stream(http2, scratch, state->state.now, given->stream);
 	}
-	return 0;
 }
 
 #endif

@@ -58,8 +58,8 @@ INLINE int rule_turn(const struct waggle_process *process, struct connection *co
 }
 
 /* Fills the parent of an outgoing request from what this process is serving. */
-OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, struct waggle_facts *facts,
-		      struct owner *owner)
+PROVEN_ONCE int find_parent(struct connection *connection, u32 tgid, u32 tid,
+			    struct waggle_facts *facts, struct owner *owner)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct connection *server;
@@ -67,7 +67,7 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 	u64 sock;
 	u8 link = WAGGLE_LINK_NONE;
 
-	if (!process)
+	if (!process || !connection || !facts || !owner)
 		return link;
 	/* What a thread sends on a connection of many streams may be another's. */
 	if (!is_http2(connection) && rule_thread(process, tid, owner))
@@ -93,12 +93,12 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 
 /* The response of a request is being written: does it agree with what the rules
  * would have said? One contradiction ends a rule for the process. */
-OUT_OF_LINE int check_rules(const struct connection *connection, u64 sock, u32 tgid, u32 tid)
+PROVEN_ONCE int check_rules(const struct connection *connection, u64 sock, u32 tgid, u32 tid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct owner owner;
 
-	if (!process)
+	if (!process || !connection)
 		return 0;
 	if (connection->flags & CONNECTION_BLOCKING) {
 		if (connection->owner_tid == tid) {

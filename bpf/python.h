@@ -54,11 +54,13 @@ INLINE u64 word_at(u64 address)
 }
 
 /* The address of the current thread's context, 0 when it has none or we cannot tell. */
-OUT_OF_LINE u64 current_context(const struct waggle_python *python)
+PROVEN_ONCE u64 current_context(const struct waggle_python *python)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	u64 state, context;
 
+	if (!python)
+		return 0;
 	state = word_at(BPF_CORE_READ(task, thread.fsbase) + (s64)python->slot);
 	if (state && python->indirect >= 0)
 		state = word_at(state + python->indirect);
@@ -148,14 +150,18 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 
 /* A request goes out whose parent is not known yet, or not proven. Where evidence can
  * come, the trace id of the first is given out as one that may stand for another. */
-OUT_OF_LINE int task_call(struct waggle_facts *facts)
+PROVEN_ONCE int task_call(struct waggle_facts *facts)
 {
-	u32 tgid = facts->tgid;
-	struct waggle_python *python = python_of(tgid);
+	struct waggle_python *python;
 	struct waggle_evidence *evidence;
 	struct context *context;
 	u64 address;
+	u32 tgid;
 
+	if (!facts)
+		return 0;
+	tgid = facts->tgid;
+	python = python_of(tgid);
 	address = python ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	/* A context that reads several requests at once tells none from the other. */
@@ -232,17 +238,20 @@ INLINE void test_predictions(struct connection *connection, struct waggle_python
 }
 
 /* A request has been read. */
-OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_process *process,
+PROVEN_ONCE int task_request(struct connection *connection, const struct waggle_process *process,
 			     const struct waggle_facts *facts, u64 sock)
 {
-	u32 tgid = facts->tgid;
 	struct waggle_python *python;
 	struct context *context;
 	u64 address;
+	u32 tgid;
 
+	if (!connection || !facts)
+		return 0;
 	connection->reader = 0;
 	if (!process || !(process->mode & WAGGLE_PROCESS_RULE_TASK))
 		return 0;
+	tgid = facts->tgid;
 	python = python_of(tgid);
 	if (!python)
 		return 0;
@@ -280,18 +289,23 @@ INLINE void answered(struct waggle_python *python)
 }
 
 /* The response's head is being written, and by whom says whose request it was. */
-OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_facts *facts,
+PROVEN_ONCE int task_answer(struct connection *connection, const struct waggle_facts *facts,
 			    u64 sock)
 {
-	u32 tgid = facts->tgid;
-	struct waggle_python *python = python_of(tgid);
+	struct waggle_python *python;
 	struct waggle_evidence *evidence;
-	u64 address, reader = connection->reader;
+	u64 address, reader;
 	struct context *context;
 	int shared;
+	u32 tgid;
 
+	if (!connection || !facts)
+		return 0;
+	tgid = facts->tgid;
+	python = python_of(tgid);
 	if (!python)
 		return 0;
+	reader = connection->reader;
 	answered(python);
 	address = connection->reader || python->calls ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
@@ -311,12 +325,16 @@ OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_f
 }
 
 /* A request ends without an answer: nobody need wait for one. */
-OUT_OF_LINE int task_gone(struct connection *connection, const struct waggle_facts *facts)
+PROVEN_ONCE int task_gone(struct connection *connection, const struct waggle_facts *facts)
 {
-	u32 tgid = facts->tgid;
-	struct waggle_python *python = python_of(tgid);
+	struct waggle_python *python;
 	struct waggle_evidence *evidence;
+	u32 tgid;
 
+	if (!connection || !facts)
+		return 0;
+	tgid = facts->tgid;
+	python = python_of(tgid);
 	if (!python)
 		return 0;
 	answered(python);

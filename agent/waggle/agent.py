@@ -5,12 +5,11 @@ require privileges -> fork the command -> load and attach (the kernel verifies)
 -> Session: decide, drop privileges, ready, move spans, summary
 """
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from waggle import memory, privileges
+from waggle import memory, privileges, start
 from waggle.capture import Capture, CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
@@ -25,7 +24,8 @@ def run(settings: Settings) -> int:
     memory.keep_one_arena()
     with _launched(settings) as launched:
         loading = _Loading(_options(settings))
-        with _one_blas_thread():
+        # numpy's linear algebra, which we never use, would start a thread for every CPU.
+        with start.variable("OPENBLAS_NUM_THREADS", "1"):
             from waggle.session import Session  # numpy and the rest, at the same time
             from waggle.spans import load_decoders
         load_decoders()
@@ -74,22 +74,6 @@ def _launched(settings: Settings) -> Iterator[Launched | None]:
         yield launched
     finally:
         launched.close()
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """While numpy is imported: its linear algebra, which we never use, would start a thread and
-    reserve memory for every CPU. What we start must not inherit the variable."""
-    name = "OPENBLAS_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _options(settings: Settings) -> CaptureOptions:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from waggle import privileges
+from waggle import privileges, start
 from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.config import Settings
@@ -129,6 +129,7 @@ class Session:
             self._launched.release()
         waiting = self._discovery.waiting_for()
         what = waiting or self._watcher.tracing()
+        start.settle()
         self._start_cpu_s = time.process_time()
         say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
         if self._settings.ready_fd is not None:

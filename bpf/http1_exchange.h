@@ -127,7 +127,6 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 	facts->method = head->method;
 	facts->version = head->version;
 	facts->protocol = WAGGLE_PROTOCOL_HTTP1;
-	facts->trace_flags = 1;
 	facts->target_len = head->target_len;
 	facts->target_full_len = head->target_full_len;
 	facts->kept_len = head->out_used - head->target_len;
@@ -160,7 +159,8 @@ PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *
 	return 0;
 }
 
-INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
+INLINE void adopt(struct feed *feed, struct waggle_facts *facts,
+		  const struct trace_context *context, const struct trace_context *header, u8 link)
 {
 	copy_trace_id(facts->trace_id, context->trace_id);
 	copy_span_id(facts->parent_id, context->span_id);
@@ -170,6 +170,7 @@ INLINE void adopt(struct waggle_facts *facts, const struct trace_context *contex
 		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
 	if (context->pending)
 		facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
+	sample_adopted(feed->scratch, facts, context, header);
 }
 
 /* An incoming request: the hand-off is nearer than the header, since many programs
@@ -183,11 +184,11 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 	if (take_handoff(feed->connection, feed->sock, feed->scratch->state.now,
 			 feed->stream->head_at, handed) &&
 	    (!header->valid || same_trace(header->trace_id, handed->trace_id)))
-		adopt(facts, handed, WAGGLE_LINK_SOCKET);
+		adopt(feed, facts, handed, header, WAGGLE_LINK_SOCKET);
 	else if (header->valid)
-		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+		adopt(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	else
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
 	if (facts->link)
 		facts->flags |= WAGGLE_FLAG_REMOTE_PARENT;
 }
@@ -200,9 +201,9 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 	facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
 	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
-		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+		adopt(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	} else if (!facts->link) {
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
 	}
 	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts);
@@ -317,6 +318,8 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 	header->pending = 0;
 	if (head->traceparent)
 		read_traceparent(head, header);
+	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate)
+		read_tracestate(head, header);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {

@@ -39,11 +39,13 @@ INLINE struct open_exchange *read_too_early(const struct connection *connection,
 }
 
 INLINE void become_child(struct waggle_facts *child, const u8 *trace_id, const u8 *span_id,
-			 u8 trace_flags)
+			 u8 trace_flags, u64 sampling)
 {
 	copy_trace_id(child->trace_id, trace_id);
 	copy_span_id(child->parent_id, span_id);
 	child->trace_flags = trace_flags;
+	child->sampling = sampling;
+	child->flags &= ~WAGGLE_FLAG_UNSAMPLED;
 	child->flags |= WAGGLE_FLAG_REMOTE_PARENT;
 	if (!(trace_flags & 1))
 		child->flags |= WAGGLE_FLAG_UNSAMPLED;
@@ -63,7 +65,8 @@ OUT_OF_LINE int hand_over_late(struct connection *connection, u64 sock, u64 now,
 	open = read_too_early(connection, sock, now, &receiver);
 	if (!open || !receiver)
 		return 0;
-	become_child(&open->record.facts, facts->trace_id, facts->span_id, facts->trace_flags);
+	become_child(&open->record.facts, facts->trace_id, facts->span_id, facts->trace_flags,
+		     inherited_sampling(facts->sampling));
 	/* Sent before it was read, whenever the hooks ran. */
 	if (open->record.facts.start_ns < facts->start_ns)
 		facts->start_ns = open->record.facts.start_ns;
@@ -97,7 +100,7 @@ INLINE void look_again(struct connection *connection, u64 sock, u32 position,
 	handed->valid = 0;
 	if (find_handoff(connection, sock, position, handed))
 		become_child(&open->record.facts, handed->trace_id, handed->span_id,
-			     handed->flags);
+			     handed->flags, handed->sampling);
 }
 
 #endif

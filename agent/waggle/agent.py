@@ -14,6 +14,7 @@ from waggle import memory, privileges
 from waggle.capture import Capture, CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
+from waggle.sampling import Sampling, sampling_of
 
 
 def run(settings: Settings) -> int:
@@ -21,10 +22,11 @@ def run(settings: Settings) -> int:
 
     Returns the exit code. Raises WaggleError when tracing cannot begin.
     """
+    sampling = sampling_of(settings, os.environ)
     privileges.require()
     memory.keep_one_arena()
     with _launched(settings) as launched:
-        loading = _Loading(_options(settings))
+        loading = _Loading(_options(settings, sampling))
         with _one_blas_thread():
             from waggle.session import Session  # numpy and the rest, at the same time
             from waggle.spans import load_decoders
@@ -32,7 +34,7 @@ def run(settings: Settings) -> int:
 
         capture = loading.finish()
         try:
-            return Session(settings, capture, launched).run()
+            return Session(settings, capture, launched, sampling).run()
         finally:
             capture.close()
 
@@ -92,10 +94,11 @@ def _one_blas_thread() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _options(settings: Settings) -> CaptureOptions:
+def _options(settings: Settings, sampling: Sampling) -> CaptureOptions:
     return CaptureOptions(
         capture=settings.capture,
         trace_all=settings.selects_all,
         watch_processes=bool(settings.port or settings.exe or settings.name),
         ring_bytes=settings.ring_size,
+        sampling=sampling,
     )

@@ -27,7 +27,6 @@ from waggle.spans import (
     read_exchange,
 )
 
-
 HEAD_SIZE: int = layout.EXCHANGE["head"].shape[0]
 KNOWN, HERE, SAID = (state << 56 for state in (Sampling.KNOWN, Sampling.HERE, Sampling.SAID))
 

@@ -1,5 +1,8 @@
 """The last stage: what is dropped and why, tracestates made true, the limit held."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,12 +22,12 @@ EDIT = State.EDIT << SAMPLING_SHIFT
 TENTH = Sampling(0.1)
 
 
-def dropped(count: int, sampling: int = HERE, **columns: object) -> Records:
+def dropped(count: int, sampling: int = HERE, **columns: Any) -> Records:
     return np.repeat(record(flags=Flag.UNSAMPLED, sampling=sampling, **columns), count)
 
 
-def rows(parts: object) -> int:
-    return sum(len(part) for part in parts)  # type: ignore[attr-defined]
+def rows(parts: Sequence[Records]) -> int:
+    return sum(len(part) for part in parts)
 
 
 def test_the_order_of_what_is_kept_stays() -> None:

@@ -1,5 +1,7 @@
 """The tail's memory: what is kept of dropped traces, why, and what happens at its bounds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,9 +27,9 @@ class Clock:
         return self.now
 
 
-def span(trace: int, tid: int = 0, took_s: float = 0.001, **columns: object) -> Records:
+def span(trace: int, tid: int = 0, took_s: float = 0.001, **columns: Any) -> Records:
     """A span of a trace, dropped; tid tells it from others."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "trace_id": trace.to_bytes(16, "big"),
         "flags": Flag.UNSAMPLED,
         "sampling": HERE,
@@ -36,7 +38,7 @@ def span(trace: int, tid: int = 0, took_s: float = 0.001, **columns: object) -> 
         "end_ns": 5 * SECOND + int(took_s * SECOND),
         **columns,
     }
-    return record(**values)  # type: ignore[arg-type]
+    return record(**values)
 
 
 def joined(*records: Records) -> Records:
@@ -84,15 +86,15 @@ def test_kept_spans_are_no_longer_marked_as_dropped() -> None:
         ({"status": 0, "end": End.DONE}, False),
     ],
 )
-def test_what_is_an_error(columns: dict[str, object], is_error: bool) -> None:
+def test_what_is_an_error(columns: dict[str, Any], is_error: bool) -> None:
     """As the conventions have it."""
     assert bool(TailBuffer(ERRORS).take(span(1, **columns))) == is_error
 
 
 def test_what_is_an_error_of_grpc() -> None:
     """By its status, though HTTP's is 200; looked up once for each shape."""
-    kept = {StreamKept.RPC_SYSTEM: b"grpc", StreamKept.RPC_METHOD: b"a.B/C"}
-    base = {"protocol": Protocol.HTTP2, "target_len": 0, "target_full_len": 0}
+    kept: Any = {StreamKept.RPC_SYSTEM: b"grpc", StreamKept.RPC_METHOD: b"a.B/C"}
+    base: dict[str, Any] = {"protocol": Protocol.HTTP2, "target_len": 0, "target_full_len": 0}
     spans = []
     for tid, code in enumerate((b"0", b"13", b"5")):
         fields = {**kept, StreamKept.RPC_STATUS: code}
@@ -158,7 +160,7 @@ def test_only_the_request_that_brought_the_trace_here_counts() -> None:
     """Neither spans further down nor those with a hand-off make it slow."""
     routes = Routes()
     routes.slow(route(200, 0.001), np.full(200, 1_000_000, np.uint64))
-    late = np.uint64([SECOND])
+    late = np.array([SECOND], np.uint64)
     assert routes.slow(route(1, 1.0), late).tolist() == [0]
     by_socket = route(1, 1.0)
     by_socket["link"] = Link.SOCKET
@@ -292,4 +294,4 @@ def test_a_root_without_a_parent_is_an_entry_on_the_client_s_side() -> None:
     routes.slow(batch, np.full(200, 1_000_000, np.uint64))
     one = batch[:1].copy()
     assert bytes(one["parent_id"][0]) == NO_PARENT
-    assert routes.slow(one, np.uint64([SECOND])).tolist() == [0]
+    assert routes.slow(one, np.array([SECOND], np.uint64)).tolist() == [0]

@@ -204,6 +204,8 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		adopt(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	} else if (!facts->link) {
 		begin_trace(feed->scratch, facts);
+	} else {
+		compare_tracestate(facts, header);
 	}
 	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts);

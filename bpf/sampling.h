@@ -111,25 +111,38 @@ INLINE void begin_trace(struct scratch *scratch, struct waggle_facts *facts)
 
 #define SAMPLING_BIT(name) ((u64)WAGGLE_SAMPLING_##name << WAGGLE_SAMPLING_SHIFT)
 
+/* The request has a tracestate of its own, in which a member `ot` may say how the trace was
+ * sampled: the same as we know, or something else, which user space then corrects. */
+INLINE void compare_tracestate(struct waggle_facts *facts, const struct trace_context *header)
+{
+	u64 said = sampling_mode & SAMPLING_ON && header->valid ? header->sampling : 0;
+	u64 differs = (facts->sampling ^ said) & (SAMPLING_BIT(KNOWN) | WAGGLE_THRESHOLD_MASK);
+
+	if (said & SAMPLING_BIT(SAID) && !differs)
+		facts->sampling |= SAMPLING_BIT(SAID);
+	else if (said)
+		facts->sampling |= SAMPLING_BIT(EDIT);
+}
+
 /* Whoever called has begun the trace, as `context` says. header: of the request, which
  * may say the same, something else or nothing. */
 INLINE void sample_adopted(struct scratch *scratch, struct waggle_facts *facts,
 			   const struct trace_context *context, const struct trace_context *header)
 {
-	u64 random = context->random, said = header->valid ? header->sampling : 0;
-
 	if (!(sampling_mode & SAMPLING_ON))
 		return;
 	facts->sampling = context->sampling;
-	if (sampling_mode & SAMPLING_INDEPENDENT)
-		sample(&scratch->head, facts, random);
-	else if (context == header)
+	if (sampling_mode & SAMPLING_INDEPENDENT) {
+		sample(&scratch->head, facts, context->random);
+		/* Decided by a number that nobody further down will see. */
+		if (context->random)
+			facts->sampling = (facts->sampling & ~(SAMPLING_BIT(KNOWN) |
+							       WAGGLE_THRESHOLD_MASK)) |
+					  SAMPLING_BIT(EDIT);
+	} else if (context == header) {
 		return;
-	/* Its tracestate has a member `ot` that is another's. */
-	if (said & (SAMPLING_BIT(SAID) | SAMPLING_BIT(EDIT)))
-		facts->sampling |= SAMPLING_BIT(EDIT);
-	if (random)
-		facts->sampling &= ~(SAMPLING_BIT(KNOWN) | WAGGLE_THRESHOLD_MASK);
+	}
+	compare_tracestate(facts, header);
 }
 
 /* What a child inherits: whatever a tracestate said, it was not the child's own. */

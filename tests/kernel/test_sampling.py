@@ -170,9 +170,7 @@ def test_parent_based_samplers_do_as_the_caller_says(by_parent: Capture, sampled
         system = System(recorded)
         recorded.trace(system.client.pid, 2)  # excluded
         system.arrive("a")
-        fields = headers(trace_id, sampled, "tracestate: a=1,ot=th:c")
-        system.client.send("a", request(1, *fields))
-        system.front.receive("a")
+        read(system, 1, "a", fields=headers(trace_id, sampled, "tracestate: a=1,ot=th:c"))
         system.call(1, "up")
         respond(system, "a")
         seen = recorded.finish(3)
@@ -185,6 +183,29 @@ def test_parent_based_samplers_do_as_the_caller_says(by_parent: Capture, sampled
     assert bool(state_of(seen[-1]) & State.EDIT) == (not sampled)
     states = [one.span.trace_state for one in seen[:2]]
     assert states == (["ot=th:c"] * 2 if sampled else [""] * 2)
+
+
+@pytest.mark.parametrize("passed_on", [True, False])
+def test_a_tracestate_that_is_passed_on(by_parent: Capture, passed_on: bool) -> None:
+    """A program that copies the headers it got onto its call says the same again: no span has two
+    members `ot`; where it says another threshold, that is marked as untrue."""
+    mine, theirs = "tracestate: a=1,ot=th:c", "tracestate: ot=th:8"
+    fields = headers(b"\xee" * 16, True, mine)
+    copied = headers(b"\xee" * 16, True, mine if passed_on else theirs)
+    with recording(by_parent, THREADED) as recorded:
+        system = System(recorded)
+        recorded.trace(system.client.pid, 2)  # excluded
+        system.arrive("a")
+        read(system, 1, "a", fields=fields)
+        system.call(1, "up", fields=copied)
+        respond(system, "a")
+        seen = recorded.finish(3)
+    assert [one.link for one in seen] == [Link.SOCKET, Link.THREAD, Link.TRACEPARENT]
+    for one in seen[:2]:
+        assert bool(state_of(one) & State.EDIT) == (not passed_on)
+        assert one.facts.sampling & THRESHOLD_MASK == 0xC << 52
+        if passed_on:
+            assert one.span.trace_state == "a=1,ot=th:c"
 
 
 @pytest.mark.parametrize("threshold", [0, NEVER])

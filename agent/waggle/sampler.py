@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from waggle import tracestate
 from waggle.capture import Capture
+from waggle.columns import Positions
 from waggle.layout import Flag, Kept, Protocol
 from waggle.layout import Sampling as State
 from waggle.sampling import Sampling, threshold_of
@@ -140,30 +141,24 @@ class Sampler:
         if not unsampled.any():
             self._edit(records)
             return (records,)
-        dropped = records[unsampled]
         kept: Records = records[~unsampled]
         self._edit(kept)
-        self._count(dropped)
         parts = [kept] if len(kept) else []
+        dropped = unsampled.nonzero()[0]
+        here = records["sampling"][dropped] & _HERE != 0
+        self._count(records, dropped, here)
         if self._tail is not None:
-            parts += self._kept_all_the_same(dropped)
+            parts += self._tail.take(records, dropped[here])
+            self.stats.kept = self._tail.kept
         return parts
 
-    def _kept_all_the_same(self, dropped: Records) -> list[Records]:
-        assert self._tail is not None
-        here = dropped["sampling"] & _HERE != 0
-        parts = self._tail.take(dropped if here.all() else dropped[here])
-        self.stats.kept = self._tail.kept
-        return parts
-
-    def _count(self, dropped: Records) -> None:
-        sampling = dropped["sampling"]
-        here = sampling & _HERE != 0
-        number = (sampling & _RULES) >> np.uint64(SAMPLING_SHIFT + 4)
+    def _count(self, records: Records, dropped: Positions, here: Mask) -> None:
+        number = (records["sampling"][dropped] & _RULES) >> np.uint64(SAMPLING_SHIFT + 4)
         self.stats.drop("parent", int(np.count_nonzero(~here)))
         limited = np.zeros(len(dropped), np.bool_)
         if self._limiter is not None:
-            limited = here & (randomness(dropped) >= self._base[number.astype(np.intp)])
+            random = randomness(records["trace_id"][dropped])
+            limited = here & (random >= self._base[number.astype(np.intp)])
             self.stats.drop("limit", int(np.count_nonzero(limited)))
         own = here & ~limited
         self.stats.drop("rule", int(np.count_nonzero(own & (number > 0))))
@@ -190,9 +185,9 @@ def make_sampler(sampling: Sampling, capture: Capture) -> Sampler:
     return Sampler(sampling, limiter, tail)
 
 
-def randomness(records: Records) -> npt.NDArray[np.uint64]:
-    """The last 56 bits of the trace ids."""
-    words = np.ascontiguousarray(records["trace_id"][:, 8:]).view(">u8").reshape(-1)
+def randomness(trace_ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """The last 56 bits of trace ids (n, 16)."""
+    words = np.ascontiguousarray(trace_ids[:, 8:]).view(">u8").reshape(-1)
     masked: npt.NDArray[np.uint64] = words.astype(np.uint64) & np.uint64(THRESHOLD_MASK)
     return masked
 

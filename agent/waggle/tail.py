@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from waggle.columns import Positions
 from waggle.layout import End, Flag, Link, Protocol, Role
 from waggle.sampling import Tail
 from waggle.spans import SAMPLING_SHIFT, TAIL_REASONS, Records, decoder_of, read_exchange
@@ -69,35 +70,40 @@ class TailBuffer:
         """Spans held."""
         return sum(len(batch.records) for batch in self._held)
 
-    def take(self, records: Records) -> list[Records]:
-        """Take spans of traces that were dropped; gives those, old and new, that are kept."""
+    def take(self, records: Records, rows: Positions | None = None) -> list[Records]:
+        """Take spans of traces that were dropped; gives those, old and new, that are kept.
+
+        rows: which of the records they are, all of them without it.
+        """
         now = self._clock()
         self._expire(now)
-        if not len(records):
+        rows = np.arange(len(records)) if rows is None else rows
+        if not len(rows):
             return []
-        keys = trace_keys(records)
-        reasons = self._reasons(records)
+        keys = trace_keys(records["trace_id"][rows])
+        reasons = self._reasons(records, rows)
         why = reasons.nonzero()[0]
         fresh = self._wanted.add(keys[why], reasons[why])
         found, known = self._wanted.find(keys)
         parts = self._released(*fresh) if len(fresh[0]) else []
         if known.any():
-            parts.append(self._marked(records[known], found[known]))
-        rest = ~known
-        if rest.any():
-            self._hold(now, records[rest], keys[rest])
+            parts.append(self._marked(records[rows[known]], found[known]))
+            rows, keys = rows[~known], keys[~known]
+        if len(rows):
+            self._hold(now, records, rows, keys)
         return parts
 
-    def _reasons(self, records: Records) -> U8:
+    def _reasons(self, records: Records, rows: Positions) -> U8:
         """Why each span makes its trace matter; 0: it does not."""
-        durations = records["end_ns"] - np.minimum(records["start_ns"], records["end_ns"])
-        reasons = np.zeros(len(records), np.uint8)
+        begun, ended = records["start_ns"][rows], records["end_ns"][rows]
+        durations = ended - np.minimum(begun, ended)
+        reasons = np.zeros(len(rows), np.uint8)
         if self._routes is not None:
-            reasons[self._routes.slow(records, durations)] = _P95
+            reasons[self._routes.slow(records, rows, durations)] = _P95
         if self._tail.slow_s is not None:
             reasons[durations >= np.uint64(self._tail.slow_s * _NS)] = _SLOW
         if self._failures is not None:
-            reasons[self._failures.of(records)] = _ERROR
+            reasons[self._failures.of(records, rows)] = _ERROR
         return reasons
 
     def _released(self, keys: U64, reasons: U8) -> list[Records]:
@@ -128,10 +134,9 @@ class TailBuffer:
                 self.kept[name] = self.kept.get(name, 0) + count
         return records
 
-    def _hold(self, now: float, records: Records, keys: U64) -> None:
-        order = keys.argsort(kind="stable")
-        batch = _Held(now, records[order], keys[order])
-        self._held.append(batch)
+    def _hold(self, now: float, records: Records, rows: Positions, keys: U64) -> None:
+        order = keys.argsort()
+        self._held.append(_Held(now, records[rows[order]], keys[order]))
         self._bytes += len(keys) * (records.itemsize + 8)
         while self._bytes > self._tail.max_bytes and self._held:
             self.forgotten += self._drop_oldest()
@@ -200,9 +205,10 @@ def _ranges(first: Index, counts: Index) -> Index:
     return rows
 
 
-def trace_keys(records: Records) -> U64:
-    """A word for each trace id: both halves, since whoever made it may have used one only."""
-    halves = np.ascontiguousarray(records["trace_id"]).view(np.uint64)
+def trace_keys(trace_ids: U8) -> U64:
+    """A word for each trace id (n, 16): of both halves, since whoever made it may have used one
+    only."""
+    halves = np.ascontiguousarray(trace_ids).view(np.uint64)
     keys: U64 = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]
     return keys
 
@@ -213,14 +219,13 @@ class Failures:
     def __init__(self) -> None:
         self._shapes: dict[tuple[int, ...], bool] = {}
 
-    def of(self, records: Records) -> Mask:
-        status = records["status"]
-        server = records["role"] == Role.SERVER
-        failed: Mask = (records["end"] > End.DONE) | (status >= np.where(server, 500, 400))
-        others = records["protocol"] != Protocol.HTTP1
-        if others.any():
-            rows = others.nonzero()[0]
-            failed[rows] = self._decoded(records[rows])
+    def of(self, records: Records, rows: Positions) -> Mask:
+        least = np.where(records["role"][rows] == Role.SERVER, 500, 400)
+        failed: Mask = records["status"][rows] >= least
+        failed |= records["end"][rows] > End.DONE
+        others = (records["protocol"][rows] != Protocol.HTTP1).nonzero()[0]
+        if len(others):
+            failed[others] = self._decoded(records[rows[others]])
         return failed
 
     def _decoded(self, records: Records) -> Mask:
@@ -262,46 +267,57 @@ class Routes:
         self._counts = np.zeros((0, _BUCKETS), np.float32)
         self._limits = np.empty(0, np.int64)  # of each slot: the bucket above which it is slow
 
-    def slow(self, records: Records, durations: U64) -> Index:
-        """Rows that took longer than 95 of 100 of their route's before them."""
-        entry = (records["role"] == Role.SERVER) | ~records["parent_id"].any(1)
-        entry &= (records["link"] == Link.NONE) | (records["link"] == Link.TRACEPARENT)
-        rows: Index = entry.nonzero()[0]
-        if not len(rows):
-            return rows
-        slots = self._slots_of(route_keys(records[rows]))
-        rows, slots = rows[slots >= 0], slots[slots >= 0]
-        buckets = _buckets(durations[rows])
+    def slow(self, records: Records, rows: Positions, durations: U64) -> Index:
+        """Which of the rows took longer than 95 of 100 of their route's before them."""
+        link = records["link"][rows]
+        entry = (link == Link.NONE) | (link == Link.TRACEPARENT)
+        parents = np.ascontiguousarray(records["parent_id"][rows]).view(np.uint64).reshape(-1)
+        entry &= (records["role"][rows] == Role.SERVER) | (parents == 0)
+        which: Index = entry.nonzero()[0]
+        if not len(which):
+            return which
+        slots = self._slots_of(route_keys(records, rows[which]))
+        known = slots >= 0
+        which, slots = which[known], slots[known]
+        buckets = _buckets(durations[which])
         slow = buckets > self._limits[slots]
         self._learn(slots, buckets)
-        return rows[slow]
+        return which[slow]
 
     def _slots_of(self, keys: U64) -> Index:
         """The slot of each route, -1 where there is no room for more."""
-        distinct, which = np.unique(keys, return_inverse=True)
-        new = distinct[~np.isin(distinct, self._keys)]
+        slots = self._known_slots(keys)
+        unknown = slots < 0
+        if unknown.any():
+            self._make_room(np.unique(keys[unknown]))
+            slots = self._known_slots(keys)
+        return slots
+
+    def _known_slots(self, keys: U64) -> Index:
+        if not len(self._keys):
+            return np.full(len(keys), -1, np.intp)
+        at = np.searchsorted(self._keys, keys)
+        at[at == len(self._keys)] = 0
+        known: Index = np.where(self._keys[at] == keys, self._slots[at], -1)
+        return known
+
+    def _make_room(self, new: U64) -> None:
+        """Give new routes a slot each."""
         if len(self._keys) + len(new) > _ROUTES_MOST:
             self._begin()  # processes come and go: begin anew
-            new = distinct[:_ROUTES_MOST]
-        if len(new):
-            slots = np.arange(len(self._keys), len(self._keys) + len(new))
-            joined = np.concatenate((self._keys, new))
-            order = joined.argsort()
-            self._keys = joined[order]
-            self._slots = np.concatenate((self._slots, slots))[order]
-            self._counts = np.concatenate(
-                (self._counts, np.zeros((len(new), _BUCKETS), np.float32))
-            )
-            self._limits = np.concatenate((self._limits, np.full(len(new), _BUCKETS, np.int64)))
-        at = np.searchsorted(self._keys, distinct)
-        at[at == len(self._keys)] = 0
-        known = self._keys[at] == distinct
-        found: Index = np.where(known, self._slots[at], -1)[which]
-        return found
+            new = new[:_ROUTES_MOST]
+        slots = np.arange(len(self._keys), len(self._keys) + len(new))
+        joined = np.concatenate((self._keys, new))
+        order = joined.argsort()
+        self._keys = joined[order]
+        self._slots = np.concatenate((self._slots, slots))[order]
+        more = np.zeros((len(new), _BUCKETS), np.float32)
+        self._counts = np.concatenate((self._counts, more))
+        self._limits = np.concatenate((self._limits, np.full(len(new), _BUCKETS, np.int64)))
 
     def _learn(self, slots: Index, buckets: Index) -> None:
         np.add.at(self._counts, (slots, buckets), 1)
-        touched = np.unique(slots)
+        touched = np.bincount(slots, minlength=len(self._limits)).nonzero()[0]
         counts = self._counts[touched]
         totals = counts.sum(1)
         reached = counts.cumsum(1) >= 0.95 * totals[:, np.newaxis]
@@ -311,41 +327,54 @@ class Routes:
 
 
 def _buckets(durations: U64) -> Index:
-    micros = np.maximum(durations / 1000, 1.0)
+    micros = np.maximum(durations.astype(np.float32) / 1000, 1)
     return np.minimum((8 * np.log2(micros)).astype(np.intp), _BUCKETS - 1)
 
 
-def route_keys(records: Records) -> U64:
+def route_keys(records: Records, rows: Positions) -> U64:
     """A word for each route: process, role, method, and the path with its ids left out."""
-    keys = records["tgid"].astype(np.uint64) << np.uint64(16)
-    keys |= records["role"].astype(np.uint64) << np.uint64(8)
-    keys |= records["method"].astype(np.uint64)
-    width = min(_ROUTE_BYTES, records["head"].shape[1])
-    lengths = np.minimum(records["target_len"], width).astype(np.intp)
-    if width and lengths.any():
-        keys ^= _path_words(np.ascontiguousarray(records["head"][:, :width]), lengths)
+    keys = records["tgid"][rows].astype(np.uint64) << np.uint64(16)
+    keys |= records["role"][rows].astype(np.uint64) << np.uint64(8)
+    keys |= records["method"][rows].astype(np.uint64)
+    lengths = np.minimum(records["target_len"][rows], _ROUTE_BYTES)
+    width = min(int(lengths.max(initial=0)), records["head"].shape[1])
+    if width:
+        keys ^= _path_words(records["head"][rows, :width], lengths)
     return (keys ^ keys >> np.uint64(31)) * np.uint64(0x9E3779B97F4A7C15)
 
 
-def _path_words(heads: U8, lengths: Index) -> U64:
-    """A hash of each path, by segments: one with a digit in it counts as any other such."""
-    columns = np.arange(heads.shape[1])
-    query = np.where((heads == ord("?")).any(1), (heads == ord("?")).argmax(1), heads.shape[1])
-    inside = columns < np.minimum(lengths, query)[:, np.newaxis]
-    text = np.where(inside, heads, 0)
-    segment = (text == ord("/")).cumsum(1)
-    digits = (text >= ord("0")) & (text <= ord("9"))
-    # Of each segment whether it has a digit: a bit for each of the first 64.
-    bits = np.uint64(1) << np.minimum(segment, 63).astype(np.uint64)
-    ids = np.bitwise_or.reduce(np.where(digits, bits, np.uint64(0)), axis=1)
-    is_id = (ids[:, np.newaxis] & bits) != 0
-    begins = np.maximum.accumulate(np.where(text == ord("/"), columns, 0), axis=1)
-    places = (segment * 67 + (columns - begins)) & 4095
-    shown = np.where(is_id & (text != ord("/")), ord("0"), text).astype(np.uint64)
-    # An id of any length is its first byte alone.
-    shown = np.where(is_id & (columns - begins > 1), np.uint64(0), shown)
-    words: U64 = (shown * _MULTIPLIERS[places]).sum(axis=1, dtype=np.uint64)
+def _path_words(heads: U8, lengths: npt.NDArray[np.uint16]) -> U64:
+    """A hash of each path, by segments: one with a digit in it counts as any other such.
+
+    Each byte counts with a number that depends on its segment and its place in that. Small
+    numbers throughout: these matrices are most of what the tail costs.
+    """
+    rows, width = heads.shape
+    columns = np.arange(width, dtype=np.uint8)
+    marks = heads == ord("?")
+    queries = np.where(marks.any(1), marks.argmax(1), width)
+    ends = np.minimum(lengths, queries).astype(np.uint8)
+    text = np.where(columns < ends[:, np.newaxis], heads, np.uint8(0))
+    slashes = text == ord("/")
+    # Segments of all rows, numbered in order: one begins at each slash and at each row.
+    begins = slashes.copy()
+    begins[:, 0] = True
+    flat = begins.reshape(-1)
+    at = flat.nonzero()[0]
+    segment = np.cumsum(flat, dtype=np.int32) - 1
+    digits = (text - np.uint8(ord("0")) < 10).reshape(-1)
+    is_id = np.logical_or.reduceat(digits, at)[segment].reshape(rows, width)
+    place = (np.arange(rows * width, dtype=np.int32) - at[segment].astype(np.int32)).reshape(
+        rows, width
+    )
+    number = np.cumsum(slashes, axis=1, dtype=np.int32)
+    # An id of any length is a slash and one mark.
+    shown = np.where(is_id & ~slashes, np.where(place == 1, _ID_MARK, np.uint8(0)), text)
+    words: U64 = np.einsum(
+        "ij,ij->i", shown.astype(np.uint64), _MULTIPLIERS[(number * 67 + place) & 4095]
+    )
     return words
 
 
+_ID_MARK = np.uint8(0xFF)
 _MULTIPLIERS = np.random.default_rng().integers(1, 1 << 63, 4096, dtype=np.uint64) | np.uint64(1)

@@ -78,7 +78,7 @@ def test_only_what_was_dropped_here_may_be_kept_by_the_tail() -> None:
 def test_randomness_is_the_end_of_the_trace_id() -> None:
     """The last seven bytes, the first of them the most significant."""
     trace_id = bytes(range(0xF0, 0x100))
-    assert randomness(record(trace_id=trace_id)).tolist() == [0xF9FAFBFCFDFEFF]
+    assert randomness(record(trace_id=trace_id)["trace_id"]).tolist() == [0xF9FAFBFCFDFEFF]
 
 
 def test_a_tracestate_that_is_not_true_is_corrected() -> None:

@@ -47,11 +47,13 @@ class SamplerStats:
     """Spans that were dropped, by reason, and those that the tail kept all the same.
 
     parent: whoever called had decided so. sampler, rule, limit: decided here. A span that
-    waits in the tail's buffer counts as dropped until it is kept.
+    waits in the tail's buffer counts as dropped until it is kept; forgotten: those that had to
+    leave the buffer before their time.
     """
 
     dropped: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
+    forgotten: int = 0
 
     def drop(self, reason: str, spans: int) -> None:
         if spans:
@@ -149,7 +151,7 @@ class Sampler:
         self._count(records, dropped, here)
         if self._tail is not None:
             parts += self._tail.take(records, dropped[here])
-            self.stats.kept = self._tail.kept
+            self.stats.kept, self.stats.forgotten = self._tail.kept, self._tail.forgotten
         return parts
 
     def _count(self, records: Records, dropped: Positions, here: Mask) -> None:

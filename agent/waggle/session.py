@@ -173,6 +173,7 @@ class Session:
             kernel=self._capture.counters(),
             unsampled=self._sampler.stats.dropped,
             kept_by_tail=self._sampler.stats.kept,
+            forgotten_by_tail=self._sampler.stats.forgotten,
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
             lost=failed
             | {"programs_busy": self._capture.missed_runs()}

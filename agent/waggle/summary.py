@@ -136,7 +136,7 @@ class Summary:
     exporters: name and final stats of each.
     lost: losses of the pipeline itself, reason -> spans.
     unsampled: spans that were not to be kept, by who decided so; kept_by_tail: those that were
-        kept all the same, by why.
+        kept all the same, by why; forgotten_by_tail: those it had no room for.
     """
 
     spans: int
@@ -149,6 +149,7 @@ class Summary:
     lost: Mapping[str, int] = field(default_factory=dict)
     unsampled: Mapping[str, int] = field(default_factory=dict)
     kept_by_tail: Mapping[str, int] = field(default_factory=dict)
+    forgotten_by_tail: int = 0
 
 
 def kernel_losses(counters: Mapping[Counter, int]) -> dict[str, int]:
@@ -219,6 +220,8 @@ def _sampling(summary: Summary) -> list[str]:
     text = f"{_count(sum(summary.unsampled.values()), 'span')} ({_reasons(summary.unsampled)})"
     if kept := sum(summary.kept_by_tail.values()):
         text += f"; {kept:,} of them kept by the tail ({_reasons(summary.kept_by_tail)})"
+    if summary.forgotten_by_tail:
+        text += f"; {summary.forgotten_by_tail:,} could not wait for a reason: --tail-max"
     return [_field("unsampled", text)]
 
 

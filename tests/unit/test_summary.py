@@ -46,10 +46,12 @@ def test_what_was_not_sampled_is_no_loss() -> None:
         cost=COST,
         unsampled={"sampler": 1_000, "parent": 2},
         kept_by_tail={"slow": 3, "error": 1},
+        forgotten_by_tail=7,
     )
     assert (
         "\n  unsampled  1,002 spans (parent 2, sampler 1,000);"
-        " 4 of them kept by the tail (error 1, slow 3)\n  lost       nothing\n"
+        " 4 of them kept by the tail (error 1, slow 3)"
+        "; 7 could not wait for a reason: --tail-max\n  lost       nothing\n"
     ) in render(summary)
 
 

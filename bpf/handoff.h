@@ -13,7 +13,7 @@
 #define WAGGLE_HANDOFF_H
 
 #include "context.h"
-#include "feed.h"
+#include "sampling.h"
 
 #define HANDOFF_CLOCK_NS 1000000000ULL /* how fine last_handoff_ns is */
 #define HANDOFF_QUIET_NS 60000000000LL /* no request waits longer to be read */
@@ -137,6 +137,8 @@ PROVEN_ONCE int leave_handoff(const struct connection *connection, u64 sock, u64
 	value.trace_flags = facts->trace_flags;
 	if (facts->flags & WAGGLE_FLAG_TRACE_PENDING)
 		value.trace_flags |= HANDOFF_PENDING;
+	if (sampling_mode & SAMPLING_ON)
+		pack_sampling(&value, facts->sampling);
 	if (connection->family == AF_UNIX) {
 		if (!(connection->flags & CONNECTION_DELTA_KNOWN))
 			return 0;
@@ -172,6 +174,8 @@ INLINE int take_way(struct handoff *way, const struct handoff_key *key,
 	copy_span_id(context->span_id, found.span_id);
 	context->flags = found.trace_flags;
 	context->pending = !!(found.trace_flags & HANDOFF_PENDING);
+	context->random = 0;
+	context->sampling = sampling_mode & SAMPLING_ON ? unpack_sampling(&found) : 0;
 	context->valid = 1;
 	return 1;
 }

@@ -127,7 +127,6 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 	facts->method = head->method;
 	facts->version = head->version;
 	facts->protocol = WAGGLE_PROTOCOL_HTTP1;
-	facts->trace_flags = 1;
 	facts->target_len = head->target_len;
 	facts->target_full_len = head->target_full_len;
 	facts->kept_len = head->out_used - head->target_len;
@@ -160,6 +159,15 @@ PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *
 	return 0;
 }
 
+/* As adopt(), and what that says of sampling. */
+INLINE void adopt_sampled(struct feed *feed, struct waggle_facts *facts,
+			  const struct trace_context *context,
+			  const struct trace_context *header, u8 link)
+{
+	adopt(facts, context, link);
+	sample_adopted(feed->scratch, facts, context, header);
+}
+
 /* An incoming request: the hand-off is nearer than the header, since many programs
  * copy the header they got; but where they name different traces somebody who knows
  * better has spoken. */
@@ -171,11 +179,11 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 	if (take_handoff(feed->connection, feed->sock, feed->scratch->state.now,
 			 feed->stream->head_at, handed) &&
 	    (!header->valid || same_trace(header->trace_id, handed->trace_id)))
-		adopt(facts, handed, WAGGLE_LINK_SOCKET);
+		adopt_sampled(feed, facts, handed, header, WAGGLE_LINK_SOCKET);
 	else if (header->valid)
-		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	else
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
 	if (facts->link)
 		facts->flags |= WAGGLE_FLAG_REMOTE_PARENT;
 }
@@ -188,9 +196,11 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 	facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
 	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
-		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	} else if (!facts->link) {
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
+	} else {
+		compare_tracestate(facts, header);
 	}
 	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts);
@@ -315,6 +325,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, struct scratch *s
 	header->pending = 0;
 	if (head->traceparent)
 		read_traceparent(head, header);
+	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate)
+		read_tracestate(head, header);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {

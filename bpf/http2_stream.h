@@ -150,7 +150,6 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 	facts->role = feed->connection->role;
 	facts->version = HTTP2_VERSION;
 	facts->protocol = WAGGLE_PROTOCOL_HTTP2;
-	facts->trace_flags = 1;
 	if (!(given->flags & WAGGLE_BLOCK_FLAG_END_STREAM))
 		facts->flags |= WAGGLE_FLAG_REQUEST_BODY;
 	if (!process || process->mode & WAGGLE_PROCESS_UNCONFIRMED)
@@ -236,7 +235,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct scratch *state
 	if (pushed) {
 		head->flags |= WAGGLE_HTTP2_FLAG_PUSHED | WAGGLE_HTTP2_FLAG_REQUEST_ENDED;
 		facts->flags &= ~WAGGLE_FLAG_REQUEST_BODY;
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
 		if (facts->role == WAGGLE_ROLE_SERVER)
 			count_stream(&fresh->stream, process);
 	} else {

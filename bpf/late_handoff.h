@@ -40,7 +40,9 @@ INLINE struct open_exchange *read_too_early(const struct connection *connection,
 
 INLINE void become_child(struct waggle_facts *child, const struct trace_context *handed)
 {
+	child->flags &= ~WAGGLE_FLAG_UNSAMPLED;
 	adopt(child, handed, WAGGLE_LINK_SOCKET);
+	child->sampling = handed->sampling;
 	child->flags |= WAGGLE_FLAG_REMOTE_PARENT;
 	count(WAGGLE_COUNT_HANDOFF_FOUND);
 }
@@ -62,6 +64,7 @@ PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now,
 	copy_span_id(handed.span_id, facts->span_id);
 	handed.flags = facts->trace_flags;
 	handed.pending = !!(facts->flags & WAGGLE_FLAG_TRACE_PENDING);
+	handed.sampling = inherited_sampling(facts->sampling);
 	become_child(&open->record.facts, &handed);
 	/* Sent before it was read, whenever the hooks ran. */
 	if (open->record.facts.start_ns < facts->start_ns)

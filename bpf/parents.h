@@ -86,6 +86,7 @@ PROVEN_ONCE int find_parent(struct connection *connection, u32 tgid, u32 tid,
 	copy_trace_id(facts->trace_id, found.facts->trace_id);
 	copy_span_id(facts->parent_id, found.facts->span_id);
 	facts->trace_flags = found.facts->trace_flags;
+	facts->sampling = inherited_sampling(found.facts->sampling);
 	facts->flags |= found.facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);
 	found.owner->tid = HAS_CHILDREN;
 	return link;

@@ -14,7 +14,7 @@
  * records of 512 and 4096 bytes: a batch of them is one numpy array. */
 #define WAGGLE_RECORD_SIZE 504
 #define WAGGLE_LARGE_RECORD_SIZE 4088
-#define WAGGLE_FACTS_SIZE 152
+#define WAGGLE_FACTS_SIZE 160
 #define WAGGLE_HEAD_SIZE (WAGGLE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
 #define WAGGLE_LARGE_HEAD_SIZE (WAGGLE_LARGE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
 #define WAGGLE_COMM_SIZE 16
@@ -83,11 +83,37 @@ enum waggle_flag {
 	WAGGLE_FLAG_REMOTE_PARENT = 64,	   /* the parent span is another process's */
 	WAGGLE_FLAG_UPGRADED = 128,	   /* ended by 101 or a CONNECT tunnel */
 	WAGGLE_FLAG_HAD_TRACEPARENT = 256, /* the request itself carried a traceparent */
-	WAGGLE_FLAG_UNSAMPLED = 512,	   /* the incoming context said: not sampled */
+	WAGGLE_FLAG_UNSAMPLED = 512,	   /* whoever decided about the trace said: not sampled */
 	WAGGLE_FLAG_NO_POSITION = 1024,	   /* a UNIX socket: ports and addresses mean nothing */
 	WAGGLE_FLAG_TRACE_PENDING = 2048,  /* the trace id may stand for another: evidence follows */
 	WAGGLE_FLAG_UNPROVEN = 4096,	   /* the parent is predicted: evidence follows */
 	WAGGLE_FLAG_AFTER_RESPONSE = 8192, /* sent when its parent had been answered */
+};
+
+/* What is known of how a trace was sampled: waggle_facts.sampling. Its low bits are the
+ * rejection threshold that the trace passed, out of 2^56; the four bits from
+ * WAGGLE_SAMPLING_SHIFT on are these; the four above them the number of the rule that
+ * decided, 0 where none did. All zero while there is no sampler. */
+#define WAGGLE_THRESHOLD_MASK 0x00ffffffffffffffULL
+#define WAGGLE_NEVER 0x0100000000000000ULL /* the threshold that nothing passes */
+#define WAGGLE_SAMPLING_SHIFT 56
+#define WAGGLE_SAMPLING_RULE_SHIFT 60
+enum waggle_sampling {
+	WAGGLE_SAMPLING_KNOWN = 1, /* the threshold holds for this span: `ot=th` */
+	WAGGLE_SAMPLING_HERE = 2,  /* decided on this machine and not by who called */
+	WAGGLE_SAMPLING_SAID = 4,  /* the request's own tracestate says so already */
+	WAGGLE_SAMPLING_EDIT = 8,  /* what it says of the threshold is not true (any more) */
+};
+
+/* The samplers: map `sample_rules`. Number 0 is for whatever no other one is for. */
+#define WAGGLE_SAMPLE_RULES 16
+#define WAGGLE_SAMPLE_PATH 64
+struct waggle_sample_rule {
+	unsigned long long threshold; /* at most WAGGLE_NEVER */
+	unsigned int path_len;	      /* bytes that the target must begin with */
+	unsigned int exact;	      /* and then end, or go on with its query */
+	unsigned char path[WAGGLE_SAMPLE_PATH];
+	unsigned char mask[WAGGLE_SAMPLE_PATH]; /* 0xff for each of these bytes */
 };
 
 /* Kept fields of the request head, in waggle_facts' head after the target, each
@@ -138,6 +164,7 @@ struct waggle_facts {
 	unsigned short kept_len;   /* bytes of head after it that are kept fields */
 	unsigned short target_full_len; /* of the target as it was sent */
 	unsigned short http2_len; /* of struct waggle_http2 and header blocks, 0 elsewhere */
+	unsigned long long sampling; /* enum waggle_sampling */
 };
 
 struct waggle_exchange {
@@ -305,6 +332,8 @@ struct waggle_process {
 	unsigned int thread_contradicts;  /* and those that refute it */
 	unsigned int turn_agrees;
 	unsigned int turn_contradicts;
+	unsigned int sample_rules; /* bit n: rule n may be for it; 0: nobody has said yet */
+	unsigned int reserved;
 };
 
 /* Where a Python interpreter keeps what its threads are busy with: value of the map
@@ -348,6 +377,7 @@ struct waggle_evidence {
 	unsigned char trace_id[16];  /* of the call or the request, as it was given out */
 	unsigned char span_id[8];
 	unsigned long long contexts[WAGGLE_CONTEXTS];
+	unsigned long long sampling; /* as in waggle_facts */
 	unsigned int tgid;
 	unsigned short unanswered; /* CALL: requests open in the process at that time */
 	unsigned short flags;	   /* enum waggle_flag of the exchange */
@@ -395,14 +425,16 @@ enum waggle_counter {
 	WAGGLE_COUNT_HTTP2_CONNECTIONS = 33,
 	WAGGLE_COUNT_HTTP2_STREAMS = 34,	/* begun */
 	WAGGLE_COUNT_HTTP2_RESYNCED = 35,	/* connections found in mid-stream */
-	WAGGLE_COUNTERS = 36,
+	WAGGLE_COUNT_TRACES_SAMPLED = 36, /* begun here, and decided about by a sampler */
+	WAGGLE_COUNT_TRACES_UNSAMPLED = 37,
+	WAGGLE_COUNTERS = 38,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
 _Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange");
 _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
-_Static_assert(sizeof(struct waggle_evidence) == 120, "evidence");
+_Static_assert(sizeof(struct waggle_evidence) == 128, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
 

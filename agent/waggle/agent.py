@@ -5,6 +5,7 @@ require privileges -> fork the command -> load and attach (the kernel verifies)
 -> Session: decide, drop privileges, ready, move spans, summary
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from waggle import memory, privileges, start
 from waggle.capture import Capture, CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
+from waggle.sampling import Sampling, sampling_of
 
 
 def run(settings: Settings) -> int:
@@ -20,10 +22,11 @@ def run(settings: Settings) -> int:
 
     Returns the exit code. Raises WaggleError when tracing cannot begin.
     """
+    sampling = sampling_of(settings, os.environ)
     privileges.require()
     memory.keep_one_arena()
     with _launched(settings) as launched:
-        loading = _Loading(_options(settings))
+        loading = _Loading(_options(settings, sampling))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.
         with start.variable("OPENBLAS_NUM_THREADS", "1"):
             from waggle.session import Session  # numpy and the rest, at the same time
@@ -32,7 +35,7 @@ def run(settings: Settings) -> int:
 
         capture = loading.finish()
         try:
-            return Session(settings, capture, launched).run()
+            return Session(settings, capture, launched, sampling).run()
         finally:
             capture.close()
 
@@ -76,10 +79,11 @@ def _launched(settings: Settings) -> Iterator[Launched | None]:
         launched.close()
 
 
-def _options(settings: Settings) -> CaptureOptions:
+def _options(settings: Settings, sampling: Sampling) -> CaptureOptions:
     return CaptureOptions(
         capture=settings.capture,
         trace_all=settings.selects_all,
         watch_processes=bool(settings.port or settings.exe or settings.name),
         ring_bytes=settings.ring_size,
+        sampling=sampling,
     )

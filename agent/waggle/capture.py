@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.libbpf import Link, LoadError, Object
+from waggle.sampling import Sampling, threshold_of
 
 if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
     import numpy as np
@@ -87,7 +88,8 @@ class CaptureOptions:
     capture: auto or a flavour's name. trace_all: record whoever is in no entry.
     watch_processes: record every new program until it is decided about.
     ring_bytes: of the ring of ordinary records, a power of two. max_entries: other
-    bounds than the maps have by themselves, by name of the map.
+    bounds than the maps have by themselves, by name of the map. sampling: who decides
+    what is recorded, and how (see Sampling).
     """
 
     capture: str = "auto"
@@ -95,6 +97,7 @@ class CaptureOptions:
     watch_processes: bool = False
     ring_bytes: int = 8 << 20
     max_entries: Mapping[str, int] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 class Capture:
@@ -112,6 +115,8 @@ class Capture:
         self._processes = bpf.map("processes")
         hints = bpf.map("process_hints")
         self._hints = mmap.mmap(hints.fd, hints.value_size)
+        #: What the kernel samples by, layout.SAMPLE_RULE; what is written there holds at once.
+        self.sample_rules = _mapped_rules(bpf)
         in_use = ("target_len", "kept_len", "http2_len")  # of the head
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
@@ -160,6 +165,7 @@ class Capture:
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
+            write_rules(_mapped_rules(bpf), options.sampling)
             return cls(bpf, flavour, attach(bpf, flavour))
         except BaseException:
             bpf.close()
@@ -171,12 +177,16 @@ class Capture:
         ring = self.bpf.map(name)
         return Ring(ring.fd, ring.max_entries, dtype, used)
 
-    def decide(self, decision: Decision) -> None:
-        """Apply a decision about one process; its scores are kept when it is known already."""
+    def decide(self, decision: Decision, sample_rules: int = 0) -> None:
+        """Apply a decision about one process; its scores are kept when it is known already.
+
+        sample_rules: see Sampling.rules_for; 0 where nobody has asked for the service.
+        """
         key = decision.tgid.to_bytes(4, "little")
         row = self._process(key, decision.start_ns)
         if decision.mode:
             row["mode"] = decision.mode
+            row["sample_rules"] = sample_rules
             if not row["start_ns"][0]:
                 row["start_ns"] = decision.start_ns
             self._hints[decision.tgid % len(self._hints)] = 1
@@ -215,6 +225,13 @@ class Capture:
 
         totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
         return {counter: int(totals[counter]) for counter in Counter}
+
+    def traces_begun(self) -> tuple[int, int]:
+        """Traces that a sampler has decided about so far: kept, dropped."""
+        from waggle.layout import Counter
+
+        totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
+        return int(totals[Counter.TRACES_SAMPLED]), int(totals[Counter.TRACES_UNSAMPLED])
 
     def sweep(self) -> int:
         """End and forget connections that no hook saw end; how many."""
@@ -257,11 +274,38 @@ def attach(bpf: Object, flavour: Flavour) -> list[Link]:
     return [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
 
 
+def _mapped_rules(bpf: Object) -> npt.NDArray[np.void]:
+    """The map of rules in our own memory, for as long as the array is referred to."""
+    import numpy as np
+
+    from waggle import layout
+
+    rules = bpf.map("sample_rules")
+    memory = mmap.mmap(rules.fd, rules.max_entries * layout.SAMPLE_RULE.itemsize)
+    return np.frombuffer(memory, layout.SAMPLE_RULE)
+
+
+def write_rules(rules: npt.NDArray[np.void], sampling: Sampling) -> None:
+    """What each rule is for, and its threshold."""
+    import numpy as np
+
+    for number, rule in enumerate(sampling.rules, 1):
+        path = np.frombuffer(rule.path, np.uint8)
+        rules["path"][number, : len(path)] = path
+        rules["mask"][number, : len(path)] = 0xFF
+        rules["path_len"][number] = len(path)
+        rules["exact"][number] = rule.exact
+    for number, probability in enumerate(sampling.probabilities):
+        rules["threshold"][number] = threshold_of(probability)
+
+
 def _configure(bpf: Object, options: CaptureOptions) -> None:
     settings: Mapping[str, int] = {
         "agent_tgid": os.getpid(),
         "trace_all": int(options.trace_all),
         "watch_processes": int(options.watch_processes),
+        "sampling_mode": options.sampling.mode,
+        "sample_rules_for_all": options.sampling.rules_for_all,
         "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
     for name, value in settings.items():

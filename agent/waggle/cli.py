@@ -32,6 +32,8 @@ EXAMPLES
       OTLP JSON, one TracesData a line
   sudo OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 waggle run --otlp-protocol grpc
       the endpoint from the environment, by gRPC
+  sudo waggle run --sample 'path=/health*:0' --sample 0.1 --tail error,slow=500ms
+      one trace in ten and no health checks, but whatever failed or was slow
   sudo waggle run --config waggle.yaml --exclude '*/curl'
       settings from a file; a flag wins over the file
 """
@@ -127,6 +129,10 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @_one("--zipkin", metavar="URL", text="Send spans to this Zipkin.")
 @_one("--spool", metavar="DIR", text="Keep what cannot be sent on disk, over restarts too.")
 @_one("--spool-max", metavar="SIZE", text="Most that each exporter keeps there.  [default: 512M]")
+@_many("--sample", metavar="RULE", text="0.1, or service=NAME,path=/PATH*:0.1. Repeatable.")
+@_one("--sample-limit", metavar="N", text="Most traces a second that begin here.")
+@_one("--tail", metavar="WHAT", text="Of those dropped keep: error,slow=500ms,p95.")
+@_one("--tail-max", metavar="SIZE", text="Memory for those that may be kept.  [default: 64M]")
 @click.option("--json", "json_lines", is_flag=True, help="Print OTLP JSON lines on stdout.")
 @_one("--json-file", metavar="FILE", text="Write OTLP JSON lines to this file, and rotate it.")
 @_one("--json-max", metavar="SIZE", text="Size at which it is rotated.  [default: 100M]")

@@ -43,6 +43,13 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, int) else value
 
 
+def _ruled(value: object) -> object:
+    """The same for what has commas of its own: text from the environment is split at blanks."""
+    if isinstance(value, str):
+        return value.split()
+    return [str(value)] if isinstance(value, int | float) else value
+
+
 def _headers(value: object) -> object:
     """A mapping in YAML, or the form OTEL_EXPORTER_OTLP_HEADERS has; the latter comes out."""
     if isinstance(value, dict):
@@ -119,6 +126,18 @@ class Settings(BaseModel):
     spool: Path | None = Field(None, description="a folder such as /var/lib/waggle")
     spool_max: Annotated[int, BeforeValidator(_bytes)] = Field(
         512 << 20, ge=16 << 20, description="a size such as 512M, at least 16M"
+    )
+    sample: Annotated[tuple[str, ...], BeforeValidator(_ruled)] = Field(
+        (), description="a probability such as 0.1, or rules such as path=/health*:0"
+    )
+    sample_limit: Annotated[float, _Number] | None = Field(
+        None, gt=0, allow_inf_nan=False, description="traces a second, more than 0"
+    )
+    tail: Annotated[tuple[_Glob, ...], _List] = Field(
+        (), description="what to keep, such as error,slow=500ms,p95"
+    )
+    tail_max: Annotated[int, BeforeValidator(_bytes)] = Field(
+        64 << 20, ge=1 << 20, description="a size such as 64M, at least 1M"
     )
     quiet: bool = Field(False, description="true or false")
     verbose: bool = Field(False, description="true or false")

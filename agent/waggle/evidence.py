@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.layout import EvidenceKind, Flag, Link, Role
+from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 from waggle.spans import Records
 
 U64 = npt.NDArray[np.uint64]
@@ -50,6 +50,8 @@ CALLS_KEPT = 65_536
 _HOPS = 8  # a pending trace may stand for another that is pending itself
 
 _WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
+# What a child does not inherit: it has no tracestate of its own.
+_OF_THE_REQUEST = np.uint64((Sampling.SAID | Sampling.EDIT) << 56)
 _UNMATCHED = 127
 _WORKER = 126  # matched, and disproved: the branch goes on after the answer
 _BATCHES_KEPT = 64
@@ -77,6 +79,7 @@ _JOINED = np.dtype(
         ("parent_id", np.uint8, 8),
         ("trace_flags", np.uint8),
         ("flags", np.uint16),  # of the parent
+        ("sampling", np.uint64),
     ]
 )
 
@@ -336,7 +339,10 @@ class Joins:
         rows["trace_id"] = np.where(proven[:, None], parent["trace_id"], evidence["trace_id"])
         rows["parent_id"][proven] = parent["span_id"][proven]
         rows["trace_flags"] = np.where(proven, parent["trace_flags"], evidence["trace_flags"])
-        rows["flags"] = np.where(proven, parent["flags"], 0)
+        unsampled = evidence["flags"] & np.uint16(Flag.UNSAMPLED)
+        rows["flags"] = np.where(proven, parent["flags"], unsampled)
+        inherited = parent["sampling"] & ~_OF_THE_REQUEST
+        rows["sampling"] = np.where(proven, inherited, evidence["sampling"])
         self._order.append(rows)
         total = sum(len(batch) for batch in self._order)
         while total > JOINED_KEPT and len(self._order) > 1:
@@ -379,10 +385,10 @@ class Joins:
 
     def _correct(self, records: Records, rows: Index, proof: npt.NDArray[np.void]) -> None:
         """Give records the proven parents. What the calls led to keeps the predicted trace."""
-        for field in ("trace_id", "parent_id", "trace_flags"):
+        for field in ("trace_id", "parent_id", "trace_flags", "sampling"):
             records[field][rows] = proof[field]
-        kept = records["flags"][rows] & np.uint16(0xFFFF ^ Flag.TRACE_PENDING)
         inherited = np.uint16(Flag.TRACE_PENDING | Flag.UNSAMPLED)
+        kept = records["flags"][rows] & ~inherited
         records["flags"][rows] = kept | (proof["flags"] & inherited)
 
     def _to_true_traces(self, records: Records) -> tuple[Records, Records]:
@@ -420,7 +426,8 @@ class Joins:
         is_call &= own["proven"]
         records["trace_id"] = true["trace_id"]
         records["trace_flags"] = true["trace_flags"]
-        flags = records["flags"] & np.uint16(0xFFFF ^ Flag.TRACE_PENDING)
+        records["sampling"] = true["sampling"]
+        flags = records["flags"] & np.uint16(0xFFFF ^ (Flag.TRACE_PENDING | Flag.UNSAMPLED))
         flags |= true["flags"] & np.uint16(Flag.UNSAMPLED)
         flags[is_call & own["after"]] |= np.uint16(Flag.AFTER_RESPONSE)
         records["flags"] = flags

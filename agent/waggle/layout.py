@@ -61,6 +61,8 @@ class Counter(IntEnum):
     HTTP2_CONNECTIONS = 33
     HTTP2_STREAMS = 34
     HTTP2_RESYNCED = 35
+    TRACES_SAMPLED = 36
+    TRACES_UNSAMPLED = 37
 
 
 class End(IntEnum):
@@ -172,6 +174,13 @@ class Role(IntEnum):
     CLIENT = 2
 
 
+class Sampling(IntEnum):
+    KNOWN = 1
+    HERE = 2
+    SAID = 4
+    EDIT = 8
+
+
 class Side(IntEnum):
     CLIENT = 0
     SERVER = 1
@@ -229,7 +238,8 @@ EXCHANGE = _dtype(
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
         ("http2_len", "<u2", 158),
-        ("head", "(352,)u1", 160),
+        ("sampling", "<u8", 160),
+        ("head", "(344,)u1", 168),
     ],
 )
 
@@ -268,7 +278,8 @@ LARGE_EXCHANGE = _dtype(
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
         ("http2_len", "<u2", 158),
-        ("head", "(3936,)u1", 160),
+        ("sampling", "<u8", 160),
+        ("head", "(3928,)u1", 168),
     ],
 )
 
@@ -335,7 +346,7 @@ HTTP2 = _dtype(
 )
 
 PROCESS = _dtype(
-    32,
+    40,
     [
         ("start_ns", "<u8", 0),
         ("mode", "<u4", 8),
@@ -344,6 +355,19 @@ PROCESS = _dtype(
         ("thread_contradicts", "<u4", 20),
         ("turn_agrees", "<u4", 24),
         ("turn_contradicts", "<u4", 28),
+        ("sample_rules", "<u4", 32),
+        ("reserved", "<u4", 36),
+    ],
+)
+
+SAMPLE_RULE = _dtype(
+    144,
+    [
+        ("threshold", "<u8", 0),
+        ("path_len", "<u4", 8),
+        ("exact", "<u4", 12),
+        ("path", "(64,)u1", 16),
+        ("mask", "(64,)u1", 80),
     ],
 )
 
@@ -370,7 +394,7 @@ PYTHON = _dtype(
 )
 
 EVIDENCE = _dtype(
-    128,
+    136,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
@@ -379,12 +403,13 @@ EVIDENCE = _dtype(
         ("trace_id", "(16,)u1", 24),
         ("span_id", "(8,)u1", 40),
         ("contexts", "(8,)<u8", 48),
-        ("tgid", "<u4", 112),
-        ("unanswered", "<u2", 116),
-        ("flags", "<u2", 118),
-        ("kind", "u1", 120),
-        ("trace_flags", "u1", 121),
-        ("shared", "u1", 122),
-        ("reserved", "(5,)u1", 123),
+        ("sampling", "<u8", 112),
+        ("tgid", "<u4", 120),
+        ("unanswered", "<u2", 124),
+        ("flags", "<u2", 126),
+        ("kind", "u1", 128),
+        ("trace_flags", "u1", 129),
+        ("shared", "u1", 130),
+        ("reserved", "(5,)u1", 131),
     ],
 )

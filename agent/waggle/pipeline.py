@@ -64,7 +64,10 @@ class Stage(Protocol):
         ...
 
     def process(self, records: Records) -> Sequence[Records]:
-        """The same records, changed, as arrays of one layout each; none may be added."""
+        """The same records, changed, as arrays of one layout each.
+
+        A stage may leave some out, and let out later what it held back.
+        """
         ...
 
 
@@ -137,14 +140,14 @@ class Failures:
 
 @dataclass(slots=True)
 class PipelineStats:
-    """Every record read is in `rejected`, `unsampled` or `spans_out`; times are ns of our CPU.
+    """Every record read is in `rejected`, `held` or `spans_out`; times are ns of our CPU.
 
     spans_out counts spans handed to the exporters, once however many there are.
     """
 
     spans_in: int = 0
     rejected: int = 0  # provisional records of processes that are not traced
-    unsampled: int = 0  # the incoming context said so: parentbased_always_on, the default sampler
+    held: int = 0  # left out by a stage, or not let out yet: it says why
     spans_out: int = 0
     batches: int = 0
     cpu_ns: int = 0
@@ -288,12 +291,13 @@ class Pipeline:
             self._deliver(records)
 
     def _deliver(self, records: Records) -> None:
-        """Records that are as they shall be, to the exporters."""
-        records = self._sampled(records)
+        """Records that are as they shall be, through the stages to the exporters."""
         if len(records) == 0:
             return
-        self.traces.add(records)
+        self.stats.held += len(records)
         for part in self._staged(records):
+            self.stats.held -= len(part)
+            self.traces.add(part)
             self._hand_over(part)
 
     def _staged(self, records: Records) -> Sequence[Records]:
@@ -311,15 +315,6 @@ class Pipeline:
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)
-
-    def _sampled(self, records: Records) -> Records:
-        """Without the records whose trace its root decided not to keep."""
-        unsampled = (records["flags"] & np.uint16(Flag.UNSAMPLED)) != 0
-        if not unsampled.any():
-            return records
-        self.stats.unsampled += int(unsampled.sum())
-        kept: Records = records[~unsampled]
-        return kept
 
     def _accepted(self, records: Records) -> Records:
         """Without the provisional records of processes that are not to be traced."""

@@ -31,6 +31,8 @@ from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
+from waggle.sampler import make_sampler
+from waggle.sampling import Sampling
 from waggle.spans import ResourceTable
 from waggle.summary import AgentCost, Summary, render
 from waggle.watcher import Watcher
@@ -42,7 +44,13 @@ _LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
 class Session:
     """What a run holds together, from the decision about processes to the summary."""
 
-    def __init__(self, settings: Settings, capture: Capture, launched: Launched | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        capture: Capture,
+        launched: Launched | None,
+        sampling: Sampling,
+    ) -> None:
         self._settings = settings
         self._capture = capture
         self._launched = launched
@@ -57,7 +65,8 @@ class Session:
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
         attacher = Attacher([PythonProbe(capture.bpf)], source, say)
-        self._watcher = Watcher(self._capture, self._discovery, table, attacher)
+        self._watcher = Watcher(self._capture, self._discovery, table, attacher, sampling)
+        self._sampler = make_sampler(sampling, capture)
 
     def run(self) -> int:
         """Trace until Ctrl-C, SIGTERM, or the end of the command; the exit code."""
@@ -73,7 +82,7 @@ class Session:
             WallClock(),
             gather_s=patience_of(exporters),
             joins=self._joins,
-            stages=[self._streams],
+            stages=[self._streams, self._sampler],
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
@@ -163,6 +172,9 @@ class Session:
             cost=AgentCost.since(self._started, self._start_cpu_s),
             processes=self._watcher.processes_seen(),
             kernel=self._capture.counters(),
+            unsampled=self._sampler.stats.dropped,
+            kept_by_tail=self._sampler.stats.kept,
+            forgotten_by_tail=self._sampler.stats.forgotten,
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
             lost=failed
             | {"programs_busy": self._capture.missed_runs()}

@@ -19,6 +19,7 @@ STRUCTS = {
     "waggle_table_event": ("TABLE_EVENT", True),
     "waggle_http2": ("HTTP2", False),
     "waggle_process": ("PROCESS", False),
+    "waggle_sample_rule": ("SAMPLE_RULE", False),
     "waggle_python": ("PYTHON", False),
     "waggle_evidence": ("EVIDENCE", True),
 }

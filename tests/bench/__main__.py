@@ -15,6 +15,7 @@ from . import (
     programs_cost,
     python_cost,
     report,
+    sampling_cost,
     servers,
     startup,
     targets,
@@ -64,6 +65,10 @@ def _bpf(chosen: argparse.Namespace) -> Sequence[Table]:
     return [programs_cost.bench(chosen.seconds or 4)]
 
 
+def _sampling(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [sampling_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
+
+
 BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
@@ -73,6 +78,7 @@ BENCHES: dict[str, Bench] = {
     "agent": _agent,
     "start": _start,
     "bpf": _bpf,
+    "sampling": _sampling,
 }
 
 

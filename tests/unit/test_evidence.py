@@ -8,7 +8,7 @@ import numpy.typing as npt
 from waggle import evidence as joining
 from waggle import layout
 from waggle.evidence import BRANCH_NS, HOLD_S, Joins
-from waggle.layout import EvidenceKind, Flag, Link, Role
+from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 
 Rows = npt.NDArray[np.void]
 S = 1_000_000_000
@@ -38,6 +38,9 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+SAMPLED = (Sampling.HERE | Sampling.KNOWN) << 56 | 0x8 << 52
 
 
 def trace(number: int) -> npt.NDArray[np.uint8]:
@@ -278,6 +281,33 @@ def test_a_trace_that_is_not_sampled() -> None:
     joins.hold(record(1))
     ring.put(call(1, 200, [101]), answer(9, 100, 300, 101, flags=Flag.UNSAMPLED))
     assert int(released(joins)[1]["flags"][0]) & Flag.UNSAMPLED
+
+
+def test_how_a_trace_was_sampled_comes_with_its_true_id() -> None:
+    """A call that was dropped by the id it was given first is kept with the trace it belongs to;
+    what only the request's own tracestate said is not the call's."""
+    ring, _, joins = fresh()
+    dropped = Flag.TRACE_PENDING | Flag.UNSAMPLED
+    row = record(1, flags=dropped)
+    row["sampling"] = Sampling.HERE << 56
+    joins.hold(row)
+    lost, found = call(1, 200, [101], flags=dropped), answer(9, 100, 300, 101)
+    lost["sampling"], found["sampling"] = Sampling.HERE << 56, SAMPLED | Sampling.SAID << 56
+    found["trace_flags"] = 3
+    ring.put(lost, found)
+    kept = released(joins)[1]
+    assert int(kept["flags"][0]) & Flag.UNSAMPLED == 0
+    assert int(kept["trace_flags"][0]) == 3
+    assert int(kept["sampling"][0]) == SAMPLED
+
+
+def test_a_call_that_proves_to_be_nobody_s_stays_as_it_was_decided() -> None:
+    """Its own trace id is its true one, and so is what was decided by it."""
+    ring, _, joins = fresh()
+    dropped = Flag.TRACE_PENDING | Flag.UNSAMPLED
+    joins.hold(record(1, flags=dropped))
+    ring.put(call(1, 200, [101], unanswered=0, flags=dropped))
+    assert int(released(joins)[1]["flags"][0]) == Flag.UNSAMPLED
 
 
 def predicted(number: int, parent: int) -> Rows:

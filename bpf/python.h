@@ -30,10 +30,15 @@ struct context_key {
 /* A context of Python, as long as its address is not used again. */
 struct context {
 	u64 generations[WAGGLE_CONTEXTS]; /* its own, then those it descends from */
+	u64 parent; /* address of what it was copied from */
 	struct owner copied_for; /* what it serves, by prediction `copy` */
 	struct owner writes_for; /* by prediction `writer` */
+	u64 answered_sock; /* where it has answered last, */
+	u64 answered_ns;   /* and when */
 	u32 epoch;
 	u32 open; /* requests it has read and not answered */
+	u32 called; /* in it, or in what was copied from it: its end is told */
+	u32 reserved;
 };
 
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
@@ -98,7 +103,7 @@ INLINE struct waggle_python *python_of(u32 tgid)
 	return python && !python->too_many ? python : 0;
 }
 
-INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts *facts)
+INLINE struct waggle_evidence *blank_evidence(u8 kind, u32 tgid)
 {
 	struct waggle_evidence *evidence =
 		bpf_ringbuf_reserve(&evidence_ring, sizeof(*evidence), 0);
@@ -110,8 +115,17 @@ INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts
 	__builtin_memset(evidence, 0, sizeof(*evidence));
 	evidence->kind = kind;
 	evidence->time_ns = bpf_ktime_get_ns();
+	evidence->tgid = tgid;
+	return evidence;
+}
+
+INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts *facts)
+{
+	struct waggle_evidence *evidence = blank_evidence(kind, facts->tgid);
+
+	if (!evidence)
+		return 0;
 	evidence->start_ns = facts->start_ns;
-	evidence->tgid = facts->tgid;
 	evidence->flags = facts->flags;
 	evidence->trace_flags = facts->trace_flags;
 	__builtin_memcpy(evidence->trace_id, facts->trace_id, 16);
@@ -146,6 +160,62 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 	return !!owner->sock;
 }
 
+/* A context and those that it descends from, one a step. */
+struct lineage {
+	u64 address;
+	u64 generation; /* that it must have */
+	u32 tgid;
+	u32 epoch;
+	u32 answering; /* a bit for each that is in the middle of an answer */
+	u32 reserved;
+};
+
+/* Whether a context is in the middle of an answer. If so, somebody looks whether it goes
+ * on with it. */
+INLINE int watch_answer(const struct context *context)
+{
+	u64 sock = context->answered_sock;
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	if (!connection || connection->writer != context->generations[0] ||
+	    !open_requests(connection) || !http1_in_body(&connection->sent))
+		return 0;
+	connection->flags |= CONNECTION_WATCHED;
+	return 1;
+}
+
+static long lineage_step(u32 index, void *argument)
+{
+	struct lineage *lineage = argument;
+	struct context_key key = { .address = lineage->address, .tgid = lineage->tgid };
+	struct context *context = bpf_map_lookup_elem(&contexts, &key);
+
+	if (!context || context->epoch != lineage->epoch ||
+	    context->generations[0] != lineage->generation)
+		return 1;
+	context->called = 1;
+	if (watch_answer(context))
+		lineage->answering |= 1U << (index & 7);
+	lineage->address = context->parent;
+	lineage->generation = context->generations[1];
+	return !lineage->address;
+}
+
+/* Was called in a context: what becomes of it, and of those it descends from, is told.
+ * Returns which of them are in the middle of an answer, the nearest in the lowest bit. */
+INLINE u32 watch_lineage(const struct context *context, u32 tgid, u64 address)
+{
+	struct lineage lineage = {
+		.address = address,
+		.generation = context->generations[0],
+		.tgid = tgid,
+		.epoch = context->epoch,
+	};
+
+	LOOP(WAGGLE_CONTEXTS, lineage_step, &lineage);
+	return lineage.answering;
+}
+
 /* A request goes out whose parent is not known yet, or not proven. Where evidence can
  * come, the trace id of the first is given out as one that may stand for another. */
 OUT_OF_LINE int task_call(struct waggle_facts *facts)
@@ -155,18 +225,21 @@ OUT_OF_LINE int task_call(struct waggle_facts *facts)
 	struct waggle_evidence *evidence;
 	struct context *context;
 	u64 address;
+	u32 answering;
 
 	address = python ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	/* A context that reads several requests at once tells none from the other. */
 	if (!context || context->open > 1)
 		return 0;
+	answering = watch_lineage(context, tgid, address);
 	evidence = begin_evidence(WAGGLE_EVIDENCE_CALL, facts);
 	if (!evidence)
 		return 0;
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
 	evidence->flags = facts->flags;
 	evidence->unanswered = python->unanswered;
+	evidence->answering = answering;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
@@ -279,6 +352,25 @@ INLINE void answered(struct waggle_python *python)
 		__sync_fetch_and_add(&python->unanswered, -1);
 }
 
+/* The context that answers, as its evidence tells. */
+INLINE void fill_answer(struct waggle_evidence *evidence, const struct connection *connection,
+			const struct context *context, u64 sock)
+{
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+
+	evidence->contexts[0] = context->generations[0];
+	evidence->before_ns = context->answered_ns;
+	evidence->kept = context->answered_sock == sock;
+	if (connection->flags & CONNECTION_BLOCKING && connection->owner_tid == tid)
+		evidence->own = 1;
+}
+
+/* Whether the context that answers need be known: a thread that blocks tells by itself. */
+INLINE int context_tells(const struct connection *connection, const struct waggle_python *python)
+{
+	return !(connection->flags & CONNECTION_BLOCKING) || python->calls;
+}
+
 /* The response's head is being written, and by whom says whose request it was. */
 OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_facts *facts,
 			    u64 sock)
@@ -293,21 +385,37 @@ OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_f
 	if (!python)
 		return 0;
 	answered(python);
-	address = connection->reader || python->calls ? current_context(python) : 0;
+	address = context_tells(connection, python) ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	if (context)
 		test_predictions(connection, python, sock, address, context);
 	shared = reader_done(connection, python, tgid);
-	if (!python->calls && connection->flags & CONNECTION_BLOCKING)
+	if (!context_tells(connection, python))
 		return 0; /* nobody has asked */
 	evidence = begin_evidence(WAGGLE_EVIDENCE_ANSWER, facts);
 	if (!evidence)
 		return 0;
 	if (context)
-		evidence->contexts[0] = context->generations[0];
+		fill_answer(evidence, connection, context, sock);
+	evidence->own |= reader && reader == address;
 	evidence->shared = shared && reader == address;
+	if (context) {
+		context->answered_sock = sock;
+		context->answered_ns = evidence->time_ns;
+	}
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	return 0;
+}
+
+/* A context in which was called is freed: whoever worked in it is done. */
+INLINE void task_over(u32 tgid, u64 generation)
+{
+	struct waggle_evidence *evidence = blank_evidence(WAGGLE_EVIDENCE_OVER, tgid);
+
+	if (!evidence)
+		return;
+	evidence->contexts[0] = generation;
+	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 }
 
 /* A request ends without an answer: nobody need wait for one. */

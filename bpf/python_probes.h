@@ -63,6 +63,7 @@ INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 child)
 	fresh.generations[0] = now | 1;
 	fresh.epoch = python->epoch;
 	if (parent) {
+		fresh.parent = address;
 		bpf_probe_read_kernel(&fresh.generations[1],
 				      sizeof(fresh.generations) - sizeof(u64),
 				      parent->generations);
@@ -94,7 +95,12 @@ int python_context_freed(struct pt_regs *registers)
 		.address = BPF_CORE_READ(registers, di),
 		.tgid = bpf_get_current_pid_tgid() >> 32,
 	};
+	struct context *context = bpf_map_lookup_elem(&contexts, &key);
 
+	if (!context)
+		return 0;
+	if (context->called)
+		task_over(key.tgid, context->generations[0]);
 	bpf_map_delete_elem(&contexts, &key);
 	return 0;
 }

@@ -81,6 +81,8 @@ class EvidenceKind(IntEnum):
     CALL = 1
     ANSWER = 2
     GONE = 3
+    PART = 4
+    OVER = 5
 
 
 class Flag(IntEnum):
@@ -370,21 +372,25 @@ PYTHON = _dtype(
 )
 
 EVIDENCE = _dtype(
-    128,
+    136,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
         ("time_ns", "<u8", 8),
         ("start_ns", "<u8", 16),
-        ("trace_id", "(16,)u1", 24),
-        ("span_id", "(8,)u1", 40),
-        ("contexts", "(8,)<u8", 48),
-        ("tgid", "<u4", 112),
-        ("unanswered", "<u2", 116),
-        ("flags", "<u2", 118),
-        ("kind", "u1", 120),
-        ("trace_flags", "u1", 121),
-        ("shared", "u1", 122),
-        ("reserved", "(5,)u1", 123),
+        ("before_ns", "<u8", 24),
+        ("trace_id", "(16,)u1", 32),
+        ("span_id", "(8,)u1", 48),
+        ("contexts", "(8,)<u8", 56),
+        ("tgid", "<u4", 120),
+        ("unanswered", "<u2", 124),
+        ("flags", "<u2", 126),
+        ("kind", "u1", 128),
+        ("trace_flags", "u1", 129),
+        ("shared", "u1", 130),
+        ("own", "u1", 131),
+        ("kept", "u1", 132),
+        ("answering", "u1", 133),
+        ("reserved", "(2,)u1", 134),
     ],
 )

@@ -30,7 +30,7 @@ struct context_key {
 /* A context of Python, as long as its address is not used again. */
 struct context {
 	u64 generations[WAGGLE_CONTEXTS]; /* its own, then those it descends from */
-	u64 parent; /* address of what it was copied from */
+	u64 addresses[WAGGLE_CONTEXTS]; /* where each of them is, or was */
 	struct owner copied_for; /* what it serves, by prediction `copy` */
 	struct owner writes_for; /* by prediction `writer` */
 	u64 answered_sock; /* where it has answered last, */
@@ -44,6 +44,8 @@ struct context {
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
 /* What is full forgets what was longest not used: such a call has no parent. */
 MAP(contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct context_key, struct context, 0);
+/* Never written: what a context begins as, too large for the stack. */
+MAP(blank_context, BPF_MAP_TYPE_ARRAY, 1, u32, struct context, 0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -81,18 +83,32 @@ INLINE struct context *known_context(const struct waggle_python *python, u32 tgi
 	return context && context->epoch == python->epoch ? context : 0;
 }
 
+/* A context that begins now: odd where its birth was seen, even where it was not. */
+OUT_OF_LINE struct context *new_context(const struct waggle_python *python, u32 tgid, u64 address,
+					u64 odd)
+{
+	struct context_key key = { .address = address, .tgid = tgid };
+	u32 zero = 0;
+	struct context *context = bpf_map_lookup_elem(&blank_context, &zero);
+
+	if (!context)
+		return 0;
+	bpf_map_update_elem(&contexts, &key, context, BPF_ANY);
+	context = bpf_map_lookup_elem(&contexts, &key);
+	if (!context)
+		return 0;
+	context->generations[0] = (bpf_ktime_get_ns() & ~1ULL) | odd;
+	context->addresses[0] = address;
+	context->epoch = python->epoch;
+	return context;
+}
+
 /* What is known of a context; one whose birth nobody saw begins now. */
 OUT_OF_LINE struct context *context_at(const struct waggle_python *python, u32 tgid, u64 address)
 {
-	struct context_key key = { .address = address, .tgid = tgid };
-	struct context fresh = {}, *context = known_context(python, tgid, address);
+	struct context *context = known_context(python, tgid, address);
 
-	if (context)
-		return context;
-	fresh.generations[0] = bpf_ktime_get_ns() & ~1ULL;
-	fresh.epoch = python->epoch;
-	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
-	return bpf_map_lookup_elem(&contexts, &key);
+	return context ? context : new_context(python, tgid, address, 0);
 }
 
 /* The process's entry while rule `task` may be tried on it. */
@@ -162,11 +178,10 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 
 /* A context and those that it descends from, one a step. */
 struct lineage {
-	u64 address;
-	u64 generation; /* that it must have */
+	struct context *context;
 	u32 tgid;
-	u32 epoch;
-	u32 answering; /* a bit for each that is in the middle of an answer */
+	u32 answering; /* a bit for each that is in the middle of an answer, */
+	u32 over;      /* and for each that is no more */
 	u32 reserved;
 };
 
@@ -187,33 +202,25 @@ INLINE int watch_answer(const struct context *context)
 static long lineage_step(u32 index, void *argument)
 {
 	struct lineage *lineage = argument;
-	struct context_key key = { .address = lineage->address, .tgid = lineage->tgid };
-	struct context *context = bpf_map_lookup_elem(&contexts, &key);
+	u32 at = masked(index, WAGGLE_CONTEXTS - 1);
+	u64 generation = lineage->context->generations[at];
+	struct context_key key = {
+		.address = lineage->context->addresses[at],
+		.tgid = lineage->tgid,
+	};
+	struct context *context;
 
-	if (!context || context->epoch != lineage->epoch ||
-	    context->generations[0] != lineage->generation)
+	if (!generation)
 		return 1;
+	context = bpf_map_lookup_elem(&contexts, &key);
+	if (!context || context->generations[0] != generation) {
+		lineage->over |= 1U << at;
+		return 0;
+	}
 	context->called = 1;
 	if (watch_answer(context))
-		lineage->answering |= 1U << (index & 7);
-	lineage->address = context->parent;
-	lineage->generation = context->generations[1];
-	return !lineage->address;
-}
-
-/* Was called in a context: what becomes of it, and of those it descends from, is told.
- * Returns which of them are in the middle of an answer, the nearest in the lowest bit. */
-INLINE u32 watch_lineage(const struct context *context, u32 tgid, u64 address)
-{
-	struct lineage lineage = {
-		.address = address,
-		.generation = context->generations[0],
-		.tgid = tgid,
-		.epoch = context->epoch,
-	};
-
-	LOOP(WAGGLE_CONTEXTS, lineage_step, &lineage);
-	return lineage.answering;
+		lineage->answering |= 1U << at;
+	return 0;
 }
 
 /* A request goes out whose parent is not known yet, or not proven. Where evidence can
@@ -225,21 +232,25 @@ OUT_OF_LINE int task_call(struct waggle_facts *facts)
 	struct waggle_evidence *evidence;
 	struct context *context;
 	u64 address;
-	u32 answering;
+	struct lineage lineage = {};
 
 	address = python ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	/* A context that reads several requests at once tells none from the other. */
 	if (!context || context->open > 1)
 		return 0;
-	answering = watch_lineage(context, tgid, address);
+	/* What becomes of them is told. */
+	lineage.context = context;
+	lineage.tgid = tgid;
+	LOOP(WAGGLE_CONTEXTS, lineage_step, &lineage);
 	evidence = begin_evidence(WAGGLE_EVIDENCE_CALL, facts);
 	if (!evidence)
 		return 0;
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
 	evidence->flags = facts->flags;
 	evidence->unanswered = python->unanswered;
-	evidence->answering = answering;
+	evidence->answering = lineage.answering;
+	evidence->over = lineage.over;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));

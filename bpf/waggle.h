@@ -359,8 +359,9 @@ struct waggle_evidence {
 	unsigned char shared; /* the context serves several requests at once: says nothing */
 	unsigned char own;    /* ANSWER: the context read the request itself */
 	unsigned char kept;   /* ANSWER: it answered on the same connection before */
-	unsigned char answering; /* CALL: a bit for each context in the middle of an answer */
-	unsigned char reserved[2];
+	unsigned char answering; /* CALL: a bit for each context in the middle of an answer, */
+	unsigned char over;	 /* and for each that is freed already */
+	unsigned char reserved;
 };
 
 /* Why something was not recorded, or what happened, in the map `counters`. */

@@ -243,6 +243,7 @@ class Joins:
         fresh["evidence"] = evidence
         fresh["left"] = evidence["unanswered"]
         fresh["unsure"] = evidence["answering"]
+        fresh["over"] = evidence["over"]
         fresh["depth"] = _UNMATCHED
         self._calls = np.concatenate([self._calls, fresh])
         too_many = len(self._calls) - CALLS_KEPT

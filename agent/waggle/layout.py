@@ -391,6 +391,7 @@ EVIDENCE = _dtype(
         ("own", "u1", 131),
         ("kept", "u1", 132),
         ("answering", "u1", 133),
-        ("reserved", "(2,)u1", 134),
+        ("over", "u1", 134),
+        ("reserved", "u1", 135),
     ],
 )

@@ -166,6 +166,16 @@ def test_a_branch_that_is_over_is_proof() -> None:
     assert parent_of(released(joins)[1]) == 9
 
 
+def test_a_context_that_was_over_before_the_call() -> None:
+    """Of what had ended when the call was made nothing more is waited for."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    made = call(1, 250, [301, 201, 101])
+    made["over"] = 2
+    ring.put(made, over(301), answer(9, 100, 300, 101))
+    assert parent_of(released(joins)[1]) == 9
+
+
 def test_a_branch_that_lives_on() -> None:
     """A worker that was born in a request, and falls silent after its answer, has no parent."""
     ring, clock, joins = fresh()

@@ -9,6 +9,7 @@
 #include "closing.h"
 #include "http1_feed.h"
 #include "http2_feed.h"
+#include "python_parts.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
@@ -282,6 +283,8 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;
 	}
+	if (feed.sent && connection->flags & CONNECTION_WATCHED)
+		task_part(connection, feed.sock);
 	if (!is_http2(connection)) {
 		if (!begin_call(state, feed.stream, call))
 			return 0;

@@ -364,6 +364,8 @@ enum waggle_evidence_kind {
 	WAGGLE_EVIDENCE_CALL = 1,   /* a request went out, its contexts are these */
 	WAGGLE_EVIDENCE_ANSWER = 2, /* a request was answered by contexts[0] */
 	WAGGLE_EVIDENCE_GONE = 3,   /* a request ended without an answer */
+	WAGGLE_EVIDENCE_PART = 4,   /* contexts[0] has called, and goes on with its answer */
+	WAGGLE_EVIDENCE_OVER = 5,   /* contexts[0], in which or below which was called, is freed */
 };
 
 /* Generations of contexts: the time of the copy, in ns, made odd when it was seen and
@@ -374,6 +376,7 @@ enum waggle_evidence_kind {
 struct waggle_evidence {
 	unsigned long long time_ns;  /* of the call, the response or the end */
 	unsigned long long start_ns; /* of the request that was answered */
+	unsigned long long before_ns; /* ANSWER: when the context answered before, 0: never */
 	unsigned char trace_id[16];  /* of the call or the request, as it was given out */
 	unsigned char span_id[8];
 	unsigned long long contexts[WAGGLE_CONTEXTS];
@@ -384,7 +387,11 @@ struct waggle_evidence {
 	unsigned char kind;	   /* enum waggle_evidence_kind */
 	unsigned char trace_flags;
 	unsigned char shared; /* the context serves several requests at once: says nothing */
-	unsigned char reserved[5];
+	unsigned char own;    /* ANSWER: the context read the request itself */
+	unsigned char kept;   /* ANSWER: it answered on the same connection before */
+	unsigned char answering; /* CALL: a bit for each context in the middle of an answer, */
+	unsigned char over;	 /* and for each that is freed already */
+	unsigned char reserved;
 };
 
 /* Why something was not recorded, or what happened, in the map `counters`. */
@@ -434,7 +441,7 @@ _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
 _Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange");
 _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
-_Static_assert(sizeof(struct waggle_evidence) == 128, "evidence");
+_Static_assert(sizeof(struct waggle_evidence) == 136, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
 

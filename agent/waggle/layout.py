@@ -83,6 +83,8 @@ class EvidenceKind(IntEnum):
     CALL = 1
     ANSWER = 2
     GONE = 3
+    PART = 4
+    OVER = 5
 
 
 class Flag(IntEnum):
@@ -394,22 +396,27 @@ PYTHON = _dtype(
 )
 
 EVIDENCE = _dtype(
-    136,
+    144,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
         ("time_ns", "<u8", 8),
         ("start_ns", "<u8", 16),
-        ("trace_id", "(16,)u1", 24),
-        ("span_id", "(8,)u1", 40),
-        ("contexts", "(8,)<u8", 48),
-        ("sampling", "<u8", 112),
-        ("tgid", "<u4", 120),
-        ("unanswered", "<u2", 124),
-        ("flags", "<u2", 126),
-        ("kind", "u1", 128),
-        ("trace_flags", "u1", 129),
-        ("shared", "u1", 130),
-        ("reserved", "(5,)u1", 131),
+        ("before_ns", "<u8", 24),
+        ("trace_id", "(16,)u1", 32),
+        ("span_id", "(8,)u1", 48),
+        ("contexts", "(8,)<u8", 56),
+        ("sampling", "<u8", 120),
+        ("tgid", "<u4", 128),
+        ("unanswered", "<u2", 132),
+        ("flags", "<u2", 134),
+        ("kind", "u1", 136),
+        ("trace_flags", "u1", 137),
+        ("shared", "u1", 138),
+        ("own", "u1", 139),
+        ("kept", "u1", 140),
+        ("answering", "u1", 141),
+        ("over", "u1", 142),
+        ("reserved", "u1", 143),
     ],
 )

@@ -35,4 +35,18 @@ OFFSETS: dict[tuple[str, bool], dict[str, int]] = {
         "context": 208,
         "type": 8,
     },
+    ("3.14", False): {
+        "interpreters": 808,
+        "threads": 7344,
+        "thread_id": 152,
+        "context": 208,
+        "type": 8,
+    },
+    ("3.15", False): {
+        "interpreters": 936,
+        "threads": 7336,
+        "thread_id": 176,
+        "context": 232,
+        "type": 8,
+    },
 }

@@ -4,16 +4,24 @@ The service is described in programs/grpc/go/internal/numbers: messages of call 
 the sizes in a span tell which call it is of.
 """
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import RunningClient
-from .ports import lease_port
+from .ports import is_open, lease_port
 from .processes import Program
-from .toolchain import GRPC_BIN, GRPC_CLASSES, GRPC_JARS, GRPC_NODE, GRPC_RUST, GRPC_VENV, PROGRAMS, tool
+from .toolchain import (
+    GRPC_BIN,
+    GRPC_CLASSES,
+    GRPC_JARS,
+    GRPC_NODE,
+    GRPC_RUST,
+    GRPC_VENV,
+    PROGRAMS,
+    tool,
+)
 
 FIRST = 100  # smaller numbers do not fit their own messages
 PARTS = 3
@@ -123,19 +131,11 @@ def start_grpc_server(name: str, next_address: str = "") -> Iterator[GrpcServer]
         onward = [how.next_option, next_address] if how.next_option else [next_address]
     program = Program(f"server-{name}", [*_command(how.server), *option, address, *onward])
     try:
-        program.wait_until(lambda: _is_open(lease.port), START_TIMEOUT_S)
+        program.wait_until(lambda: is_open(lease.port), START_TIMEOUT_S)
         yield GrpcServer(program, address)
     finally:
         program.stop()
         lease.release()
-
-
-def _is_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Target program: grpcio's server of the numbered service, asyncio. server_aio.py HOST:PORT [NEXT]"""
+"""Target program: grpcio's server, with asyncio. server_aio.py HOST:PORT [NEXT]"""
 
 import asyncio
 import functools

@@ -5,6 +5,7 @@ PARTS = 3
 # Which method each kind of call uses, and whether request and response are streams.
 METHODS = {
     "one": ("One", False, False),
+    "relay": ("Relay", False, False),
     "down": ("Down", False, True),
     "up": ("Up", True, False),
     "both": ("Both", True, True),

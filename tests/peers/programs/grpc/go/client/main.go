@@ -19,7 +19,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -38,9 +37,7 @@ type options struct {
 
 func main() {
 	o := parse()
-	conn, err := grpc.NewClient(o.target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodec(numbers.Codec{}), grpc.WaitForReady(true)))
+	conn, err := numbers.Dial(o.target)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -60,7 +57,7 @@ func parse() options {
 	flags := flag.NewFlagSet("client", flag.ExitOnError)
 	flags.IntVar(&o.first, "first", 100, "first number")
 	flags.IntVar(&o.gate, "gate", -1, "stop after so many calls until a line comes on stdin")
-	calls := flags.String("calls", "one", "which calls, in turns: one,down,up,both,fail,cancel,deadline")
+	calls := flags.String("calls", "one", "which calls, in turns: one,relay,down,up,both,fail,cancel,deadline")
 	flags.DurationVar(&o.timeout, "timeout", 0, "deadline of every call, none if 0")
 	flags.BoolVar(&o.traceparent, "traceparent", false, "send a traceparent made from the number")
 	flags.BoolVar(&o.sameSize, "same-size", false, "messages of the first number's size: for loads")
@@ -130,9 +127,10 @@ func call(conn *grpc.ClientConn, o options, n int) error {
 	}
 	message := numbers.Message(n)
 	switch which := o.calls[n%len(o.calls)]; which {
-	case "one":
+	case "one", "relay":
 		var answer []byte
-		if err := invoke(ctx, conn, "One", message, &answer); err != nil {
+		method := map[string]string{"one": "One", "relay": "Relay"}[which]
+		if err := invoke(ctx, conn, method, message, &answer); err != nil {
 			return err
 		}
 		return check(answer, n)

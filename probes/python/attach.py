@@ -232,11 +232,11 @@ def _first_byte(path: str, offset: int) -> int:
 
 def find_slot(memory: Memory, interpreter: Interpreter, offsets: dict[str, int]) -> Slot:
     """The slot that holds the right state in every thread. Raises NotYetError or RefusedError."""
-    threads = list(_threads(memory, interpreter, offsets))
-    if not threads:
+    running = list(threads(memory, interpreter, offsets))
+    if not running:
         raise NotYetError("the interpreter has no thread yet")
     common: set[Slot] | None = None
-    for pointer, state in threads:
+    for pointer, state in running:
         found = set(_slots(memory, pointer, state))
         common = found if common is None else common & found
     if not common:
@@ -244,7 +244,7 @@ def find_slot(memory: Memory, interpreter: Interpreter, offsets: dict[str, int])
     return min(common, key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect))
 
 
-def _threads(
+def threads(
     memory: Memory, interpreter: Interpreter, offsets: dict[str, int]
 ) -> Iterator[tuple[int, int]]:
     """Pointer and state of each thread that runs Python now."""

@@ -9,6 +9,7 @@
 #include "handoff.h"
 #include "http1_body.h"
 #include "parents.h"
+#include "python_code.h"
 
 struct shape_walk {
 	struct http1_head *head;
@@ -320,6 +321,7 @@ PROVEN_ONCE int on_request_head(struct connection *connection, struct scratch *s
 	if ((connection->flags & CONNECTION_RESYNCED) && open_requests(connection))
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
+	keep_call_site(feed, head, process);
 	fill_request(feed, head, facts, process);
 	header->valid = 0;
 	header->pending = 0;

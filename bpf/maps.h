@@ -7,6 +7,7 @@
 #ifndef WAGGLE_MAPS_H
 #define WAGGLE_MAPS_H
 
+#include "code_walk.h"
 #include "context.h"
 #include "http1_body.h"
 #include "kernel_types.h"
@@ -145,6 +146,7 @@ struct scratch {
 	struct random random; /* all zero: not seeded yet */
 	struct http1_lines lines;
 	struct http1_head head;
+	struct code_walk code;
 };
 
 /* Programs that may run nested on one CPU (one preempts the other) never share. */

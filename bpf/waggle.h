@@ -128,6 +128,7 @@ enum waggle_kept {
 	WAGGLE_KEPT_FORWARDED = 6,
 	WAGGLE_KEPT_TRACESTATE = 7,
 	WAGGLE_KEPT_UPGRADE = 8,
+	WAGGLE_KEPT_CALL_SITE = 9, /* the last: a number that stands for a line of the caller's code */
 };
 
 /* The part of a record that does not depend on its size. Times are
@@ -394,6 +395,72 @@ struct waggle_evidence {
 	unsigned char reserved;
 };
 
+/* Where CPython keeps frames and code objects: value of the map `python_code`, measured
+ * per version and verified in the process (probes/python). Bytes, of words of 8. */
+struct waggle_code_layout {
+	unsigned long long code_type; /* address of PyCode_Type: what a code object must be */
+	unsigned long long salt;      /* random: of this look at this process */
+	int slot; /* where a thread's state is: see waggle_python */
+	int indirect;
+	int c_frame; /* of the state: what holds the innermost frame; -1: the state does */
+	unsigned int frame; /* of that: the innermost frame */
+	unsigned int frame_code; /* of a frame */
+	unsigned int frame_globals;
+	unsigned int frame_locals;
+	unsigned int frame_previous;
+	unsigned int frame_instruction;
+	unsigned int file_name; /* of a code object */
+	unsigned int function;
+	unsigned int line_table;
+	unsigned int first_line;
+	unsigned int instructions;
+	unsigned int names;
+	unsigned int items; /* of a tuple */
+	unsigned int text;  /* of a str: its characters, when they are ASCII */
+	unsigned int reserved;
+};
+
+/* By user space: whose code it is. */
+enum waggle_code_kind {
+	WAGGLE_CODE_UNKNOWN = 0,
+	WAGGLE_CODE_LIBRARY = 1,
+	WAGGLE_CODE_APPLICATION = 2,
+	WAGGLE_CODE_LOOP = 3, /* runs other people's work: who is further out did not call */
+};
+
+enum waggle_code_event_kind {
+	WAGGLE_CODE_OBJECT = 1, /* a code object, with a piece of its line table */
+	WAGGLE_CODE_SITE = 2,	/* which frames a place stands for */
+};
+
+#define WAGGLE_WALK 64	 /* frames that are looked at for a call */
+#define WAGGLE_FRAMES 32 /* and that may be the one, a power of two */
+#define WAGGLE_LINE_TABLE 1008
+
+/* Ring `code_ring`: once for everything. Whoever reads a record and then all that waits
+ * here knows what its place stands for. */
+struct waggle_code_event {
+	unsigned long long id;	     /* of the code object, or of the place */
+	unsigned long long kind_key; /* OBJECT: if not 0, it may be passed by this as well */
+	unsigned int tgid;
+	unsigned int first_line;
+	unsigned int table_size; /* of the line table, all of it */
+	unsigned int offset;	 /* of this piece */
+	unsigned short length;	 /* of this piece */
+	unsigned short file_name_size;
+	unsigned short function_size;
+	unsigned char kind;   /* enum waggle_code_event_kind */
+	unsigned char frames; /* SITE: that may be the one, innermost first */
+	unsigned char runs_loop; /* OBJECT: it names what runs an event loop */
+	unsigned char text;   /* OBJECT: as in waggle_code_layout */
+	unsigned char reserved[6];
+	unsigned long long codes[WAGGLE_FRAMES]; /* ids of their code objects */
+	unsigned int offsets[WAGGLE_FRAMES];	 /* of the instructions that they are at, in bytes */
+	unsigned char file_name[352]; /* str objects from their lengths on, as they lie in memory */
+	unsigned char function[248];
+	unsigned char line_table[WAGGLE_LINE_TABLE];
+};
+
 /* Why something was not recorded, or what happened, in the map `counters`. */
 enum waggle_counter {
 	WAGGLE_COUNT_EXCHANGES = 0,	   /* records written to a ring */
@@ -434,7 +501,9 @@ enum waggle_counter {
 	WAGGLE_COUNT_HTTP2_RESYNCED = 35,	/* connections found in mid-stream */
 	WAGGLE_COUNT_TRACES_SAMPLED = 36, /* begun here, and decided about by a sampler */
 	WAGGLE_COUNT_TRACES_UNSAMPLED = 37,
-	WAGGLE_COUNTERS = 38,
+	WAGGLE_COUNT_CALL_SITES = 38, /* calls with a line of code, or what may turn out to be one */
+	WAGGLE_COUNT_LOST_CODE_RING_FULL = 39, /* lines of code that stay unknown */
+	WAGGLE_COUNTERS = 40,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
@@ -444,5 +513,6 @@ _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
 _Static_assert(sizeof(struct waggle_evidence) == 136, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
+_Static_assert(sizeof(struct waggle_code_event) == 2040, "code event");
 
 #endif

@@ -123,6 +123,7 @@ class Capture:
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
         self.evidence = self._ring("evidence_ring", layout.EVIDENCE)
         self.tables = self._ring("table_ring", layout.TABLE_EVENT)
+        self.codes = self._ring("code_ring", layout.CODE_EVENT)
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -250,7 +251,7 @@ class Capture:
     def close(self) -> None:
         self.detach()
         rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
-        for ring in rings:
+        for ring in (*rings, self.codes):
             ring.close()
         self._hints.close()
         self.bpf.close()

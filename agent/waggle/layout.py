@@ -1,8 +1,8 @@
 """Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE) include the
-8 byte header the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT)
+include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum
@@ -22,6 +22,18 @@ class BlockFlag(IntEnum):
     CUT = 2
     CHANGES = 4
     END_STREAM = 8
+
+
+class CodeEventKind(IntEnum):
+    OBJECT = 1
+    SITE = 2
+
+
+class CodeKind(IntEnum):
+    UNKNOWN = 0
+    LIBRARY = 1
+    APPLICATION = 2
+    LOOP = 3
 
 
 class Counter(IntEnum):
@@ -63,6 +75,8 @@ class Counter(IntEnum):
     HTTP2_RESYNCED = 35
     TRACES_SAMPLED = 36
     TRACES_UNSAMPLED = 37
+    CALL_SITES = 38
+    LOST_CODE_RING_FULL = 39
 
 
 class End(IntEnum):
@@ -122,6 +136,7 @@ class Kept(IntEnum):
     FORWARDED = 6
     TRACESTATE = 7
     UPGRADE = 8
+    CALL_SITE = 9
 
 
 class Link(IntEnum):
@@ -418,5 +433,58 @@ EVIDENCE = _dtype(
         ("answering", "u1", 141),
         ("over", "u1", 142),
         ("reserved", "u1", 143),
+    ],
+)
+
+CODE_LAYOUT = _dtype(
+    88,
+    [
+        ("code_type", "<u8", 0),
+        ("salt", "<u8", 8),
+        ("slot", "<i4", 16),
+        ("indirect", "<i4", 20),
+        ("c_frame", "<i4", 24),
+        ("frame", "<u4", 28),
+        ("frame_code", "<u4", 32),
+        ("frame_globals", "<u4", 36),
+        ("frame_locals", "<u4", 40),
+        ("frame_previous", "<u4", 44),
+        ("frame_instruction", "<u4", 48),
+        ("file_name", "<u4", 52),
+        ("function", "<u4", 56),
+        ("line_table", "<u4", 60),
+        ("first_line", "<u4", 64),
+        ("instructions", "<u4", 68),
+        ("names", "<u4", 72),
+        ("items", "<u4", 76),
+        ("text", "<u4", 80),
+        ("reserved", "<u4", 84),
+    ],
+)
+
+CODE_EVENT = _dtype(
+    2048,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("id", "<u8", 8),
+        ("kind_key", "<u8", 16),
+        ("tgid", "<u4", 24),
+        ("first_line", "<u4", 28),
+        ("table_size", "<u4", 32),
+        ("offset", "<u4", 36),
+        ("length", "<u2", 40),
+        ("file_name_size", "<u2", 42),
+        ("function_size", "<u2", 44),
+        ("kind", "u1", 46),
+        ("frames", "u1", 47),
+        ("runs_loop", "u1", 48),
+        ("text", "u1", 49),
+        ("reserved", "(6,)u1", 50),
+        ("codes", "(32,)<u8", 56),
+        ("offsets", "(32,)<u4", 312),
+        ("file_name", "(352,)u1", 440),
+        ("function", "(248,)u1", 792),
+        ("line_table", "(1008,)u1", 1040),
     ],
 )

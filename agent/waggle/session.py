@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from waggle import privileges, start
-from waggle.attach import Attacher
+from waggle.attach import Attacher, Probe
 from waggle.capture import Capture
 from waggle.config import Settings
 from waggle.discovery import Discovery, Selector
@@ -29,6 +29,8 @@ from waggle.launch import Launched, forwarding
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
+from waggle.probes.python.call_sites import call_sites
+from waggle.probes.python.code_attach import CodeProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.sampler import make_sampler
@@ -64,7 +66,11 @@ class Session:
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
-        attacher = Attacher([PythonProbe(capture.bpf)], source, say)
+        self._call_sites = call_sites(capture) if settings.call_site != "off" else None
+        probes: list[Probe] = [PythonProbe(capture.bpf)]
+        if self._call_sites is not None:
+            probes.append(CodeProbe(capture.bpf))
+        attacher = Attacher(probes, source, say)
         self._watcher = Watcher(self._capture, self._discovery, table, attacher, sampling)
         self._sampler = make_sampler(sampling, capture)
 
@@ -82,7 +88,11 @@ class Session:
             WallClock(),
             gather_s=patience_of(exporters),
             joins=self._joins,
-            stages=[self._streams, self._sampler],
+            stages=[
+                stage
+                for stage in (self._streams, self._call_sites, self._sampler)
+                if stage is not None
+            ],
         )
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
+from waggle.callsites import SITES
 from waggle.columns import Positions, Slices, gather_bytes
 from waggle.sampling import threshold_text
 
@@ -288,6 +289,7 @@ def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:
     facts = exchange.facts
     decoded = _decoded(exchange)
     parent_id = facts.parent_id if any(facts.parent_id) else b""
+    _add_call_site(decoded.attributes, exchange)
     _add_waggle_attributes(decoded.attributes, facts, parent_id)
     return Span(
         trace_id=facts.trace_id,
@@ -418,6 +420,21 @@ def _decoded(exchange: Exchange) -> Decoded:
     if decoder is not None:
         return decoder.decode(exchange)
     return Decoded(name=f"protocol {exchange.facts.protocol}", kind=KIND_INTERNAL, attributes={})
+
+
+def _add_call_site(attributes: Attributes, exchange: Exchange) -> None:
+    """The line of code that made the call, where it is known.
+
+    https://opentelemetry.io/docs/specs/semconv/general/attributes/#source-code-attributes
+    """
+    raw = exchange.kept.get(layout.Kept.CALL_SITE)
+    site = SITES.at(int.from_bytes(raw, "little")) if raw else None
+    if site is None:
+        return
+    attributes["code.file.path"] = site.file
+    attributes["code.function.name"] = site.function
+    if site.line:
+        attributes["code.line.number"] = site.line
 
 
 def _add_waggle_attributes(attributes: Attributes, facts: Facts, parent_id: bytes) -> None:

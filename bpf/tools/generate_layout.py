@@ -22,6 +22,8 @@ STRUCTS = {
     "waggle_sample_rule": ("SAMPLE_RULE", False),
     "waggle_python": ("PYTHON", False),
     "waggle_evidence": ("EVIDENCE", True),
+    "waggle_code_layout": ("CODE_LAYOUT", False),
+    "waggle_code_event": ("CODE_EVENT", True),
 }
 # Ring records are preceded by the kernel's own header: u32 length, u32 page.
 RING_HEADER = [("ring_length", "<u4", 0), ("ring_page", "<u4", 4)]
@@ -30,8 +32,8 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE) include the
-8 byte header the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT)
+include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum
@@ -95,6 +97,8 @@ class Types:
 
 # Enumerators that are not called after their enum.
 _PREFIXES = {
+    "code_event_kind": "CODE",
+    "code_kind": "CODE",
     "counter": "COUNT",
     "evidence_kind": "EVIDENCE",
     "process_event_kind": "PROCESS",

@@ -282,13 +282,13 @@ def find_slot(memory: Memory, interpreter: Interpreter, offsets: Offsets) -> Slo
     A thread that has worked for several interpreters has a state in each, of which the slot
     holds the one it works with now.
     """
-    threads: dict[int, set[int]] = {}
-    for pointer, state in _threads(memory, interpreter, offsets):
-        threads.setdefault(pointer, set()).add(state)
-    if not threads:
+    running: dict[int, set[int]] = {}
+    for pointer, state in threads(memory, interpreter, offsets):
+        running.setdefault(pointer, set()).add(state)
+    if not running:
         raise NotYetError("the interpreter has no thread yet")
     common: set[Slot] | None = None
-    for pointer, states in threads.items():
+    for pointer, states in running.items():
         found = set(_slots(memory, pointer, states))
         common = found if common is None else common & found
     if not common:
@@ -296,7 +296,7 @@ def find_slot(memory: Memory, interpreter: Interpreter, offsets: Offsets) -> Slo
     return min(common, key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect))
 
 
-def _threads(
+def threads(
     memory: Memory, interpreter: Interpreter, offsets: Offsets
 ) -> Iterator[tuple[int, int]]:
     """Pointer and state of each thread that runs Python now, in any interpreter."""

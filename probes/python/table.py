@@ -2,7 +2,10 @@
 
 # (version, free threaded): bytes. interpreters: of the newest interpreter's address in
 # _PyRuntime; threads: of the newest thread's state in that; thread_id, context: in the
-# thread's state; type: in any object.
+# thread's state; type: in any object. From 3.11 on, as in struct waggle_code_layout: c_frame
+# and frame from the thread's state to a frame; frame_* in that; file_name, function,
+# names, line_table, first_line and instructions in a code object; items in a tuple; text in a
+# str of ASCII.
 OFFSETS: dict[tuple[str, bool], dict[str, int]] = {
     ("3.7", False): {"interpreters": 24, "threads": 8, "thread_id": 176, "context": 256, "type": 8},
     ("3.8", False): {"interpreters": 32, "threads": 8, "thread_id": 176, "context": 240, "type": 8},
@@ -20,6 +23,21 @@ OFFSETS: dict[tuple[str, bool], dict[str, int]] = {
         "thread_id": 152,
         "context": 224,
         "type": 8,
+        "c_frame": 56,
+        "frame": 8,
+        "frame_code": 32,
+        "frame_globals": 8,
+        "frame_locals": 24,
+        "frame_previous": 48,
+        "frame_instruction": 56,
+        "file_name": 112,
+        "function": 128,
+        "names": 32,
+        "items": 24,
+        "line_table": 136,
+        "first_line": 72,
+        "instructions": 184,
+        "text": 48,
     },
     ("3.12", False): {
         "interpreters": 40,
@@ -27,6 +45,21 @@ OFFSETS: dict[tuple[str, bool], dict[str, int]] = {
         "thread_id": 136,
         "context": 208,
         "type": 8,
+        "c_frame": 56,
+        "frame": 0,
+        "frame_code": 0,
+        "frame_globals": 24,
+        "frame_locals": 40,
+        "frame_previous": 8,
+        "frame_instruction": 56,
+        "file_name": 112,
+        "function": 128,
+        "names": 32,
+        "items": 24,
+        "line_table": 136,
+        "first_line": 68,
+        "instructions": 192,
+        "text": 40,
     },
     ("3.13", False): {
         "interpreters": 632,
@@ -34,6 +67,21 @@ OFFSETS: dict[tuple[str, bool], dict[str, int]] = {
         "thread_id": 152,
         "context": 208,
         "type": 8,
+        "c_frame": -1,
+        "frame": 72,
+        "frame_code": 0,
+        "frame_globals": 24,
+        "frame_locals": 40,
+        "frame_previous": 8,
+        "frame_instruction": 56,
+        "file_name": 112,
+        "function": 128,
+        "names": 32,
+        "items": 24,
+        "line_table": 136,
+        "first_line": 68,
+        "instructions": 200,
+        "text": 40,
     },
     ("3.14", False): {
         "interpreters": 808,

@@ -12,10 +12,10 @@ from waggle.elf import read_image
 from waggle.probes.python import make_table
 from waggle.probes.python.attach import (
     Slot,
-    _threads,
     find_destructor,
     find_interpreter,
     find_slot,
+    threads,
 )
 from waggle.probes.python.table import OFFSETS
 from waggle.process_memory import Memory
@@ -58,7 +58,7 @@ def test_every_interpreter_of_this_machine(python: str) -> None:
         interpreter = find_interpreter(tgid)
         offsets = OFFSETS[interpreter.version, False]
         with Memory(tgid) as memory:
-            assert len(list(_threads(memory, interpreter, offsets))) == THREADS + 1
+            assert len(list(threads(memory, interpreter, offsets))) == THREADS + 1
             slot = find_slot(memory, interpreter, offsets)
             destructor = find_destructor(memory, interpreter)
     assert slot.offset > 0

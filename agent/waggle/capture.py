@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # loading needs none of these, and begins before they are imp
 
     from waggle.discovery import Decision
     from waggle.layout import Counter
+    from waggle.libbpf import ProgramInfo
     from waggle.ring import Ring
 
 OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
@@ -215,6 +216,16 @@ class Capture:
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already."""
         return sum(self.bpf.program(name).info().recursion_misses for name in self._program_names)
+
+    @property
+    def attached(self) -> bool:
+        """Whether programs still run."""
+        return bool(self._links)
+
+    def program_infos(self) -> list[ProgramInfo]:
+        """What the kernel knows of each program that may run, the probes' too."""
+        names = (*self._program_names, _SWEEP, *_PROBES)
+        return [self.bpf.program(name).info() for name in names]
 
     def detach(self) -> None:
         """Stop capturing; rings and counters can still be read."""

@@ -120,6 +120,14 @@ class Settings(BaseModel):
     spool_max: Annotated[int, BeforeValidator(_bytes)] = Field(
         512 << 20, ge=16 << 20, description="a size such as 512M, at least 16M"
     )
+    metrics: bool = Field(False, description="true or false")
+    prometheus: str | None = Field(None, description="an address such as 127.0.0.1:9464")
+    metrics_limit: Annotated[int, _Number] = Field(
+        2000, ge=2, le=1_000_000, description="a number from 2 to 1000000"
+    )
+    guess_routes: bool = Field(False, description="true or false")
+    probe_stats: bool = Field(False, description="true or false")
+    health: str | None = Field(None, description="an address such as 127.0.0.1:8686")
     quiet: bool = Field(False, description="true or false")
     verbose: bool = Field(False, description="true or false")
     no_color: bool = Field(False, description="true or false")

@@ -83,6 +83,12 @@ class Processes(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Measures every exchange, before sampling."""
+
+    def measure(self, batch: SpanBatch) -> None: ...
+
+
 def patience_of(exporters: Sequence[Exporter]) -> float:
     """Seconds that records may gather for: the least that any exporter is content with.
 
@@ -170,6 +176,7 @@ class Pipeline:
         max_records: int = MAX_RECORDS,
         gather_s: float = GATHER_S,
         joins: Joins | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.stats = PipelineStats()
         self.traces = TraceCount()
@@ -180,6 +187,7 @@ class Pipeline:
         self._clock = clock
         self._joins = joins
         self._stages = stages
+        self._meter = meter
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
@@ -289,12 +297,21 @@ class Pipeline:
 
     def _deliver(self, records: Records) -> None:
         """Records that are as they shall be, to the exporters."""
-        records = self._sampled(records)
-        if len(records) == 0:
-            return
-        self.traces.add(records)
-        for part in self._staged(records):
-            self._hand_over(part)
+        if self._meter is None:  # then there is no need to look at what nobody gets
+            records = self._sampled(records)
+        if len(records):
+            for part in self._staged(records):
+                self._hand_over(self._measured(part))
+
+    def _measured(self, records: Records) -> Records:
+        """What is left for exporters once all of it was measured."""
+        if self._meter is None:
+            return records
+        try:
+            self._meter.measure(self._batch(records))
+        except Exception as error:
+            self.stats.failures.setdefault("metrics", Failures()).add(error, len(records))
+        return self._sampled(records)
 
     def _staged(self, records: Records) -> Sequence[Records]:
         """What the stages make of a batch."""
@@ -304,13 +321,19 @@ class Pipeline:
         return parts
 
     def _hand_over(self, records: Records) -> None:
-        batch = SpanBatch(
-            records, self._processes.resources_of(records), self._processes.table, self._clock()
-        )
+        if len(records) == 0:
+            return
+        self.traces.add(records)
+        batch = self._batch(records)
         self.stats.spans_out += len(records)
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)
+
+    def _batch(self, records: Records) -> SpanBatch:
+        return SpanBatch(
+            records, self._processes.resources_of(records), self._processes.table, self._clock()
+        )
 
     def _sampled(self, records: Records) -> Records:
         """Without the records whose trace its root decided not to keep."""

@@ -37,8 +37,6 @@ HOLD_S = 5.0
 MOST_HELD = 16_384  # ends that wait for their other end, on each side; beyond, the oldest go
 USER = "user"
 _VIRTUAL = "virtual_node"
-_NOBODY = Resource({})
-
 Names = npt.NDArray[np.int32]
 
 
@@ -106,10 +104,13 @@ class ServiceGraph:
         self,
         resources: ResourceTable,
         limits: Limits,
+        agent: Resource,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """agent: whose metrics the edges are."""
         self.stats = GraphStats()
+        self._agent = agent
         self._resources = resources
         self._now = now
         # All edges are of one resource, the agent's.
@@ -181,7 +182,7 @@ class ServiceGraph:
         found: Collected = []
         for instrument, values in ((GRAPH_TOTAL, totals), (GRAPH_FAILED, failures)):
             numbers = [
-                NumberPoint(_NOBODY, row.attributes, value, row.since_ns)
+                NumberPoint(self._agent, row.attributes, value, row.since_ns)
                 for row, value in zip(rows, values, strict=True)
             ]
             found.append(NumberFamily(instrument, numbers))
@@ -193,8 +194,8 @@ class ServiceGraph:
             used = points.counts.nonzero()[0]
             if len(used):
                 series = [rows[number] for number in used.tolist()]
-                nobody = [_NOBODY] * len(series)
-                found.append(HistogramFamily(instrument, nobody, series, points.take(used)))
+                agent = [self._agent] * len(series)
+                found.append(HistogramFamily(instrument, agent, series, points.take(used)))
         return found
 
     def _services_of(self, resources: Numbers) -> npt.NDArray[np.int32]:

@@ -38,16 +38,19 @@ from waggle.metrics.instruments import (
 from waggle.metrics.points import Collected, HistogramFamily
 from waggle.metrics.routes import RouteGuesser
 from waggle.metrics.series import NO_SERIES, Limits, Numbers, Series, SeriesTable
-from waggle.spans import Records, ResourceTable, SpanBatch
+from waggle.spans import Records, Resource, ResourceTable, SpanBatch
 
 _SAMPLED = 1  # of W3C's trace flags
-EXEMPLAR_FILTERS = ("always_on", "always_off", "trace_based")
 
 
 @dataclass(frozen=True, slots=True)
 class MeterSettings:
-    """exemplars: OTEL_METRICS_EXEMPLAR_FILTER."""
+    """explicit, exponential: which kinds of histograms are asked for; readers may differ.
 
+    exemplars: OTEL_METRICS_EXEMPLAR_FILTER.
+    """
+
+    explicit: bool = True
     exponential: bool = False
     exemplars: str = "trace_based"
     limits: Limits = field(default_factory=Limits)
@@ -66,7 +69,8 @@ class MeterStats:
 class ExchangeMeter:
     """measure() is called by one thread, collect() and forget() by any."""
 
-    def __init__(self, resources: ResourceTable, settings: MeterSettings) -> None:
+    def __init__(self, resources: ResourceTable, settings: MeterSettings, agent: Resource) -> None:
+        """agent: the agent's own resource, whose metrics those between services are."""
         self.stats = MeterStats()
         self._settings = settings
         self._resources = resources
@@ -74,11 +78,9 @@ class ExchangeMeter:
         self._table = SeriesTable(settings.limits)
         self._finder = SeriesFinder(self._table)
         self._routes = RouteGuesser() if settings.guess_routes else None
-        self._durations = _histograms(DURATION_BOUNDS, settings, exemplars=True)
-        self._request_sizes = _histograms(SIZE_BOUNDS, settings)
-        self._response_sizes = _histograms(SIZE_BOUNDS, settings)
+        self._stores = _stores(settings)
         self._failed = np.zeros(0, np.bool_)  # by series
-        self.graph = ServiceGraph(resources, settings.limits)
+        self.graph = ServiceGraph(resources, settings.limits, agent)
 
     def measure(self, batch: SpanBatch) -> None:
         """Add all exchanges of a batch."""
@@ -102,13 +104,13 @@ class ExchangeMeter:
             numbers, durations, records = numbers[there], durations[there], records[there]
         self.stats.measured += len(records)
         examples = _Examples(records, batch.clock_offset_ns, self._settings.exemplars)
-        self._durations.record(numbers, durations, examples)
-        for histograms, flag, name in (
-            (self._request_sizes, Flag.REQUEST_BODY, "request_body"),
-            (self._response_sizes, Flag.RESPONSE_BODY, "response_body"),
-        ):
+        for store in self._stores.values():
+            store.durations.record(numbers, durations, examples)
+        for name, flag in _BODIES.items():
             told = (records["flags"] & np.uint16(flag)) != 0
-            histograms.record(numbers[told], records[name][told].astype(np.float64))
+            sizes = records[name][told].astype(np.float64)
+            for store in self._stores.values():
+                store.bodies[name].record(numbers[told], sizes)
 
     def _note_failures(self) -> None:
         known = len(self._failed)
@@ -128,28 +130,27 @@ class ExchangeMeter:
             return ""
         return next((str(v) for n, v in self._table.rows[number].attributes if n == _SERVER), "")
 
-    def collect(self) -> Collected:
-        """All that was measured so far, since the start."""
+    def collect(self, *, exponential: bool = False) -> Collected:
+        """All that was measured so far, since the start, in one of the kinds that are kept."""
+        store = self._stores[exponential]
         with self._lock:
             self.graph.settle()
             rows = list(self._table.rows)
-            durations = self._durations.points(len(rows))
-            requests = self._request_sizes.points(len(rows))
-            responses = self._response_sizes.points(len(rows))
+            parts = [
+                (DURATIONS, store.durations.points(len(rows))),
+                (REQUEST_SIZES, store.bodies["request_body"].points(len(rows))),
+                (RESPONSE_SIZES, store.bodies["response_body"].points(len(rows))),
+            ]
             graph = self.graph.collect()
         by_kind: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         for number, series in enumerate(rows):
             by_kind[Kind(series.group)].append(number)
-        found: Collected = []
-        for instruments, points in (
-            (DURATIONS, durations),
-            (REQUEST_SIZES, requests),
-            (RESPONSE_SIZES, responses),
-        ):
-            for kind, instrument in instruments.items():
-                family = self._family(instrument, rows, by_kind[kind], points)
-                if len(family.series):
-                    found.append(family)
+        found: Collected = [
+            family
+            for instruments, points in parts
+            for kind, instrument in instruments.items()
+            if len((family := self._family(instrument, rows, by_kind[kind], points)).series)
+        ]
         return found + graph
 
     def _family(
@@ -189,20 +190,36 @@ class ExchangeMeter:
             self._table.keep(kept)
             numbers = np.array(kept, np.intp)
             self._failed = self._failed[:0]
-            for histograms in (self._durations, self._request_sizes, self._response_sizes):
-                histograms.keep(numbers)
+            for store in self._stores.values():
+                for histograms in (store.durations, *store.bodies.values()):
+                    histograms.keep(numbers)
             self._finder.forget()
 
 
 _SERVER = "server.address"
+_BODIES = {"request_body": Flag.REQUEST_BODY, "response_body": Flag.RESPONSE_BODY}
 
 
-def _histograms(
-    bounds: tuple[float, ...], settings: MeterSettings, *, exemplars: bool = False
-) -> Histograms:
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """The histograms of one kind."""
+
+    durations: Histograms
+    bodies: dict[str, Histograms]  # by column of a record
+
+
+def _stores(settings: MeterSettings) -> dict[bool, _Store]:
+    """By whether they are exponential."""
+    found: dict[bool, _Store] = {}
+    if settings.explicit:
+        wanted = settings.exemplars != "always_off"
+        durations = ExplicitHistograms(DURATION_BOUNDS, exemplars=wanted)
+        bodies: dict[str, Histograms] = {n: ExplicitHistograms(SIZE_BOUNDS) for n in _BODIES}
+        found[False] = _Store(durations, bodies)
     if settings.exponential:
-        return ExponentialHistograms()
-    return ExplicitHistograms(bounds, exemplars=exemplars and settings.exemplars != "always_off")
+        bodies = {name: ExponentialHistograms() for name in _BODIES}
+        found[True] = _Store(ExponentialHistograms(), bodies)
+    return found
 
 
 def duration_s(records: Records) -> Floats:

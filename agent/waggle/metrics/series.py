@@ -34,13 +34,17 @@ class Limits:
 
 @dataclass(slots=True)
 class Series:
-    """One attribute set of one resource. group: what is counted together, say a metric."""
+    """One attribute set of one resource. group: what is counted together, say a metric.
+
+    text: what an exporter makes of the attributes, kept for the next time.
+    """
 
     group: int
     resource: int
     attributes: Pairs
     since_ns: int  # Unix time at which it began
     failed: bool = False  # whether it has error.type
+    text: str = ""
 
 
 @dataclass(slots=True)

@@ -96,7 +96,7 @@ class _ByResource:
 
     def _add_number(self, target: Any, point: NumberPoint, *, timed: bool) -> None:
         made = target.add(time_unix_nano=self._now_ns)
-        if timed:
+        if timed and point.since_ns:
             made.start_time_unix_nano = point.since_ns
         if isinstance(point.value, float):
             made.as_double = point.value

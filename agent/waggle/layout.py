@@ -388,3 +388,15 @@ EVIDENCE = _dtype(
         ("reserved", "(5,)u1", 123),
     ],
 )
+
+CONNECTION = _dtype(
+    744,
+    [
+        ("requests", "<u4", 144),
+        ("responses", "<u4", 148),
+        ("tgid", "<u4", 156),
+        ("role", "u1", 160),
+        ("current_used", "u1", 188),
+        ("method", "u1", 380),
+    ],
+)

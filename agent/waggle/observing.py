@@ -248,7 +248,9 @@ class _Metrics:
             ),
             agent,
         )
-        self._processes = ProcessSource(watcher.table, watcher.known)
+        self._processes = ProcessSource(
+            watcher.table, watcher.known, observing._capture.open_requests
+        )
         self._agent = AgentSource(agent, observing.report)
         self._reader = PeriodicReader(self.collect, sinks, settings.interval_s, say)
 

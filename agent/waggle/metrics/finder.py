@@ -11,7 +11,6 @@ same once in 10^10 runs.
 """
 
 import os
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -55,8 +54,10 @@ _DEPENDS[1, [Kept.X_FORWARDED_PROTO, Kept.FORWARDED]] = 0
 class SeriesFinder:
     """Not for use by two threads at once."""
 
-    def __init__(self, table: SeriesTable) -> None:
+    def __init__(self, table: SeriesTable, since_ns: int) -> None:
+        """since_ns: Unix time from which all series count."""
         self._table = table
+        self._since_ns = since_ns
         self._known = _Known()
         self._by_meaning: dict[int, int] = {}
         self.undecided = 0  # rows that were too many new ones at once
@@ -114,7 +115,7 @@ class SeriesFinder:
             return NO_SERIES
         added = rows.added(row) if kind is Kind.HTTP_SERVER else ()
         pairs = attributes_of(kind, span.attributes) + added
-        return self._table.number(kind, int(batch.resources[row]), pairs, time.time_ns())
+        return self._table.number(kind, int(batch.resources[row]), pairs, self._since_ns)
 
     def _undecided_overflow(self, rows: "_Rows", missing: Positions, numbers: Numbers) -> None:
         undecided = missing[numbers[missing] == _UNDECIDED]
@@ -126,7 +127,7 @@ class SeriesFinder:
             # That it is HTTP is a guess, the likely one: who makes up names makes up these.
             for kind, some in ((Kind.HTTP_SERVER, is_server), (Kind.HTTP_CLIENT, ~is_server)):
                 if some.any():
-                    number = self._table.overflow(kind, resource, time.time_ns())
+                    number = self._table.overflow(kind, resource, self._since_ns)
                     numbers[these[some]] = number
 
 

@@ -111,6 +111,7 @@ class ServiceGraph:
         """agent: whose metrics the edges are."""
         self.stats = GraphStats()
         self._agent = agent
+        self._since_ns = time.time_ns()
         self._resources = resources
         self._now = now
         # All edges are of one resource, the agent's.
@@ -281,7 +282,7 @@ class ServiceGraph:
                 ("server", self._names[server]),
                 ("connection_type", _VIRTUAL if virtual else ""),
             )
-            found = self._table.number(0, 0, attributes, time.time_ns())
+            found = self._table.number(0, 0, attributes, self._since_ns)
             if self._table.rows[found].attributes != OVERFLOW:
                 self._edges[(client, server, virtual)] = found
         return found

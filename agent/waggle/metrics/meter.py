@@ -76,7 +76,7 @@ class ExchangeMeter:
         self._resources = resources
         self._lock = threading.Lock()
         self._table = SeriesTable(settings.limits)
-        self._finder = SeriesFinder(self._table)
+        self._finder = SeriesFinder(self._table, time.time_ns())
         self._routes = RouteGuesser() if settings.guess_routes else None
         self._stores = _stores(settings)
         self._failed = np.zeros(0, np.bool_)  # by series

@@ -21,7 +21,7 @@ class HistogramFamily:
 
 @dataclass(frozen=True, slots=True)
 class NumberPoint:
-    """One value of a counter or gauge. since_ns: Unix time from which a counter counts."""
+    """One value of a counter or gauge. since_ns: Unix time from which it counts, 0 for none."""
 
     resource: Resource
     attributes: Pairs

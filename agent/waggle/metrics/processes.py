@@ -2,11 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from waggle.layout import Method
 from waggle.metrics.instruments import (
+    ACTIVE_REQUESTS,
     PROCESS_CPU,
     PROCESS_MEMORY,
     PROCESS_THREADS,
@@ -93,17 +95,22 @@ class ProcessSource:
         self,
         table: ResourceTable,
         known: Callable[[], Sequence[Known]],
+        open_requests: Callable[[], Mapping[tuple[int, int], int]],
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
+        """open_requests: by process and layout.Method."""
         self._known = known
+        self._open_requests = open_requests
+        self._methods: dict[int, set[int]] = {}  # by row: those it was seen to serve
         self._now = now
         self._alive: set[int] = set()
         self._ended: dict[int, float] = {}
 
     def collect(self) -> Collected:
         uses: list[tuple[Resource, Use]] = []
+        rows: dict[int, int] = {}  # by tgid
         self._alive = set()
         for process in self._known():
             resource = self._table.rows[process.row]
@@ -112,8 +119,24 @@ class ProcessSource:
             use = use_of(process.tgid)
             if use is not None and same_start(use.start_ns, process.start_ns):
                 self._alive.add(process.row)
+                rows[process.tgid] = process.row
                 uses.append((resource, use))
-        return families_of(uses)
+        return [*families_of(uses), *self._active(rows)]
+
+    def _active(self, rows: Mapping[int, int]) -> Collected:
+        """How many requests each process is serving. What was told once is told as 0 later."""
+        counts: dict[tuple[int, int], int] = {}
+        for (tgid, method), count in self._open_requests().items():
+            if tgid in rows:
+                counts[(rows[tgid], method)] = count
+                self._methods.setdefault(rows[tgid], set()).add(method)
+        self._methods = {row: self._methods[row] for row in self._methods if row in self._alive}
+        points = [
+            NumberPoint(self._table.rows[row], _about(method), counts.get((row, method), 0), 0)
+            for row, methods in self._methods.items()
+            for method in sorted(methods)
+        ]
+        return [NumberFamily(ACTIVE_REQUESTS, points)] if points else []
 
     def gone(self, rows: Iterable[int]) -> set[int]:
         """Which of these resources are of processes that ended long enough ago, by the last
@@ -124,6 +147,13 @@ class ProcessSource:
         }
         self._ended = {row: self._ended.get(row, now) for row in ended}
         return {row for row, since in self._ended.items() if now - since >= FORGET_AFTER_S}
+
+
+def _about(method: int) -> Pairs:
+    # In plain text, which is what we read, the scheme is http; a proxy's word for another is in
+    # a head that is not kept until the request is over.
+    name = "_OTHER" if method == Method.OTHER else Method(method).name
+    return (("http.request.method", name), ("url.scheme", "http"))
 
 
 def _is_one_process(resource: Resource) -> bool:

@@ -2,7 +2,8 @@
 
 Names and meanings: OpenTelemetry specification, "OTLP Exporter" (protocol/exporter.md) and
 "Environment Variable Specification" (the batch span processor's section). A variable that is
-empty counts as not set, and one with `TRACES_` in its name wins over the general one.
+empty counts as not set, and one with the signal in its name (`TRACES_`, `METRICS_`) wins over the
+general one.
 
 Two defaults are not the specification's, because those are made for one process and an agent
 carries a whole machine: the queue and the batch are larger, the delay shorter, and an unanswered
@@ -11,19 +12,18 @@ request is kept for an hour instead of thirty seconds. A variable that is set is
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from waggle.errors import UsageError
+from waggle.exporter.signals import TRACES, Signal
 
 GENERAL = "OTEL_EXPORTER_OTLP_"
-TRACES = "OTEL_EXPORTER_OTLP_TRACES_"
 HTTP_DEFAULT_ENDPOINT = "http://localhost:4318"
 GRPC_DEFAULT_ENDPOINT = "http://localhost:4317"
-TRACES_PATH = "/v1/traces"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 GRPC_DEFAULT_PORT = 4317
 HIGHEST_PORT = 65_535
@@ -73,6 +73,7 @@ class QueueSettings:
     delay_s: a request that is not full is sent when its first span has waited this long.
     max_request_bytes: receivers take 4 MiB by gRPC unless told otherwise; this leaves room.
     keep_trying_s: how long one request is tried before its spans are lost as "expired".
+    noun: what is counted as spans here, for messages.
     """
 
     max_spans: int = 200_000
@@ -81,6 +82,7 @@ class QueueSettings:
     max_request_spans: int = 5_000
     max_request_bytes: int = 4 * 1024 * 1024 - 64 * 1024
     keep_trying_s: float = 3_600.0
+    noun: str = TRACES.noun
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,14 @@ class OtlpSettings:
     tls: TlsFiles = TlsFiles()
     queue: QueueSettings = QueueSettings()
     backoff: Backoff = Backoff()
+    signal: Signal = TRACES
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str], endpoint_flag: str | None = None
+        cls,
+        environ: Mapping[str, str],
+        endpoint_flag: str | None = None,
+        signal: Signal = TRACES,
     ) -> "OtlpSettings":
         """Read the `OTEL_EXPORTER_OTLP_*` and `OTEL_BSP_*` variables.
 
@@ -115,7 +121,7 @@ class OtlpSettings:
         and is a base URL like OTEL_EXPORTER_OTLP_ENDPOINT.
         Raises UsageError that names the variable, its value and the remedy.
         """
-        read = _Environment(environ)
+        read = Environment(environ, signal)
         protocol = read.protocol()
         endpoint = _read_endpoint(read, protocol, endpoint_flag)
         return cls(
@@ -130,12 +136,19 @@ class OtlpSettings:
             compression=read.choice("COMPRESSION", Compression, Compression.NONE),
             tls=read.tls(),
             queue=read.queue(),
+            signal=signal,
         )
 
+    def with_queue(self, queue: QueueSettings) -> "OtlpSettings":
+        """The same with other bounds of what waits."""
+        return replace(self, queue=queue)
+
     @staticmethod
-    def names_an_endpoint(environ: Mapping[str, str]) -> bool:
-        """Whether the environment asks for spans to be sent somewhere."""
-        return any(environ.get(prefix + "ENDPOINT", "").strip() for prefix in (TRACES, GENERAL))
+    def names_an_endpoint(environ: Mapping[str, str], signal: Signal = TRACES) -> bool:
+        """Whether the environment asks for a signal to be sent somewhere."""
+        return any(
+            environ.get(f"{GENERAL}{scope}ENDPOINT", "").strip() for scope in ("", signal.scope)
+        )
 
 
 ZIPKIN = "OTEL_EXPORTER_ZIPKIN_"
@@ -147,15 +160,13 @@ def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None
 
     endpoint_flag: takes the place of the variable. Both are used as they are. Raises UsageError.
     """
-    read = _Environment(environ)
-    setting = _Setting("--zipkin", endpoint_flag) if endpoint_flag else None
+    read = Environment(environ)
+    setting = Setting("--zipkin", endpoint_flag) if endpoint_flag else None
     setting = setting or read.named(ZIPKIN + "ENDPOINT")
     endpoint = _http_endpoint(
-        setting or _Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append_path=False
+        setting or Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append=""
     )
-    timeout_ms = _whole_number(
-        read.named(ZIPKIN + "TIMEOUT"), 10_000, lowest=0, unit="milliseconds"
-    )
+    timeout_ms = whole_number(read.named(ZIPKIN + "TIMEOUT"), 10_000, lowest=0, unit="milliseconds")
     return OtlpSettings(
         endpoint=endpoint.written,
         protocol=Protocol.HTTP_JSON,
@@ -170,11 +181,11 @@ def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None
 
 def queue_settings(environ: Mapping[str, str]) -> QueueSettings:
     """What OTEL_BSP_* say. Raises UsageError."""
-    return _Environment(environ).queue()
+    return Environment(environ).queue()
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
+class Setting:
     """A value and the name under which the user gave it."""
 
     name: str
@@ -187,18 +198,22 @@ class _Setting:
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-class _Environment:
-    """Typed access to the variables, the traces-only one first."""
+class Environment:
+    """Typed access to the variables, the signal's own one first."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], signal: Signal = TRACES) -> None:
         self._environ = environ
+        self.signal = signal
 
-    def named(self, name: str) -> _Setting | None:
+    def named(self, name: str) -> Setting | None:
         value = self._environ.get(name, "").strip()
-        return _Setting(name, value) if value else None
+        return Setting(name, value) if value else None
 
-    def otlp(self, suffix: str) -> _Setting | None:
-        return self.named(TRACES + suffix) or self.named(GENERAL + suffix)
+    def own(self, suffix: str) -> Setting | None:
+        return self.named(GENERAL + self.signal.scope + suffix)
+
+    def otlp(self, suffix: str) -> Setting | None:
+        return self.own(suffix) or self.named(GENERAL + suffix)
 
     def choice(self, suffix: str, choices: type[_Choice], default: _Choice) -> _Choice:
         setting = self.otlp(suffix)
@@ -224,13 +239,13 @@ class _Environment:
 
     def timeout(self) -> float | None:
         """Seconds, or None for 0: no limit."""
-        milliseconds = _whole_number(self.otlp("TIMEOUT"), 10_000, lowest=0, unit="milliseconds")
+        milliseconds = whole_number(self.otlp("TIMEOUT"), 10_000, lowest=0, unit="milliseconds")
         return milliseconds / 1000 if milliseconds else None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Key and value pairs; those for traces win over the general ones, name by name."""
+        """Key and value pairs; those for the signal win over the general ones, name by name."""
         merged: dict[str, str] = {}
-        for setting in (self.named(GENERAL + "HEADERS"), self.named(TRACES + "HEADERS")):
+        for setting in (self.named(GENERAL + "HEADERS"), self.own("HEADERS")):
             if setting is not None:
                 merged.update(_parse_headers(setting))
         return tuple(merged.items())
@@ -273,7 +288,7 @@ class _Environment:
         default = QueueSettings()
         max_spans = self._bsp("MAX_QUEUE_SIZE", default.max_spans, 1, "spans")
         batch = self.named("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
-        max_request_spans = _whole_number(
+        max_request_spans = whole_number(
             batch, min(default.max_request_spans, max_spans), lowest=1, unit="spans"
         )
         if batch is not None and max_request_spans > max_spans:
@@ -293,10 +308,11 @@ class _Environment:
         )
 
     def _bsp(self, suffix: str, default: int, lowest: int, unit: str) -> int:
-        return _whole_number(self.named("OTEL_BSP_" + suffix), default, lowest=lowest, unit=unit)
+        return whole_number(self.named("OTEL_BSP_" + suffix), default, lowest=lowest, unit=unit)
 
 
-def _whole_number(setting: _Setting | None, default: int, *, lowest: int, unit: str) -> int:
+def whole_number(setting: Setting | None, default: int, *, lowest: int, unit: str) -> int:
+    """The number that a variable says. Raises UsageError."""
     if setting is None:
         return default
     if not (setting.value.isascii() and setting.value.isdigit() and len(setting.value) <= 15):
@@ -307,12 +323,12 @@ def _whole_number(setting: _Setting | None, default: int, *, lowest: int, unit: 
     return number
 
 
-def _parse_headers(setting: _Setting) -> dict[str, str]:
+def _parse_headers(setting: Setting) -> dict[str, str]:
     """`name=value,name=value`, values percent-encoded; names compare without case.
 
     Messages name the header but never repeat the values: they are often credentials.
     """
-    hidden = _Setting(setting.name, "…")
+    hidden = Setting(setting.name, "…")
     headers: dict[str, str] = {}
     for position, member in enumerate(setting.value.split(","), start=1):
         if not member.strip():
@@ -328,7 +344,7 @@ def _parse_headers(setting: _Setting) -> dict[str, str]:
     return headers
 
 
-def _header_value(hidden: _Setting, name: str, encoded: str) -> str:
+def _header_value(hidden: Setting, name: str, encoded: str) -> str:
     try:
         value = unquote(encoded, errors="strict")
     except UnicodeDecodeError:
@@ -350,21 +366,21 @@ class _Endpoint:
     path: str
 
 
-def _read_endpoint(read: _Environment, protocol: Protocol, flag: str | None) -> _Endpoint:
-    per_signal = None if flag else read.named(TRACES + "ENDPOINT")
-    setting = _Setting("--otlp", flag) if flag else per_signal or read.named(GENERAL + "ENDPOINT")
+def _read_endpoint(read: Environment, protocol: Protocol, flag: str | None) -> _Endpoint:
+    per_signal = None if flag else read.own("ENDPOINT")
+    setting = Setting("--otlp", flag) if flag else per_signal or read.named(GENERAL + "ENDPOINT")
     if protocol is Protocol.GRPC:
         return _grpc_endpoint(
-            setting or _Setting("default endpoint", GRPC_DEFAULT_ENDPOINT), read.insecure()
+            setting or Setting("default endpoint", GRPC_DEFAULT_ENDPOINT), read.insecure()
         )
     return _http_endpoint(
-        setting or _Setting("default endpoint", HTTP_DEFAULT_ENDPOINT),
-        append_path=per_signal is None,
+        setting or Setting("default endpoint", HTTP_DEFAULT_ENDPOINT),
+        append="" if per_signal else read.signal.path,
     )
 
 
-def _http_endpoint(setting: _Setting, *, append_path: bool) -> _Endpoint:
-    """A base endpoint gets /v1/traces appended; the one for traces is used as it is."""
+def _http_endpoint(setting: Setting, *, append: str) -> _Endpoint:
+    """A base endpoint gets a path such as /v1/traces appended; a signal's own is used as it is."""
     url = _split(setting)
     if "://" not in setting.value:
         raise setting.wrong("no scheme", f"write http://{setting.value} or https://{setting.value}")
@@ -372,7 +388,7 @@ def _http_endpoint(setting: _Setting, *, append_path: bool) -> _Endpoint:
         raise setting.wrong(
             f"scheme {url.scheme} is not spoken by OTLP over HTTP", "use http:// or https://"
         )
-    path = url.path.rstrip("/") + TRACES_PATH if append_path else url.path or "/"
+    path = url.path.rstrip("/") + append if append else url.path or "/"
     query = f"?{url.query}" if url.query else ""
     return _Endpoint(
         written=setting.value,
@@ -383,7 +399,7 @@ def _http_endpoint(setting: _Setting, *, append_path: bool) -> _Endpoint:
     )
 
 
-def _grpc_endpoint(setting: _Setting, insecure: bool) -> _Endpoint:
+def _grpc_endpoint(setting: Setting, insecure: bool) -> _Endpoint:
     """http:// is plain text, https:// is TLS; for a bare host:port the INSECURE variable decides.
 
     `unix:PATH`, gRPC's own form for a socket, is taken too and is always plain text.
@@ -395,7 +411,7 @@ def _grpc_endpoint(setting: _Setting, insecure: bool) -> _Endpoint:
     full = setting
     if "://" not in setting.value:
         scheme = "http" if insecure else "https"
-        full = _Setting(setting.name, f"{scheme}://{setting.value}")
+        full = Setting(setting.name, f"{scheme}://{setting.value}")
     url = _split(full)
     if url.scheme not in DEFAULT_PORTS:
         raise setting.wrong(
@@ -416,7 +432,7 @@ def _grpc_endpoint(setting: _Setting, insecure: bool) -> _Endpoint:
     )
 
 
-def _split(setting: _Setting) -> SplitResult:
+def _split(setting: Setting) -> SplitResult:
     if any(character.isspace() or not character.isprintable() for character in setting.value):
         raise setting.wrong("a URL has no blanks in it", "write them as %20 or take them out")
     try:
@@ -425,9 +441,9 @@ def _split(setting: _Setting) -> SplitResult:
         raise setting.wrong(f"not a URL ({error})", "write it like http://host:4318") from None
 
 
-def _host(setting: _Setting, url: SplitResult) -> str:
+def _host(setting: Setting, url: SplitResult) -> str:
     if url.username is not None or url.password is not None:
-        raise _Setting(setting.name, "…").wrong(
+        raise Setting(setting.name, "…").wrong(
             "credentials in the URL are not sent",
             f"put them into {GENERAL}HEADERS=authorization=Basic%20...",
         )
@@ -436,7 +452,7 @@ def _host(setting: _Setting, url: SplitResult) -> str:
     return url.hostname
 
 
-def _port(setting: _Setting, url: SplitResult, default: int) -> int:
+def _port(setting: Setting, url: SplitResult, default: int) -> int:
     try:
         port = url.port
     except ValueError:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # loading needs none of these, and begins before they are imp
 
     from waggle.discovery import Decision
     from waggle.layout import Counter
+    from waggle.libbpf import ProgramInfo
     from waggle.ring import Ring
 
 OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
@@ -220,6 +221,26 @@ class Capture:
         rows = np.ascontiguousarray(values).view(layout.PROCESS).reshape(-1)
         return dict(zip(tgids.tolist(), rows, strict=True))
 
+    def open_requests(self) -> dict[tuple[int, int], int]:
+        """Requests of HTTP/1 that servers have read and not answered whole: by process and
+        layout.Method. Method.OTHER also stands for those whose head was long; one that waits
+        behind another on its connection counts under that one's method."""
+        import numpy as np
+
+        from waggle import layout
+
+        found: dict[tuple[int, int], int] = {}
+        for _, values in self.bpf.map("connections").chunks():
+            rows = np.ascontiguousarray(values).view(layout.CONNECTION).reshape(-1)
+            some = rows[(rows["role"] == layout.Role.SERVER) & (rows["tgid"] != 0)]
+            some = some[some["requests"] != some["responses"]]
+            methods = np.where(some["current_used"] != 0, some["method"], layout.Method.OTHER)
+            counts = (some["requests"] - some["responses"]).tolist()
+            keys = zip(some["tgid"].tolist(), methods.tolist(), strict=True)
+            for key, count in zip(keys, counts, strict=True):
+                found[key] = found.get(key, 0) + count
+        return found
+
     def counters(self) -> dict[Counter, int]:
         """Everything the kernel side counted since it was loaded."""
         from waggle.layout import Counter
@@ -241,6 +262,16 @@ class Capture:
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already."""
         return sum(self.bpf.program(name).info().recursion_misses for name in self._program_names)
+
+    @property
+    def attached(self) -> bool:
+        """Whether programs still run."""
+        return bool(self._links)
+
+    def program_infos(self) -> list[ProgramInfo]:
+        """What the kernel knows of each program that may run, the probes' too."""
+        names = (*self._program_names, _SWEEP, *_PROBES)
+        return [self.bpf.program(name).info() for name in names]
 
     def detach(self) -> None:
         """Stop capturing; rings and counters can still be read."""

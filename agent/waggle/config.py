@@ -140,6 +140,14 @@ class Settings(BaseModel):
     tail_max: Annotated[int, BeforeValidator(_bytes)] = Field(
         64 << 20, ge=1 << 20, description="a size such as 64M, at least 1M"
     )
+    metrics: bool = Field(False, description="true or false")
+    prometheus: str | None = Field(None, description="an address such as 127.0.0.1:9464")
+    metrics_limit: Annotated[int, _Number] = Field(
+        2000, ge=2, le=1_000_000, description="a number from 2 to 1000000"
+    )
+    guess_routes: bool = Field(False, description="true or false")
+    probe_stats: bool = Field(False, description="true or false")
+    health: str | None = Field(None, description="an address such as 127.0.0.1:8686")
     quiet: bool = Field(False, description="true or false")
     verbose: bool = Field(False, description="true or false")
     no_color: bool = Field(False, description="true or false")

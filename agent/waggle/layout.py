@@ -488,3 +488,15 @@ CODE_EVENT = _dtype(
         ("line_table", "(1008,)u1", 1040),
     ],
 )
+
+CONNECTION = _dtype(
+    744,
+    [
+        ("requests", "<u4", 144),
+        ("responses", "<u4", 148),
+        ("tgid", "<u4", 156),
+        ("role", "u1", 160),
+        ("current_used", "u1", 188),
+        ("method", "u1", 380),
+    ],
+)

@@ -86,6 +86,12 @@ class Processes(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Measures every exchange, before sampling."""
+
+    def measure(self, batch: SpanBatch) -> None: ...
+
+
 def patience_of(exporters: Sequence[Exporter]) -> float:
     """Seconds that records may gather for: the least that any exporter is content with.
 
@@ -159,7 +165,8 @@ class Pipeline:
 
     rings: sources of exchange records, any layouts. clock: gives Unix time
     minus monotonic time in ns. max_records bounds a batch, and with it memory:
-    a step holds one batch at a time.
+    a step holds one batch at a time. stages, then meter, then sampler: what the meter
+    is given is whole, and all of it.
     """
 
     def __init__(
@@ -173,6 +180,8 @@ class Pipeline:
         max_records: int = MAX_RECORDS,
         gather_s: float = GATHER_S,
         joins: Joins | None = None,
+        meter: Meter | None = None,
+        sampler: Stage | None = None,
     ) -> None:
         self.stats = PipelineStats()
         self.traces = TraceCount()
@@ -183,6 +192,8 @@ class Pipeline:
         self._clock = clock
         self._joins = joins
         self._stages = stages
+        self._last = () if sampler is None else (sampler,)
+        self._meter = meter
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
@@ -278,7 +289,7 @@ class Pipeline:
         return moved
 
     def _poll_stages(self) -> None:
-        for stage in self._stages:
+        for stage in (*self._stages, *self._last):
             stage.poll()
 
     def _process(self, records: Records) -> None:
@@ -295,26 +306,35 @@ class Pipeline:
         if len(records) == 0:
             return
         self.stats.held += len(records)
-        for part in self._staged(records):
-            self.stats.held -= len(part)
-            self.traces.add(part)
-            self._hand_over(part)
+        for part in _through(self._stages, [records]):
+            self._measure(part)
+            for kept in _through(self._last, [part]):
+                self.stats.held -= len(kept)
+                self._hand_over(kept)
 
-    def _staged(self, records: Records) -> Sequence[Records]:
-        """What the stages make of a batch."""
-        parts: Sequence[Records] = (records,)
-        for stage in self._stages:
-            parts = [made for part in parts for made in stage.process(part)]
-        return parts
+    def _measure(self, records: Records) -> None:
+        """Everything, sampled or not."""
+        if self._meter is None or len(records) == 0:
+            return
+        try:
+            self._meter.measure(self._batch(records))
+        except Exception as error:
+            self.stats.failures.setdefault("metrics", Failures()).add(error, len(records))
 
     def _hand_over(self, records: Records) -> None:
-        batch = SpanBatch(
-            records, self._processes.resources_of(records), self._processes.table, self._clock()
-        )
+        if len(records) == 0:
+            return
+        self.traces.add(records)
+        batch = self._batch(records)
         self.stats.spans_out += len(records)
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)
+
+    def _batch(self, records: Records) -> SpanBatch:
+        return SpanBatch(
+            records, self._processes.resources_of(records), self._processes.table, self._clock()
+        )
 
     def _accepted(self, records: Records) -> Records:
         """Without the provisional records of processes that are not to be traced."""
@@ -346,6 +366,13 @@ class Pipeline:
 
     def _failures(self, exporter: Exporter) -> Failures:
         return self.stats.failures.setdefault(exporter.name, Failures())
+
+
+def _through(stages: Sequence[Stage], parts: Sequence[Records]) -> Sequence[Records]:
+    """What the stages, one after the other, make of batches."""
+    for stage in stages:
+        parts = [made for part in parts for made in stage.process(part)]
+    return parts
 
 
 def _next_look(full: float, elapsed_s: float) -> float:

@@ -207,6 +207,10 @@ class ProcessTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def known(self) -> list[tuple[int, int, int]]:
+        """Every process that has a row: tgid, start in ns, row."""
+        return [(key[0], entry.start_ns, entry.row) for key, entry in self._entries.items()]
+
     def _find(self, tgid: int, start_ns: int) -> _Entry | None:
         tick = start_ns // TICK_NS
         for key in ((tgid, tick), (tgid, tick - 1), (tgid, tick + 1)):

@@ -26,6 +26,7 @@ from waggle.evidence import Joins
 from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
+from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
@@ -79,6 +80,14 @@ class Session:
         if self._launched is not None:
             self._watcher.adopt(self._launched.pid)
         self._watcher.begin()
+        observing = Observing(self._settings, os.environ, say, self._capture, self._watcher)
+        try:
+            return self._run(observing)
+        finally:
+            observing.release()
+
+    def _run(self, observing: Observing) -> int:
+        observing.measure_programs()
         privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
         pipeline = Pipeline(
@@ -88,19 +97,20 @@ class Session:
             WallClock(),
             gather_s=patience_of(exporters),
             joins=self._joins,
-            stages=[
-                stage
-                for stage in (self._streams, self._call_sites, self._sampler)
-                if stage is not None
-            ],
+            stages=[stage for stage in (self._streams, self._call_sites) if stage is not None],
+            meter=observing.meter,
+            sampler=self._sampler,
         )
+        observing.start(pipeline, exporters, self._sampler)
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
-            self._move_until_stopped(pipeline, exporters)
+            self._move_until_stopped(pipeline, exporters, observing)
+            observing.health.stop()
             self._capture.detach()
             pipeline.drain()
             pipeline.close(CLOSE_TIMEOUT_S)
-        summary = self._summary(pipeline, exporters)
+            observing.close(CLOSE_TIMEOUT_S)
+        summary = self._summary(pipeline, exporters, observing)
         if not self._settings.quiet:
             say(render(summary), prefix="")
         return self._exit_code(pipeline.complaint)
@@ -154,9 +164,12 @@ class Session:
         if self._settings.ready_fd is not None:
             tell_ready(self._settings.ready_fd)
 
-    def _move_until_stopped(self, pipeline: Pipeline, exporters: list[Exporter]) -> None:
+    def _move_until_stopped(
+        self, pipeline: Pipeline, exporters: list[Exporter], observing: Observing
+    ) -> None:
         while not self._stop.is_set():
             pipeline.step()
+            observing.health.beat()
             if self._command_ended():
                 self._stop.wait(_LAST_WORDS_S)
                 return
@@ -169,7 +182,9 @@ class Session:
     def _command_ended(self) -> bool:
         return self._launched is not None and self._launched.poll() is not None
 
-    def _summary(self, pipeline: Pipeline, exporters: list[Exporter]) -> Summary:
+    def _summary(
+        self, pipeline: Pipeline, exporters: list[Exporter], observing: Observing
+    ) -> Summary:
         failed = {
             f"failed_in_{name}": failures.spans
             for name, failures in pipeline.stats.failures.items()
@@ -185,8 +200,10 @@ class Session:
             unsampled=self._sampler.stats.dropped,
             kept_by_tail=self._sampler.stats.kept,
             forgotten_by_tail=self._sampler.stats.forgotten,
-            exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
+            exporters=[(exporter.name, exporter.stats()) for exporter in exporters]
+            + observing.stats(),
             lost=failed
+            | observing.losses()
             | {"programs_busy": self._capture.missed_runs()}
             | {f"proof_{name}": count for name, count in self._joins.stats.missed().items()}
             | {"header_tables_forgotten": self._streams.tables.stats.forgotten_connections},

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
+from waggle.metrics.processes import Known
 from waggle.processes import ProcessTable
 from waggle.ring import RingPoller
 from waggle.sampling import Sampling
@@ -80,6 +81,11 @@ class Watcher:
     def processes_seen(self) -> list[str]:
         """Every process that had a span, as `shop 4121`, in the order they came."""
         return list(self._names.values())
+
+    def known(self) -> list[Known]:
+        """The processes that had spans, as far as they are remembered."""
+        with self._lock:
+            return [Known(*entry) for entry in self.processes.known()]
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -267,16 +267,12 @@ INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
 PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 {
 	struct feed feed;
-	struct scratch *scratch;
 	struct feed_state *state;
 
-	if (!connection || !call)
+	if (!connection || !call ||
+	    !begin_feed(&feed, connection, call->user, call->endpoint.sock, call->sent))
 		return 0;
-	scratch = scratch_of(call->user);
-	if (!scratch)
-		return 0;
-	begin_feed(&feed, connection, scratch, call->endpoint.sock, call->sent);
-	state = &scratch->state;
+	state = &feed.scratch->state;
 	state->now = bpf_ktime_get_ns();
 	connection->last_ns = state->now;
 	if (!connection->sent.started && !connection->received.started) {

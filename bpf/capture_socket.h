@@ -44,9 +44,12 @@ int socket_receive(struct bpf_raw_tracepoint_args *context)
 SEC("raw_tp/sk_data_ready")
 int socket_unix_send(struct bpf_raw_tracepoint_args *context)
 {
-	struct sock *receiver = TYPED(struct sock, context->args[READY_SOCK]);
+	struct sock *receiver;
 	u32 mode;
 
+	if (!has_types())
+		return 0;
+	receiver = TYPED(struct sock, context->args[READY_SOCK]);
 	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
 	    receiver->__sk_common.skc_state == TCP_LISTEN)
 		return 0;
@@ -121,6 +124,8 @@ int socket_call(struct bpf_raw_tracepoint_args *context)
 	struct call *call;
 	u32 user, mode = 0;
 
+	if (!has_types())
+		return 0;
 	HOLD_CPU();
 	user = take_over(context, &mode);
 	call = call_of(user);

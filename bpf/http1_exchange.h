@@ -296,8 +296,7 @@ INLINE int store_exchange(struct feed *feed, struct http1_head *head)
 }
 
 /* Returns 0, or the counter that says why the exchange cannot be followed. */
-PROVEN_ONCE int on_request_head(struct connection *connection, struct scratch *scratch, u64 sock,
-				u32 sent)
+PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 sock, u32 sent)
 {
 	struct scratch_exchange *exchange;
 	struct waggle_facts *facts;
@@ -306,13 +305,12 @@ PROVEN_ONCE int on_request_head(struct connection *connection, struct scratch *s
 	struct http1_head *head;
 	struct feed whole, *feed = &whole;
 
-	if (!connection || !scratch)
+	if (!connection || !begin_feed(feed, connection, user, sock, sent))
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
-	begin_feed(feed, connection, scratch, sock, sent);
-	head = &scratch->head;
+	head = &feed->scratch->head;
 	exchange = (void *)head->prefix;
 	facts = &exchange->facts;
-	header = &scratch->header;
+	header = &feed->scratch->header;
 	process = ensure_process(feed->tgid);
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
@@ -366,17 +364,15 @@ INLINE void on_request_done(struct feed *feed)
 enum response_kind { RESPONSE_UNKNOWN = 0, RESPONSE_INTERIM = 1, RESPONSE_FINAL = 2, RESPONSE_SWITCH = 3 };
 
 /* What kind of response this is, and the method it answers. */
-PROVEN_ONCE int on_response_head(struct connection *connection, struct scratch *scratch, u64 sock,
-				 u32 sent)
+PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 sock, u32 sent)
 {
 	struct found_exchange found;
 	struct feed whole, *feed = &whole;
 	struct http1_head *head;
 
-	if (!connection || !scratch)
+	if (!connection || !begin_feed(feed, connection, user, sock, sent))
 		return RESPONSE_UNKNOWN;
-	begin_feed(feed, connection, scratch, sock, sent);
-	head = &scratch->head;
+	head = &feed->scratch->head;
 	if (!open_requests(connection) ||
 	    !find_exchange(connection, feed->sock, connection->responses, &found))
 		return RESPONSE_UNKNOWN;

@@ -132,7 +132,7 @@ INLINE int on_found(struct http2_walk *walk, int event)
 	case HTTP2_LOST_BLOCK:
 		read_block(walk->http2, walk->scratch, feed->scratch->state.now,
 			   event == HTTP2_LOST_BLOCK);
-		on_block(feed->connection, feed->scratch, walk->http2, walk->scratch);
+		on_block(feed, walk->http2, walk->scratch);
 		return 0;
 	}
 	on_control(walk->http2, walk->scratch, feed->scratch->state.now, event);

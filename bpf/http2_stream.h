@@ -85,16 +85,18 @@ INLINE int outgrow(struct http2_scratch *scratch, struct open_stream *open,
 }
 
 /* Adds a block to an open stream. */
-PROVEN_ONCE int keep_block(struct http2_scratch *scratch, const struct block_at_hand *given,
-			   u32 stream)
+PROVEN_ONCE int keep_block(u32 user, u32 stream)
 {
 	struct exchange_key key = { .index = stream };
+	struct http2_scratch *scratch = http2_scratch_of(user);
+	struct block_at_hand *given;
 	struct open_large_stream *large;
 	struct open_stream *open;
 	u32 used, length;
 
-	if (!scratch || !given)
+	if (!scratch)
 		return 0;
+	given = &scratch->given;
 	key.sock = scratch->sock;
 	length = given->bad ? 0 : given->length;
 	open = bpf_map_lookup_elem(&http2_streams, &key);
@@ -199,9 +201,10 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 }
 
 /* A stream begins with the block at hand. */
-PROVEN_ONCE int open_stream(struct connection *connection, struct scratch *state,
-			    struct http2_connection *http2, struct http2_scratch *scratch, u32 pushed)
+PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connection *http2, u32 user,
+			    u32 pushed)
 {
+	struct http2_scratch *scratch = http2_scratch_of(user);
 	struct exchange_key key = {};
 	struct open_large_stream *fresh;
 	struct block_at_hand *given;
@@ -210,9 +213,9 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct scratch *state
 	struct waggle_process *process;
 	struct feed whole, *feed = &whole;
 
-	if (!connection || !state || !http2 || !scratch)
+	if (!connection || !http2 || !scratch ||
+	    !begin_feed(feed, connection, user, scratch->sock, scratch->sent))
 		return 0;
-	begin_feed(feed, connection, state, scratch->sock, scratch->sent);
 	given = &scratch->given;
 	fresh = &scratch->fresh;
 	facts = &fresh->record.facts;
@@ -276,7 +279,7 @@ INLINE u8 answer_slot(struct open_stream *open, const struct hpack_walk *walk, u
 	return before && open->stream.data ? 255 : WAGGLE_BLOCK_RESPONSE;
 }
 
-INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given)
+INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given, u32 user)
 {
 	struct open_stream *open = find_stream(scratch->sock, given->stream);
 	struct hpack_walk *walk = &scratch->block.walk;
@@ -292,7 +295,7 @@ INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given
 		if (!(given->flags & WAGGLE_BLOCK_FLAG_END_STREAM))
 			open->record.facts.flags |= WAGGLE_FLAG_RESPONSE_BODY;
 	}
-	keep_block(scratch, given, given->stream);
+	keep_block(user, given->stream);
 }
 
 /* Of a stream: one side has said all. */
@@ -324,8 +327,8 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 }
 
 /* A block of the client's side: it opens a stream, or is its trailers. */
-INLINE void on_request_block(struct connection *connection, struct scratch *state,
-			     struct http2_connection *http2, struct http2_scratch *scratch)
+INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
+			     struct http2_scratch *scratch)
 {
 	struct block_at_hand *given = &scratch->given;
 
@@ -337,17 +340,17 @@ INLINE void on_request_block(struct connection *connection, struct scratch *stat
 		http2->highest = given->stream;
 		given->slot = WAGGLE_BLOCK_REQUEST;
 		if (given->stream & 1)
-			open_stream(connection, state, http2, scratch, 0);
+			open_stream(feed->connection, http2, feed->user, 0);
 		return;
 	}
 	given->slot = WAGGLE_BLOCK_REQUEST_TRAILERS;
-	keep_block(scratch, given, given->stream);
+	keep_block(feed->user, given->stream);
 	if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
-		on_end_stream(http2, scratch, state->state.now, given->stream);
+		on_end_stream(http2, scratch, feed->scratch->state.now, given->stream);
 }
 
-INLINE void on_promise(struct connection *connection, struct scratch *state,
-		       struct http2_connection *http2, struct http2_scratch *scratch)
+INLINE void on_promise(struct feed *feed, struct http2_connection *http2,
+		       struct http2_scratch *scratch)
 {
 	struct block_at_hand *given = &scratch->given;
 
@@ -356,7 +359,7 @@ INLINE void on_promise(struct connection *connection, struct scratch *state,
 		return;
 	http2->pushed = given->stream;
 	given->slot = WAGGLE_BLOCK_REQUEST;
-	open_stream(connection, state, http2, scratch, 1);
+	open_stream(feed->connection, http2, feed->user, 1);
 }
 
 /* Walks the block that has become whole, or was too large to keep (`lost`): what of it
@@ -403,20 +406,20 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 }
 
 /* What scratch->given, which has been read, means for its stream. */
-INLINE void on_block(struct connection *connection, struct scratch *state,
-		     struct http2_connection *http2, struct http2_scratch *scratch)
+INLINE void on_block(struct feed *feed, struct http2_connection *http2,
+		     struct http2_scratch *scratch)
 {
 	struct block_at_hand *given = &scratch->given;
 
 	if (given->type == HTTP2_PUSH_PROMISE) {
 		if (scratch->from == WAGGLE_SIDE_SERVER)
-			on_promise(connection, state, http2, scratch);
+			on_promise(feed, http2, scratch);
 	} else if (scratch->from == WAGGLE_SIDE_CLIENT) {
-		on_request_block(connection, state, http2, scratch);
+		on_request_block(feed, http2, scratch);
 	} else {
-		on_answer(scratch, given);
+		on_answer(scratch, given, feed->user);
 		if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
-			on_end_stream(http2, scratch, state->state.now, given->stream);
+			on_end_stream(http2, scratch, feed->scratch->state.now, given->stream);
 	}
 }
 

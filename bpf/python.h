@@ -86,7 +86,7 @@ INLINE struct context *known_context(const struct waggle_python *python, u32 tgi
 }
 
 /* A context that begins now: odd where its birth was seen, even where it was not. */
-OUT_OF_LINE struct context *new_context(const struct waggle_python *python, u32 tgid, u64 address,
+INLINE struct context *new_context(const struct waggle_python *python, u32 tgid, u64 address,
 					u64 odd)
 {
 	struct context_key key = { .address = address, .tgid = tgid };

@@ -180,14 +180,16 @@ INLINE int take_way(struct handoff *way, const struct handoff_key *key,
 	return 1;
 }
 
+/* Returns 1 when there was one. expected: where there is none, that is counted too. */
 PROVEN_ONCE int find_handoff(const struct connection *connection, u64 sock, u32 position,
-			     struct trace_context *context)
+			     struct trace_context *context, u32 expected)
 {
 	struct handoff_key key __attribute__((aligned(8)));
 	struct handoff_set *set;
 
 	if (!connection || !context)
 		return 0;
+	context->valid = 0;
 	handoff_key_of(&key, connection, sock, 0, position);
 	set = handoff_set_of(&key);
 	if (!set)
@@ -195,8 +197,12 @@ PROVEN_ONCE int find_handoff(const struct connection *connection, u64 sock, u32 
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < HANDOFF_WAYS; i++)
 		if (take_way(&set->ways[i], &key, context))
-			return 1;
-	return 0;
+			break;
+	if (context->valid)
+		count(WAGGLE_COUNT_HANDOFF_FOUND);
+	else if (expected)
+		count(WAGGLE_COUNT_HANDOFF_MISSED);
+	return context->valid;
 }
 
 INLINE int take_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
@@ -205,12 +211,7 @@ INLINE int take_handoff(const struct connection *connection, u64 sock, u64 now, 
 	context->valid = 0;
 	if (!last_handoff_ns || (s64)(now - last_handoff_ns) > HANDOFF_QUIET_NS)
 		return 0;
-	if (!find_handoff(connection, sock, position, context)) {
-		count(WAGGLE_COUNT_HANDOFF_MISSED);
-		return 0;
-	}
-	count(WAGGLE_COUNT_HANDOFF_FOUND);
-	return 1;
+	return find_handoff(connection, sock, position, context, 1);
 }
 
 #endif

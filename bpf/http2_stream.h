@@ -26,7 +26,7 @@ INLINE void describe_block(struct waggle_http2 *http2, const struct block_at_han
 }
 
 /* Into the record being made. */
-INLINE void keep_block_fresh(struct http2_scratch *scratch, const struct block_at_hand *given)
+OUT_OF_LINE int keep_block_fresh(struct http2_scratch *scratch, const struct block_at_hand *given)
 {
 	struct open_large_stream *fresh = &scratch->fresh;
 	u32 used = fresh->stream.used, kept = given->length;
@@ -39,6 +39,7 @@ INLINE void keep_block_fresh(struct http2_scratch *scratch, const struct block_a
 		   scratch->block.bytes + masked(given->begin, HPACK_BLOCK_MASK));
 	describe_block((void *)fresh->record.head, given, used, kept);
 	fresh->stream.used = used + kept;
+	return 0;
 }
 
 static long clear_head_step(u32 index, void *context)
@@ -59,14 +60,24 @@ INLINE void clear_head(struct http2_scratch *scratch)
 	LOOP(512, clear_head_step, &scratch);
 }
 
-/* Stores the record that was made; returns whether there was room. */
-INLINE int store_fresh(struct http2_scratch *scratch, struct exchange_key *key)
+/* The stream whose record was made is open; returns whether there was room for it. */
+OUT_OF_LINE int store_fresh(struct http2_scratch *scratch, struct http2_connection *http2, u64 sock,
+			    u32 stream)
 {
+	struct exchange_key key = { .sock = sock, .index = stream };
 	struct open_large_stream *fresh = &scratch->fresh;
+	long full;
 
+	count(WAGGLE_COUNT_HTTP2_STREAMS);
 	if (fresh->stream.used <= WAGGLE_HEAD_SIZE)
-		return !bpf_map_update_elem(&http2_streams, key, fresh, BPF_ANY);
-	return !bpf_map_update_elem(&large_streams, key, fresh, BPF_ANY);
+		full = bpf_map_update_elem(&http2_streams, &key, fresh, BPF_ANY);
+	else
+		full = bpf_map_update_elem(&large_streams, &key, fresh, BPF_ANY);
+	if (!full)
+		__sync_fetch_and_add(&http2->open, 1);
+	else
+		count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
+	return !full;
 }
 
 /* The record of an open stream becomes a large one, with the block. */
@@ -158,7 +169,7 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (http2->resynced)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
-	fill_addresses(facts, feed);
+	fill_addresses(facts, feed->connection, feed->sock);
 	remember_addresses(feed->connection, facts);
 }
 
@@ -205,7 +216,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 			    u32 pushed)
 {
 	struct http2_scratch *scratch = http2_scratch_of(user);
-	struct exchange_key key = {};
+	struct scratch *state = scratch_of(user);
 	struct open_large_stream *fresh;
 	struct block_at_hand *given;
 	struct waggle_facts *facts;
@@ -213,15 +224,13 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 	struct waggle_process *process;
 	struct feed whole, *feed = &whole;
 
-	if (!connection || !http2 || !scratch ||
-	    !begin_feed(feed, connection, user, scratch->sock, scratch->sent))
+	if (!connection || !http2 || !scratch || !state)
 		return 0;
+	begin_feed(feed, connection, state, scratch->sock, scratch->sent);
 	given = &scratch->given;
 	fresh = &scratch->fresh;
 	facts = &fresh->record.facts;
 	head = (void *)fresh->record.head;
-	key.sock = feed->sock;
-	key.index = given->stream;
 	process = ensure_process(feed->tgid);
 	__builtin_memset(&fresh->stream, 0, sizeof(fresh->stream));
 	__builtin_memset(head, 0, WAGGLE_HEAD_SIZE);
@@ -250,13 +259,8 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 		}
 	}
 	http2->tgid = feed->tgid;
-	count(WAGGLE_COUNT_HTTP2_STREAMS);
-	if (store_fresh(scratch, &key)) {
-		__sync_fetch_and_add(&http2->open, 1);
-		return 0;
-	}
-	stream_left(facts->tgid, fresh->stream.counted);
-	count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
+	if (!store_fresh(scratch, http2, feed->sock, given->stream))
+		stream_left(facts->tgid, fresh->stream.counted);
 	return 0;
 }
 

@@ -44,7 +44,6 @@ INLINE void become_child(struct waggle_facts *child, const struct trace_context 
 	adopt(child, handed, WAGGLE_LINK_SOCKET);
 	child->sampling = handed->sampling;
 	child->flags |= WAGGLE_FLAG_REMOTE_PARENT;
-	count(WAGGLE_COUNT_HANDOFF_FOUND);
 }
 
 /* Returns 1 when the receiver has the request already and is its child now. */
@@ -66,6 +65,7 @@ PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now,
 	handed.pending = !!(facts->flags & WAGGLE_FLAG_TRACE_PENDING);
 	handed.sampling = inherited_sampling(facts->sampling);
 	become_child(&open->record.facts, &handed);
+	count(WAGGLE_COUNT_HANDOFF_FOUND);
 	/* Sent before it was read, whenever the hooks ran. */
 	if (open->record.facts.start_ns < facts->start_ns)
 		facts->start_ns = open->record.facts.start_ns;
@@ -96,8 +96,7 @@ INLINE void look_again(struct connection *connection, u64 sock, u32 position,
 	    connection->current_index != connection->requests - 1 || open->record.facts.link ||
 	    (open->record.facts.flags & WAGGLE_FLAG_HAD_TRACEPARENT))
 		return;
-	handed->valid = 0;
-	if (find_handoff(connection, sock, position, handed))
+	if (find_handoff(connection, sock, position, handed, 0))
 		become_child(&open->record.facts, handed);
 }
 

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ from typing import BinaryIO
 import pytest
 from unit.otlp_receivers import ReadyRequests, ids_in, request_of
 
+from waggle.exporter.encoding import OtlpEncoder
 from waggle.exporter.otlp import OtlpExporter
 from waggle.exporter.otlp_settings import Backoff, OtlpSettings
 
@@ -215,3 +216,86 @@ def test_a_collector_that_is_stopped_in_mid_air_costs_nothing(
     assert exporter.stats().lost == {}
     assert exporter.stats().exported == len(expected) == 300
     assert found.keys() == expected
+
+
+class NarrowLine:
+    """Carries bytes to a port, so many a second each way, until it is widened."""
+
+    def __init__(self, port: int, bytes_a_second: float) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        # Nothing in between may hide how slow it is.
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.port = int(self.listener.getsockname()[1])
+        self.carried = 0
+        self._to = port
+        self._pause_s = 1 / bytes_a_second
+        self._wide = threading.Event()
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def widen(self) -> None:
+        self._wide.set()
+
+    def close(self) -> None:
+        self._wide.set()
+        for one in (self.listener, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._sockets += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while some := source.recv(65536 if self._wide.is_set() else 1):
+                self._wide.wait(self._pause_s)
+                sink.sendall(some)
+                self.carried += len(some)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_at_the_end_of_a_line_of_one_byte_a_second(
+    protocol: str, tmp_path: Path
+) -> None:
+    """Attempts end with their timeout, though bytes move; export never waits; nothing is lost, and
+    when the line is as wide as it should be every span is in the Collector's file."""
+    events: list[str] = []
+    with started_collector(tmp_path, durable=True) as collector:
+        there = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
+        line = NarrowLine(int(there.rpartition(":")[2]), 1.0)
+        settings = OtlpSettings.from_environment(
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{line.port}",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1500",
+                "OTEL_BSP_SCHEDULE_DELAY": "10",
+            }
+        )
+        settings = replace(settings, backoff=Backoff(first_s=0.05, longest_s=0.2))
+        exporter = OtlpExporter(settings, OtlpEncoder(), events.append)
+        try:
+            expected = set()
+            for _ in range(5):
+                batch, ids = batch_of_new_spans(200)
+                expected |= ids
+                began = time.thread_time()
+                exporter.export(batch)
+                assert time.thread_time() - began < 0.5
+            wait_for_event(events, "cannot send")
+            assert line.carried > 0
+            assert exporter.stats().queued == 1000
+            line.widen()
+            exporter.close(60)
+            collector.wait_for(lambda spans: expected <= ids_of(spans).keys())
+        finally:
+            line.close()
+    assert exporter.stats().lost == {}
+    assert exporter.stats().exported == 1000

@@ -10,6 +10,7 @@ from tests.peers.toolchain import ensure_python_peers
 
 from . import (
     agent_cost,
+    exporter_cost,
     grpc_cost,
     measure,
     programs_cost,
@@ -65,6 +66,10 @@ def _bpf(chosen: argparse.Namespace) -> Sequence[Table]:
     return [programs_cost.bench(chosen.seconds or 4)]
 
 
+def _exporter(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [exporter_cost.bench(chosen.rounds or 3)]
+
+
 def _sampling(chosen: argparse.Namespace) -> Sequence[Table]:
     return [sampling_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
 
@@ -78,6 +83,7 @@ BENCHES: dict[str, Bench] = {
     "agent": _agent,
     "start": _start,
     "bpf": _bpf,
+    "exporter": _exporter,
     "sampling": _sampling,
 }
 

@@ -44,6 +44,8 @@ _NOT_AT_ALL: Mapping[str, str] = {
 }
 # With more connections than threads, in all shapes but in the middle of an answer.
 _NOT_WHEN_BUSY: Mapping[str, str] = {"flask-waitress": _QUEUE, "django-waitress": _QUEUE}
+# Whose threads have no context that anybody has set a variable in.
+_EMPTY = "its threads have no context before somebody sets a variable in one"
 _MOST = 0.9
 
 
@@ -55,6 +57,8 @@ def demand(cell: Cell) -> Demand:
         reason = _NOT_WHEN_BUSY.get(cell.server, "")
     if reason:
         return Demand(0, reason)
+    if cell.shape == "after" and cell.server == "http.server":
+        return Demand(0, _EMPTY)
     if cell.shape == "after" and server.kind == "threads":
         return Demand(_MOST, _AFTER)
     return Demand(ALL)
@@ -65,6 +69,7 @@ def reasons() -> Iterator[tuple[str, str]]:
     for shape, reason in _BY_SHAPE.items():
         yield f"`{shape}`", reason
     yield "`after` on servers with threads, the first", _AFTER
+    yield "`after` on http.server", _EMPTY
     for server, reason in _NOT_WHEN_BUSY.items():
         yield f"{server}, all but `stream`", reason
     yield from _NOT_AT_ALL.items()

@@ -4,9 +4,9 @@ Nothing is assumed that is not seen in the process itself. From the symbol _PyRu
 walk of two pointers leads to the states of its threads. Each state holds its thread's
 identifier, which on Linux is the thread's pointer: the very address from which the C
 library reaches what belongs to a thread, and whose first word points to itself. Near
-it lies the slot in which CPython keeps the address of the state (PyThread_tss_set), so
-the slot is found by looking for that address, whatever C library it is; it is believed
-when it holds the right state in every thread.
+it lies the slot in which CPython keeps the address of the state (PyThread_tss_set; since
+3.15 a variable of the thread), so the slot is found by looking for that address, whatever
+C library it is; it is believed when it holds the right state in every thread.
 
 Since 3.13 an interpreter says itself where its interpreters and their threads are
 (_Py_DebugOffsets, at the start of _PyRuntime), and whether it was built without a GIL.
@@ -43,10 +43,14 @@ MAX_THREADS = 4096
 MAX_INTERPRETERS = 1024
 _DEALLOC = 48  # of a type: its destructor, static in the image and so without a name
 _PUSH = range(0x50, 0x58)  # instructions that the kernel emulates in a uprobe
+# Marks where an indirect branch may lead, where a compiler was told to; not emulated.
+_ENDBR64 = bytes.fromhex("f30f1efa")
 _NEXT = 8  # of a thread's state: the next one
 _COOKIE = int.from_bytes(b"xdebugpy", "little")
 _SELF_DESCRIPTION_WORDS = 10  # of _Py_DebugOffsets, as far as no version has changed it
 _BLOCK_WORDS = 0x900 // 8  # of what the C library keeps at the thread pointer
+_VARIABLES = 0x1000  # bytes below it, where a thread's variables lie
+_PIECE = 0x200  # not all of that need be there
 _TABLE_WORDS = 64  # of a table of slots that lies elsewhere
 _DIRECT = -1
 Offsets = Mapping[str, int]
@@ -110,7 +114,7 @@ class PythonProbe:
             destructor = find_destructor(memory, interpreter)
         links = [
             self._hook(FREED, target.tgid, interpreter, destructor),
-            self._hook(COPIED, target.tgid, interpreter, interpreter.image.symbols[COPY]),
+            self._hook(COPIED, target.tgid, interpreter, find_copying(interpreter)),
         ]
         row = np.zeros(1, layout.PYTHON)
         row["context_type"] = interpreter.address(CONTEXT_TYPE)
@@ -216,21 +220,32 @@ def find_destructor(memory: Memory, interpreter: Interpreter) -> int:
     else costs several times as much.
     """
     address = (memory.word(interpreter.address(CONTEXT_TYPE) + _DEALLOC) or 0) - interpreter.bias
-    offset = interpreter.image.file_offset(address)
-    if offset is None or _first_byte(interpreter.path, offset) not in _PUSH:
+    begins_at, begin = _begin(interpreter, address)
+    if not begin or begin[0] not in _PUSH:
         raise RefusedError(
             f"{interpreter.path}: the destructor of contexts does not begin as it does in builds "
             "that are known: the parents of its calls are found by threads only"
         )
-    return address
+    return begins_at
 
 
-def _first_byte(path: str, offset: int) -> int:
-    """Of an instruction, as the file has it: in memory a breakpoint may lie over it, which a fork
-    has inherited."""
-    with Path(path).open("rb") as file:
+def find_copying(interpreter: Interpreter) -> int:
+    """Address in the image of what copies contexts: where it does anything, so that nothing
+    has to be stepped over."""
+    return _begin(interpreter, interpreter.image.symbols[COPY])[0]
+
+
+def _begin(interpreter: Interpreter, address: int) -> tuple[int, bytes]:
+    """The first instruction of a function that does anything: its address and the code there,
+    as the file has it. In memory a breakpoint may lie over it, which a fork has inherited."""
+    offset = interpreter.image.file_offset(address)
+    if offset is None:
+        return address, b""
+    with Path(interpreter.path).open("rb") as file:
         file.seek(offset)
-        return ord(file.read(1) or b"\0")
+        code = file.read(2 * len(_ENDBR64))
+    skip = len(_ENDBR64) if code.startswith(_ENDBR64) else 0
+    return address + skip, code[skip:]
 
 
 # -- Where its threads keep their state -----------------------------------------------------
@@ -293,7 +308,15 @@ def find_slot(memory: Memory, interpreter: Interpreter, offsets: Offsets) -> Slo
         common = found if common is None else common & found
     if not common:
         raise NotYetError("no slot of the C library holds the state of each thread")
-    return min(common, key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect))
+    variables = {slot for slot in common if slot.offset < 0}
+    slots = common - variables
+    # Another variable holds the state only while a thread has the GIL, as none has that waits.
+    if not slots and len(variables) > 1:
+        raise NotYetError("more than one variable holds the state of each thread")
+    return min(
+        slots or variables,
+        key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect),
+    )
 
 
 def threads(
@@ -326,6 +349,10 @@ def _interpreters(memory: Memory, interpreter: Interpreter, offsets: Offsets) ->
 def _slots(memory: Memory, pointer: int, states: set[int]) -> Iterator[Slot]:
     """Places reached from a thread's pointer that hold one of its states."""
     wanted = np.fromiter(states, np.uint64)
+    for below in range(_PIECE, _VARIABLES + 1, _PIECE):
+        piece = memory.words(pointer - below, _PIECE // 8)
+        for i in np.flatnonzero(np.isin(piece, wanted)).tolist():
+            yield Slot(8 * i - below)
     block = memory.words(pointer, _BLOCK_WORDS)
     direct = np.flatnonzero(np.isin(block, wanted))
     for i in direct.tolist():

@@ -13,7 +13,7 @@ METHODS = {
     "cancel": ("Wait", False, False),
     "deadline": ("Wait", False, False),
 }
-GIVE_UP_S = 0.03
+GIVE_UP_S = 0.1
 
 
 def message(n: int) -> bytes:

@@ -1,7 +1,8 @@
 """The demo: a small shop of five programs that know nothing of tracing, and Waggle looking at them.
 
 nginx stands before `shop` (Flask under gunicorn), which calls `stock` (Go, Gin) and `pay` (FastAPI
-under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack, which streams. Six requests are made, one slow, one failing; the agent prints their traces.
+under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack, which streams.
+Six requests are made, one slow, one failing; the agent prints their traces.
 
     demo.py PATH_OF_WAGGLE [ARGUMENTS OF waggle run...]
     demo.py --without-agent

@@ -14,6 +14,7 @@ METHODS = {
     "deadline": ("Wait", False, False),
 }
 GIVE_UP_S = 0.1
+READY_S = 30.0
 
 
 def message(n: int) -> bytes:

@@ -19,6 +19,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -48,10 +49,20 @@ func main() {
 	if o.gate >= 0 {
 		callAll(conn, o, o.first, o.first+o.gate)
 		passGate()
+		awaitReady(conn)
 		callAll(conn, o, o.first+o.gate, o.first+o.count)
 		return
 	}
+	awaitReady(conn)
 	callAll(conn, o, o.first, o.first+o.count)
+}
+
+// awaitReady connects: a deadline shall not pass before the connection is there.
+func awaitReady(conn *grpc.ClientConn) {
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		conn.WaitForStateChange(context.Background(), state)
+	}
 }
 
 // parse takes HOST:PORT COUNT CONCURRENCY, then the switches.

@@ -1,7 +1,11 @@
 """The demo's pay service: FastAPI, served by uvicorn (`uvicorn pay:app`)."""
 
 import asyncio
+import functools
+import json
+import os
 
+import grpc
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
@@ -28,4 +32,17 @@ async def pay(order: Order) -> JSONResponse:
     await asyncio.sleep(_BANK_S + order.bank_delay_ms / 1000)
     if order.card == "refused":
         return JSONResponse({"error": "the bank does not answer"}, status_code=502)
+    await have_packed(order.article)
     return JSONResponse({"article": order.article, "paid": True})
+
+
+@functools.cache
+def stock() -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(os.environ["STOCK_GRPC"])
+
+
+async def have_packed(article: int) -> None:
+    """Waits until the stock service has told every step."""
+    pack = stock().unary_stream("/shop.Stock/Pack")
+    async for _step in pack(json.dumps({"article": article}).encode()):
+        pass

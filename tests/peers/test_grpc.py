@@ -104,7 +104,7 @@ def play(plan: Plan) -> Round:
                     server.address,
                     COUNT + plan.old,
                     concurrency,
-                    first=FIRST + 1000 * i,
+                    first=FIRST + 100 * i,  # small: a message is one frame, there whole or not
                     calls=list(KINDS),
                     gate=plan.old,
                     args=["--traceparent"] if plan.traceparent else [],

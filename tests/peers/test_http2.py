@@ -55,8 +55,8 @@ class Client:
 
 
 CLIENTS: dict[str, Client] = {
-    "curl, prior knowledge": Client(_curl("--http2-prior-knowledge")),
-    "curl, Upgrade: h2c": Client(_curl("--http2"), upgrades=True),
+    "curl (prior knowledge)": Client(_curl("--http2-prior-knowledge")),
+    "curl (Upgrade: h2c)": Client(_curl("--http2"), upgrades=True),
     "node": Client(lambda urls: [tool("node"), _H2 / "client.js", "--once", *urls]),
     "nghttp": Client(lambda urls: [tool("nghttp"), "--null-out", *urls]),
     "java": Client(lambda urls: [tool("java"), _H2 / "Upgrade.java", *urls], upgrades=True),
@@ -68,7 +68,7 @@ PAIRS = [
     for client, how in CLIENTS.items()
     if server == _KNOWS_UPGRADE or not how.upgrades
 ]
-_QUICK = {("hypercorn", "curl, Upgrade: h2c"), ("node", "node")}
+QUICK = {("hypercorn", "curl (Upgrade: h2c)"), ("node", "node")}
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def _play(server: str, command: Callable[[Sequence[str]], Command]) -> tuple[lis
 @pytest.mark.parametrize(
     ("server", "client"),
     [
-        pytest.param(*pair, marks=[] if pair in _QUICK else [pytest.mark.slow], id="-".join(pair))
+        pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.slow], id="-".join(pair))
         for pair in PAIRS
     ],
 )

@@ -167,6 +167,10 @@ def test_an_unknown_method_does_not_name_spans() -> None:
         (End.STREAM_RESET, 99, None, "INTERNAL", "reset"),
         (End.GOAWAY, 0, None, "UNAVAILABLE", "connection"),
         (End.RESET, 0, None, "UNAVAILABLE", "connection"),
+        (End.LOCAL_CLOSED, 0, b"3S", "CANCELLED", "connection"),
+        (End.PEER_CLOSED, 0, b"3S", "UNAVAILABLE", "connection"),
+        (End.LOCAL_CLOSED, 0, b"1S", "DEADLINE_EXCEEDED", "deadline"),
+        (End.PEER_CLOSED, 0, b"1S", "DEADLINE_EXCEEDED", "deadline"),
     ],
 )
 def test_calls_that_got_no_status(

@@ -7,7 +7,7 @@ const readline = require('node:readline')
 const { parseArgs } = require('node:util')
 const { PARTS, service, message, number, failingCode } = require('./numbers.js')
 
-const GIVE_UP_MS = 30
+const GIVE_UP_MS = 100
 const READY_MS = 30_000
 
 const { values, positionals } = parseArgs({

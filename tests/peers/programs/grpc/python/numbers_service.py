@@ -13,7 +13,8 @@ METHODS = {
     "cancel": ("Wait", False, False),
     "deadline": ("Wait", False, False),
 }
-GIVE_UP_S = 0.03
+GIVE_UP_S = 0.1
+READY_S = 30.0
 
 
 def message(n: int) -> bytes:

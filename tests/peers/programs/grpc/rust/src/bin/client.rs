@@ -14,7 +14,7 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-const GIVE_UP: Duration = Duration::from_millis(30);
+const GIVE_UP: Duration = Duration::from_millis(100);
 
 type Failure = Box<dyn Error + Send + Sync>;
 

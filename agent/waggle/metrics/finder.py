@@ -220,10 +220,13 @@ class _Rows:
         """A target that is no path says more than a path: scheme and authority (proxies)."""
         records = self.records
         odd = (records["target_len"] != 0) & (records["head"][:, 0] != ord("/"))
-        for row in odd.nonzero()[0].tolist():
+        rows = odd.nonzero()[0]
+        hashes = []
+        for row in rows.tolist():
             target = records["head"][row][: int(records["target_len"][row])].tobytes()
             told = b"/".join(target.split(b"/", 3)[:3]) if b"://" in target else target
-            key[row] += np.uint64(hash(told.lower()) & 0xFFFF_FFFF_FFFF_FFFF)
+            hashes.append(hash(told) & 0xFFFF_FFFF_FFFF_FFFF)
+        key[rows] += np.array(hashes, np.uint64)
 
 
 def _scrambled(keys: Keys) -> Keys:
@@ -276,7 +279,7 @@ def _shorten_forwarded(
         read = field.read(values.one(at)) if field is not None else None
         if read is not None:
             values.lengths[at] = 0
-            total[rows[at]] += np.uint64(1 + read[2]) * _MULTIPLIERS[7]
+            total[rows[at : at + 1]] += np.array([1 + read[2]], np.uint64) * _MULTIPLIERS[7]
 
 
 def _hashes(values: Slices, tags: Positions) -> Keys:

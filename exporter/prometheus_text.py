@@ -14,7 +14,7 @@ import numpy as np
 from waggle import __version__
 from waggle.exporter.messages import SCOPE_NAME
 from waggle.metrics.instruments import Instrument, Shape
-from waggle.metrics.points import Collected, HistogramFamily, NumberFamily
+from waggle.metrics.points import Collected, Family, HistogramFamily, NumberFamily
 from waggle.metrics.series import Pairs
 from waggle.spans import AttributeValue, Resource
 
@@ -38,8 +38,13 @@ def content_type(accept: str) -> str:
 def render(collected: Collected, form: str = OPEN_METRICS) -> list[bytes]:
     """All families in one of the two formats, in pieces: the whole may have tens of MB."""
     page = _Page(is_open=form == OPEN_METRICS)
+    together: dict[Instrument, list[Family]] = {}  # a family may come from several sources
     for family in collected:
-        page.add(family)
+        together.setdefault(family.instrument, []).append(family)
+    for families in together.values():
+        page.begin(families[0])
+        for family in families:
+            page.add(family)
     return page.finish()
 
 
@@ -50,7 +55,18 @@ class _Page:
         self._pieces: list[bytes] = []
         self._targets: dict[int, tuple[Resource, str]] = {}
 
-    def add(self, family: HistogramFamily | NumberFamily) -> None:
+    def begin(self, family: Family) -> None:
+        """The head of all families with this instrument."""
+        instrument = family.instrument
+        name = metric_name(instrument)
+        if instrument.shape is Shape.HISTOGRAM:
+            self._head(instrument, name, "histogram", name)
+        elif instrument.shape is Shape.COUNTER:
+            self._head(instrument, name, "counter", f"{name}_total")
+        else:
+            self._head(instrument, name, "gauge", name)
+
+    def add(self, family: Family) -> None:
         if isinstance(family, HistogramFamily):
             self._add_histograms(family)
         else:
@@ -77,14 +93,12 @@ class _Page:
         is_counter = instrument.shape is Shape.COUNTER
         name = metric_name(instrument)
         sample = f"{name}_total" if is_counter else name
-        self._head(instrument, name, "counter" if is_counter else "gauge", sample)
         for point in family.points:
             labels = self._labels(point.resource, _pairs(point.attributes))
             self._lines.append(f"{sample}{{{labels}}} {point.value!r}\n")
 
     def _add_histograms(self, family: HistogramFamily) -> None:
         points, name = family.points, metric_name(family.instrument)
-        self._head(family.instrument, name, "histogram", name)
         bounds = [f'le="{bound!r}"' for bound in family.instrument.bounds] + ['le="+Inf"']
         counts, sums, buckets = points.counts.tolist(), points.sums.tolist(), points.buckets
         cumulative = buckets.cumsum(axis=1)

@@ -52,6 +52,7 @@ def collected() -> Collected:
         *meter.collect(),
         NumberFamily(PROCESS_CPU, cpu),
         NumberFamily(PROCESS_MEMORY, memory),
+        NumberFamily(PROCESS_CPU, [NumberPoint(Resource({"service.name": "b"}), (), 2.5, 1)]),
         NumberFamily(Instrument("waggle.x", "{thing}", NASTY, Shape.GAUGE), memory),
     ]
 
@@ -70,7 +71,8 @@ def test_open_metrics_is_what_its_parser_takes() -> None:
     found = families(OPEN_METRICS)
     cpu = found["process_cpu_time_seconds"]
     assert (cpu.type, cpu.unit) == ("counter", "seconds")
-    (sample,) = cpu.samples
+    sample, other = cpu.samples
+    assert (other.labels["job"], other.value) == ("b", 2.5)
     assert (sample.name, sample.value) == ("process_cpu_time_seconds_total", 1.5)
     assert sample.labels["job"] == "shop/pay"
     assert sample.labels["instance"] == "i1"

@@ -303,15 +303,17 @@ class Pipeline:
             for part in self._staged(records):
                 self._hand_over(self._measured(part))
 
-    def _measured(self, records: Records) -> Records:
+    def _measured(self, records: Records) -> SpanBatch:
         """What is left for exporters once all of it was measured."""
+        batch = self._batch(records)
         if self._meter is None:
-            return records
+            return batch
         try:
-            self._meter.measure(self._batch(records))
+            self._meter.measure(batch)
         except Exception as error:
             self.stats.failures.setdefault("metrics", Failures()).add(error, len(records))
-        return self._sampled(records)
+        kept = self._sampled(records)
+        return batch if kept is records else self._batch(kept)
 
     def _staged(self, records: Records) -> Sequence[Records]:
         """What the stages make of a batch."""
@@ -320,12 +322,11 @@ class Pipeline:
             parts = [made for part in parts for made in stage.process(part)]
         return parts
 
-    def _hand_over(self, records: Records) -> None:
-        if len(records) == 0:
+    def _hand_over(self, batch: SpanBatch) -> None:
+        if len(batch) == 0:
             return
-        self.traces.add(records)
-        batch = self._batch(records)
-        self.stats.spans_out += len(records)
+        self.traces.add(batch.records)
+        self.stats.spans_out += len(batch)
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from unit.records import batch, record, resource_table
 from waggle.layout import End, Kept, Method, Protocol, Role
 from waggle.metrics import finder
-from waggle.metrics.finder import SeriesFinder, attributes_of, kind_of
+from waggle.metrics.finder import SeriesFinder, attributes_of, facts_of, kind_of
 from waggle.metrics.instruments import OVERFLOW
-from waggle.metrics.series import Limits, SeriesTable
+from waggle.metrics.series import Limits, Numbers, SeriesTable
 from waggle.probes.http2.kept import Stream, StreamKept
 from waggle.spans import KIND_SERVER, Records, SpanBatch, decode_batch, decode_span
 
@@ -57,6 +57,10 @@ def exchanges(draw: st.DrawFn) -> Records:
     )
 
 
+def series_of(found: SeriesFinder, made: SpanBatch) -> Numbers:
+    return found.of(made, facts_of(made.records))
+
+
 def wanted(made: SpanBatch) -> list[tuple[object, ...]]:
     """What each row's series is, by its span."""
     found: list[tuple[object, ...]] = []
@@ -84,7 +88,7 @@ def test_each_exchange_is_counted_as_its_span_says(
     table = SeriesTable()
     found = SeriesFinder(table, 0)
     for _ in range(3):
-        assert told(table, found.of(made).tolist()) == wanted(made)
+        assert told(table, series_of(found, made).tolist()) == wanted(made)
 
 
 def test_calls_of_grpc_are_told_by_method_and_status() -> None:
@@ -101,7 +105,7 @@ def test_calls_of_grpc_are_told_by_method_and_status() -> None:
 
     made = batch([call(b"0", 1), call(b"0", 2), call(b"13", 1)])
     table = SeriesTable()
-    numbers = SeriesFinder(table, 0).of(made).tolist()
+    numbers = series_of(SeriesFinder(table, 0), made).tolist()
     assert numbers[0] == numbers[1] != numbers[2]
     assert dict(table.rows[numbers[2]].attributes) == {
         "rpc.system.name": "grpc",
@@ -142,7 +146,7 @@ def test_what_no_metric_shows_makes_no_work(decoded: list[int]) -> None:
         for number in range(1000)
     ]
     table = SeriesTable()
-    numbers = SeriesFinder(table, 0).of(batch(rows))
+    numbers = series_of(SeriesFinder(table, 0), batch(rows))
     assert set(numbers.tolist()) == {0}
     assert len(decoded) == 1
 
@@ -155,7 +159,7 @@ def test_too_many_new_ones_at_once_overflow(decoded: list[int]) -> None:
     ]
     table = SeriesTable()
     found = SeriesFinder(table, 0)
-    numbers = found.of(batch(rows))
+    numbers = series_of(found, batch(rows))
     assert len(decoded) == finder.MOST_DECODED
     assert found.undecided == 2000 - finder.MOST_DECODED
     assert (numbers >= 0).all()
@@ -170,7 +174,7 @@ def test_a_resource_that_is_full_has_one_more_series_marked_so() -> None:
     table = SeriesTable(Limits(per_resource=10))
     rows = [record(status=200 + number) for number in range(50)]
     made = batch(rows * 2, [0] * 50 + [1] * 50, resource_table("a", "b"))
-    numbers = SeriesFinder(table, 0).of(made)
+    numbers = series_of(SeriesFinder(table, 0), made)
     for resource, some in enumerate(np.split(numbers, 2)):
         these = {table.rows[number].attributes for number in set(some.tolist())}
         assert len(these) == 10

@@ -38,7 +38,9 @@ class Graph:
         made = batch(rows, resources, self.table)
         seconds: Floats = np.full(len(made), 0.25)
         failures = np.isin(np.arange(len(made)), failed)
-        self.graph.add(made, seconds, failures, lambda rows: self.peers(made, rows))
+        self.graph.add(
+            made.records, made.resources, seconds, failures, lambda rows: self.peers(made, rows)
+        )
 
     def peers(self, made: SpanBatch, rows: Numbers) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
         ports = made.records["peer_port"][rows].tolist()

@@ -94,7 +94,7 @@ class ConsoleSink:
 
     def push(self, collected: Collected, now_ns: int) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._out.write(render(collected, PLAIN).decode() + "\n")
+            self._out.write(b"".join(render(collected, PLAIN)).decode() + "\n")
             self._out.flush()
             self._stats.exported += 1
 

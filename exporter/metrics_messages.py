@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,12 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2
 from waggle.exporter.messages import SCHEMA_URL, add_attributes, resource_message, scope_message
 from waggle.exporter.requests import EncodedRequest
 from waggle.metrics.histograms import Points
-from waggle.metrics.instruments import Instrument, Shape
+from waggle.metrics.instruments import Shape
 from waggle.metrics.points import (
     Collected,
     Family,
     HistogramFamily,
     NumberFamily,
-    NumberPoint,
 )
 from waggle.metrics.series import Pairs, Series
 from waggle.spans import Resource
@@ -43,97 +41,110 @@ class OtlpMetrics:
         self._temporality: metrics_pb2.AggregationTemporality.ValueType
         self._temporality = DELTA if delta else CUMULATIVE
 
-    def encode(self, collected: Collected, now_ns: int) -> list[EncodedRequest]:
-        """now_ns: Unix time of the collection."""
+    def encode(self, collected: Collected, now_ns: int) -> Iterator[EncodedRequest]:
+        """Requests, one after the other: messages of all at once would take much memory.
+
+        now_ns: Unix time of the collection.
+        """
         families: Iterable[Family] = collected
         if self._differences is not None:
             families = self._differences.of(collected, now_ns)
-        by_resource = _ByResource(self._temporality, now_ns)
-        for family in families:
-            by_resource.add(family)
-        return list(_packed(by_resource.groups.values(), self._max_bytes))
+        writer = _Writer(self._temporality, now_ns)
+        messages = (writer.written(*found) for found in _by_resource(families))
+        return _packed(messages, self._max_bytes)
 
 
-@dataclass(slots=True)
-class _Group:
+# A family and the numbers of its points that are of one resource.
+_Part = tuple[Family, list[int]]
+
+
+def _by_resource(families: Iterable[Family]) -> list[tuple[Resource, list[_Part]]]:
+    """A resource is the same when it is the same object."""
+    found: dict[int, tuple[Resource, list[_Part]]] = {}
+    for family in families:
+        for row, resource in enumerate(_resources(family)):
+            _, parts = found.setdefault(id(resource), (resource, []))
+            if not parts or parts[-1][0] is not family:
+                parts.append((family, []))
+            parts[-1][1].append(row)
+    return list(found.values())
+
+
+def _resources(family: Family) -> Iterable[Resource]:
+    if isinstance(family, HistogramFamily):
+        return family.resources
+    return (point.resource for point in family.points)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
     """One resource's metrics. points: how many data points."""
 
     message: metrics_pb2.ResourceMetrics
-    points: int = 0
+    points: int
 
 
-class _ByResource:
-    """Messages by resource; a resource is the same when it is the same object."""
+class _Writer:
+    """Makes messages of one collection."""
 
     def __init__(
         self, temporality: "metrics_pb2.AggregationTemporality.ValueType", now_ns: int
     ) -> None:
-        self.groups: dict[int, _Group] = {}
         self._temporality = temporality
         self._now_ns = now_ns
+        self._columns: dict[int, _Columns] = {}
 
-    def add(self, family: Family) -> None:
-        if isinstance(family, HistogramFamily):
-            self._add_histograms(family)
-        else:
-            self._add_numbers(family)
-
-    def _add_numbers(self, family: NumberFamily) -> None:
-        shape = family.instrument.shape
-        points = sorted(family.points, key=lambda point: id(point.resource))
-        for _, some in groupby(points, key=lambda point: id(point.resource)):
-            these = list(some)
-            metric = self._metric(these[0].resource, family.instrument, len(these))
-            if shape is Shape.GAUGE:
-                target: Any = metric.gauge.data_points
-            else:
-                is_up_down = shape is Shape.UP_DOWN
-                metric.sum.is_monotonic = not is_up_down
-                metric.sum.aggregation_temporality = CUMULATIVE if is_up_down else self._temporality
-                target = metric.sum.data_points
-            for point in these:
-                self._add_number(target, point, timed=shape is not Shape.GAUGE)
-
-    def _add_number(self, target: Any, point: NumberPoint, *, timed: bool) -> None:
-        made = target.add(time_unix_nano=self._now_ns)
-        if timed and point.since_ns:
-            made.start_time_unix_nano = point.since_ns
-        if isinstance(point.value, float):
-            made.as_double = point.value
-        else:
-            made.as_int = point.value
-        add_attributes(made.attributes, dict(point.attributes))
-
-    def _add_histograms(self, family: HistogramFamily) -> None:
-        order = sorted(range(len(family.series)), key=lambda row: id(family.resources[row]))
-        columns = _Columns(family)
-        for _, rows in groupby(order, key=lambda row: id(family.resources[row])):
-            these = list(rows)
-            metric = self._metric(family.resources[these[0]], family.instrument, len(these))
-            kind = metric.exponential_histogram if columns.scales else metric.histogram
-            kind.aggregation_temporality = self._temporality
-            for row in these:
-                point = kind.data_points.add(
-                    time_unix_nano=self._now_ns,
-                    start_time_unix_nano=family.series[row].since_ns,
-                )
-                columns.fill(point, row)
-                add_attributes(point.attributes, dict(family.series[row].attributes))
-
-    def _metric(
-        self, resource: Resource, instrument: Instrument, points: int
-    ) -> metrics_pb2.Metric:
-        group = self.groups.get(id(resource))
-        if group is None:
-            message = metrics_pb2.ResourceMetrics(
-                resource=resource_message(resource), schema_url=SCHEMA_URL
-            )
-            message.scope_metrics.add(scope=scope_message(), schema_url=SCHEMA_URL)
-            group = self.groups[id(resource)] = _Group(message)
-        group.points += points
-        return group.message.scope_metrics[0].metrics.add(
-            name=instrument.name, unit=instrument.unit, description=instrument.description
+    def written(self, resource: Resource, parts: list[_Part]) -> _Written:
+        message = metrics_pb2.ResourceMetrics(
+            resource=resource_message(resource), schema_url=SCHEMA_URL
         )
+        scope = message.scope_metrics.add(scope=scope_message(), schema_url=SCHEMA_URL)
+        for family, rows in parts:
+            instrument = family.instrument
+            metric = scope.metrics.add(
+                name=instrument.name, unit=instrument.unit, description=instrument.description
+            )
+            if isinstance(family, HistogramFamily):
+                self._add_histograms(metric, family, rows)
+            else:
+                self._add_numbers(metric, family, rows)
+        return _Written(message, sum(len(rows) for _, rows in parts))
+
+    def _add_numbers(
+        self, metric: metrics_pb2.Metric, family: NumberFamily, rows: list[int]
+    ) -> None:
+        shape = family.instrument.shape
+        target: Any = metric.gauge
+        if shape is not Shape.GAUGE:
+            target = metric.sum
+            target.is_monotonic = shape is Shape.COUNTER
+            is_sum = shape is Shape.COUNTER
+            target.aggregation_temporality = self._temporality if is_sum else CUMULATIVE
+        for row in rows:
+            point = family.points[row]
+            made = target.data_points.add(time_unix_nano=self._now_ns)
+            if point.since_ns and shape is not Shape.GAUGE:
+                made.start_time_unix_nano = point.since_ns
+            if isinstance(point.value, float):
+                made.as_double = point.value
+            else:
+                made.as_int = point.value
+            add_attributes(made.attributes, dict(point.attributes))
+
+    def _add_histograms(
+        self, metric: metrics_pb2.Metric, family: HistogramFamily, rows: list[int]
+    ) -> None:
+        columns = self._columns.get(id(family)) or _Columns(family)
+        self._columns[id(family)] = columns
+        kind: Any = metric.exponential_histogram if columns.scales else metric.histogram
+        kind.aggregation_temporality = self._temporality
+        for row in rows:
+            series = family.series[row]
+            point = kind.data_points.add(
+                time_unix_nano=self._now_ns, start_time_unix_nano=series.since_ns
+            )
+            columns.fill(point, row)
+            add_attributes(point.attributes, dict(series.attributes))
 
 
 class _Columns:
@@ -146,7 +157,6 @@ class _Columns:
         self._bounds = family.instrument.bounds
         self._counts, self._sums = points.counts.tolist(), points.sums.tolist()
         self._least, self._most = points.least.tolist(), points.most.tolist()
-        self._buckets = points.buckets.tolist()
 
     def fill(self, point: Any, row: int) -> None:
         point.count, point.sum = self._counts[row], self._sums[row]
@@ -156,7 +166,7 @@ class _Columns:
             self._fill_exponential(point, row, self.scales[row])
             return
         point.explicit_bounds.extend(self._bounds)
-        point.bucket_counts.extend(self._buckets[row])
+        point.bucket_counts.extend(self._points.buckets[row].tolist())
         exemplars = self._points.exemplars
         if exemplars is not None:
             for one in exemplars[row][exemplars[row]["time_ns"] != 0]:
@@ -174,10 +184,10 @@ class _Columns:
         point.positive.offset = int(self._points.offsets[row])
         buckets = self._points.buckets[row]
         used = int(buckets.nonzero()[0].max(initial=-1)) + 1
-        point.positive.bucket_counts.extend(self._buckets[row][:used])
+        point.positive.bucket_counts.extend(buckets[:used].tolist())
 
 
-def _packed(groups: Iterable[_Group], max_bytes: int) -> Iterator[EncodedRequest]:
+def _packed(groups: Iterable[_Written], max_bytes: int) -> Iterator[EncodedRequest]:
     request, size, points = ExportMetricsServiceRequest(), 0, 0
     for group in groups:
         more = group.message.ByteSize()

@@ -14,7 +14,7 @@ import numpy as np
 from waggle import __version__
 from waggle.exporter.messages import SCOPE_NAME
 from waggle.metrics.instruments import Instrument, Shape
-from waggle.metrics.points import Collected, HistogramFamily, NumberFamily
+from waggle.metrics.points import Collected, Family, HistogramFamily, NumberFamily
 from waggle.metrics.series import Pairs
 from waggle.spans import AttributeValue, Resource
 
@@ -25,6 +25,7 @@ _SUFFIXES = {"s": "seconds", "By": "bytes", "1": "ratio"}
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_]+")
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _SCOPE = f'otel_scope_name="{SCOPE_NAME}",otel_scope_version="{__version__}"'
+_PIECE = 4096  # lines
 # What job and instance say already.
 _IDENTITY = ("service.name", "service.namespace", "service.instance.id")
 
@@ -34,11 +35,16 @@ def content_type(accept: str) -> str:
     return OPEN_METRICS if "application/openmetrics-text" in accept else PLAIN
 
 
-def render(collected: Collected, form: str = OPEN_METRICS) -> bytes:
-    """All families, one after the other, in one of the two formats."""
+def render(collected: Collected, form: str = OPEN_METRICS) -> list[bytes]:
+    """All families in one of the two formats, in pieces: the whole may have tens of MB."""
     page = _Page(is_open=form == OPEN_METRICS)
+    together: dict[Instrument, list[Family]] = {}  # a family may come from several sources
     for family in collected:
-        page.add(family)
+        together.setdefault(family.instrument, []).append(family)
+    for families in together.values():
+        page.begin(families[0])
+        for family in families:
+            page.add(family)
     return page.finish()
 
 
@@ -46,15 +52,27 @@ class _Page:
     def __init__(self, *, is_open: bool) -> None:
         self._is_open = is_open
         self._lines: list[str] = []
+        self._pieces: list[bytes] = []
         self._targets: dict[int, tuple[Resource, str]] = {}
 
-    def add(self, family: HistogramFamily | NumberFamily) -> None:
+    def begin(self, family: Family) -> None:
+        """The head of all families with this instrument."""
+        instrument = family.instrument
+        name = metric_name(instrument)
+        if instrument.shape is Shape.HISTOGRAM:
+            self._head(instrument, name, "histogram", name)
+        elif instrument.shape is Shape.COUNTER:
+            self._head(instrument, name, "counter", f"{name}_total")
+        else:
+            self._head(instrument, name, "gauge", name)
+
+    def add(self, family: Family) -> None:
         if isinstance(family, HistogramFamily):
             self._add_histograms(family)
         else:
             self._add_numbers(family)
 
-    def finish(self) -> bytes:
+    def finish(self) -> list[bytes]:
         if self._targets:
             # In the older format there are no infos.
             name, kind = ("target", "info") if self._is_open else ("target_info", "gauge")
@@ -63,24 +81,27 @@ class _Page:
                 self._lines.append(f"target_info{{{target}{_about(resource)}}} 1\n")
         if self._is_open:
             self._lines.append("# EOF\n")
-        return "".join(self._lines).encode()
+        self._flush()
+        return self._pieces
+
+    def _flush(self) -> None:
+        self._pieces.append("".join(self._lines).encode())
+        self._lines.clear()
 
     def _add_numbers(self, family: NumberFamily) -> None:
         instrument = family.instrument
         is_counter = instrument.shape is Shape.COUNTER
         name = metric_name(instrument)
         sample = f"{name}_total" if is_counter else name
-        self._head(instrument, name, "counter" if is_counter else "gauge", sample)
         for point in family.points:
             labels = self._labels(point.resource, _pairs(point.attributes))
             self._lines.append(f"{sample}{{{labels}}} {point.value!r}\n")
 
     def _add_histograms(self, family: HistogramFamily) -> None:
         points, name = family.points, metric_name(family.instrument)
-        self._head(family.instrument, name, "histogram", name)
         bounds = [f'le="{bound!r}"' for bound in family.instrument.bounds] + ['le="+Inf"']
         counts, sums, buckets = points.counts.tolist(), points.sums.tolist(), points.buckets
-        cumulative = buckets.cumsum(axis=1).tolist()
+        cumulative = buckets.cumsum(axis=1)
         exemplars = self._exemplars(family)
         for row, series in enumerate(family.series):
             series.text = series.text or _pairs(series.attributes)
@@ -89,11 +110,15 @@ class _Page:
             examples = exemplars.get(row, {})
             self._lines += [
                 f"{begin}{bound}}} {count}{examples.get(place, '')}\n"
-                for place, (bound, count) in enumerate(zip(bounds, cumulative[row], strict=True))
+                for place, (bound, count) in enumerate(
+                    zip(bounds, cumulative[row].tolist(), strict=True)
+                )
             ]
             self._lines.append(
                 f"{name}_count{{{labels}}} {counts[row]}\n{name}_sum{{{labels}}} {sums[row]!r}\n"
             )
+            if len(self._lines) > _PIECE:
+                self._flush()
 
     def _exemplars(self, family: HistogramFamily) -> dict[int, dict[int, str]]:
         """What stands behind buckets, by row and bucket; those without are not in it."""

@@ -11,7 +11,7 @@ import http.server
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,11 +25,11 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a page answers."""
+    """What a page answers. body: in pieces."""
 
     status: HTTPStatus
     content_type: str
-    body: bytes
+    body: Sequence[bytes]
 
 
 # A page is given the request's Accept header.
@@ -135,15 +135,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if page is None:
             known = "\n".join(sorted(self.server.pages))
             body = f"waggle; there is\n{known}\n".encode()
-            answer = Answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", body)
+            answer = Answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", [body])
         else:
             answer = page(self.headers.get("accept", ""))
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Content-Length", str(sum(map(len, answer.body))))
         self.end_headers()
         if with_body:
-            self.wfile.write(answer.body)
+            for piece in answer.body:
+                self.wfile.write(piece)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """stderr is for the user, not for scrapes."""

@@ -74,4 +74,4 @@ def _answer(checks: Sequence[Check]) -> Answer:
         "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in checks},
     }
     status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
-    return Answer(status, "application/json", json.dumps(body, indent=2).encode() + b"\n")
+    return Answer(status, "application/json", [json.dumps(body, indent=2).encode(), b"\n"])

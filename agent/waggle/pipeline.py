@@ -307,26 +307,30 @@ class Pipeline:
             return
         self.stats.held += len(records)
         for part in _through(self._stages, [records]):
-            self._measure(part)
+            measured = self._measured(part)
             for kept in _through(self._last, [part]):
                 self.stats.held -= len(kept)
-                self._hand_over(kept)
+                if measured is None or kept is not part:
+                    self._hand_over(self._batch(kept))
+                else:
+                    self._hand_over(measured)
 
-    def _measure(self, records: Records) -> None:
-        """Everything, sampled or not."""
+    def _measured(self, records: Records) -> SpanBatch | None:
+        """Everything, sampled or not; the batch, where somebody measures."""
         if self._meter is None or len(records) == 0:
-            return
+            return None
+        batch = self._batch(records)
         try:
-            self._meter.measure(self._batch(records))
+            self._meter.measure(batch)
         except Exception as error:
             self.stats.failures.setdefault("metrics", Failures()).add(error, len(records))
+        return batch
 
-    def _hand_over(self, records: Records) -> None:
-        if len(records) == 0:
+    def _hand_over(self, batch: SpanBatch) -> None:
+        if len(batch) == 0:
             return
-        self.traces.add(records)
-        batch = self._batch(records)
-        self.stats.spans_out += len(records)
+        self.traces.add(batch.records)
+        self.stats.spans_out += len(batch)
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)

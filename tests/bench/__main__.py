@@ -13,6 +13,7 @@ from . import (
     exporter_cost,
     grpc_cost,
     measure,
+    metrics_cost,
     programs_cost,
     python_cost,
     report,
@@ -58,6 +59,10 @@ def _agent(chosen: argparse.Namespace) -> Sequence[Table]:
     return agent_cost.bench(seconds, 1 if chosen.long else chosen.rounds or 2)
 
 
+def _metrics(chosen: argparse.Namespace) -> Sequence[Table]:
+    return metrics_cost.bench(chosen.seconds or 24, chosen.rounds or 4)
+
+
 def _start(chosen: argparse.Namespace) -> Sequence[Table]:
     return [startup.bench(chosen.rounds or 5)]
 
@@ -81,6 +86,7 @@ BENCHES: dict[str, Bench] = {
     "grpc": _grpc,
     "untraced": _untraced,
     "agent": _agent,
+    "metrics": _metrics,
     "start": _start,
     "bpf": _bpf,
     "exporter": _exporter,

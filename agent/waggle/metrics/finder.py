@@ -12,6 +12,7 @@ same once in 10^10 runs.
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,9 +63,12 @@ class SeriesFinder:
         self._by_meaning: dict[int, int] = {}
         self.undecided = 0  # rows that were too many new ones at once
 
-    def of(self, batch: SpanBatch, extra: Extra | None = None) -> Numbers:
-        """The number of each row's series; NO_SERIES for what has none."""
-        rows = _Rows(batch, extra)
+    def of(self, batch: SpanBatch, facts: Records, extra: Extra | None = None) -> Numbers:
+        """The number of each row's series; NO_SERIES for what has none.
+
+        facts: of the batch's records, by facts_of().
+        """
+        rows = _Rows(batch, facts, extra)
         numbers, known = self._known.find(rows.keys)
         if not known.all():
             self._find_others(rows, (~known).nonzero()[0], numbers)
@@ -152,6 +156,41 @@ def attributes_of(kind: Kind, attributes: Attributes) -> Pairs:
     )
 
 
+# The columns of a record before its head, and the head's first byte.
+_WIDTH = -8 * (-(_HEAD + 1) // 8)
+
+
+def _facts_dtype() -> "np.dtype[np.void]":
+    fields = [
+        (name, *layout.EXCHANGE.fields[name][:2])  # type: ignore[index]
+        for name in layout.EXCHANGE.names or ()
+        if name != "head"
+    ]
+    fields.append(("first", np.dtype("u1"), _HEAD))
+    names, formats, offsets = map(list, zip(*fields, strict=True))
+    spelled: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": _WIDTH}
+    return np.dtype(spelled)
+
+
+_FACTS = _facts_dtype()
+
+
+def facts_of(records: Records) -> Records:
+    """The fixed columns of records side by side, with `first`, the first byte of each head.
+
+    Records are far from each other: looking at one column is as dear as copying them all.
+    """
+    records = np.ascontiguousarray(records)
+    size = records.dtype.itemsize
+    if size < _WIDTH:  # heads were cut to less than a word, since nobody used more
+        facts = np.zeros(len(records), _FACTS)
+        for name in _FACTS.names or ():
+            facts[name] = records[name] if name != "first" else records["head"][:, :1].sum(axis=1)
+        return facts
+    wide = np.ndarray((len(records),), f"V{_WIDTH}", records, 0, (size,))
+    return np.ascontiguousarray(wide).view(_FACTS)
+
+
 class _Known:
     """First keys and their series, sorted; bounded: when there are too many it begins anew."""
 
@@ -179,26 +218,26 @@ class _Known:
 class _Rows:
     """A batch as keys: `keys` by the kernel's hash, meanings() by what is shown."""
 
-    def __init__(self, batch: SpanBatch, extra: Extra | None) -> None:
+    def __init__(self, batch: SpanBatch, facts: Records, extra: Extra | None) -> None:
         self.batch = batch
         self._extra = extra
-        records = self.records = np.ascontiguousarray(batch.records)
-        self._clients = records["role"] != Role.SERVER
+        self._small = facts
+        self._clients = facts["role"] != Role.SERVER
         self._base = self._facts()
         if extra is not None:
             self._base += extra[0]
-        self.keys = _scrambled(self._base + records["shape"] * _MULTIPLIERS[0])
+        self.keys = _scrambled(self._base + facts["shape"] * _MULTIPLIERS[0])
 
     def added(self, row: int) -> Pairs:
         return () if self._extra is None else self._extra[1](row)
 
     def meanings(self, these: Positions) -> Keys:
         """The second key of some rows."""
-        return _scrambled(self._base[these] + _shown_fields(self.records, these))
+        return _scrambled(self._base[these] + _shown_fields(self.batch.records, these))
 
     def _facts(self) -> Keys:
         """What decides in the columns of fixed width."""
-        records = self.records
+        records = self._small
         size = records.dtype.itemsize
         small = np.ndarray((len(records),), np.uint64, records, _FAMILY, (size,))
         key: Keys = (small & _DECIDING) * _MULTIPLIERS[1]
@@ -218,12 +257,15 @@ class _Rows:
 
     def _add_odd_targets(self, key: Keys) -> None:
         """A target that is no path says more than a path: scheme and authority (proxies)."""
-        records = self.records
-        odd = (records["target_len"] != 0) & (records["head"][:, 0] != ord("/"))
-        for row in odd.nonzero()[0].tolist():
+        records = self.batch.records
+        odd = (self._small["target_len"] != 0) & (self._small["first"] != ord("/"))
+        rows = odd.nonzero()[0]
+        hashes = []
+        for row in rows.tolist():
             target = records["head"][row][: int(records["target_len"][row])].tobytes()
             told = b"/".join(target.split(b"/", 3)[:3]) if b"://" in target else target
-            key[row] += np.uint64(hash(told.lower()) & 0xFFFF_FFFF_FFFF_FFFF)
+            hashes.append(hash(told) & 0xFFFF_FFFF_FFFF_FFFF)
+        key[rows] += np.array(hashes, np.uint64)
 
 
 def _scrambled(keys: Keys) -> Keys:
@@ -276,7 +318,7 @@ def _shorten_forwarded(
         read = field.read(values.one(at)) if field is not None else None
         if read is not None:
             values.lengths[at] = 0
-            total[rows[at]] += np.uint64(1 + read[2]) * _MULTIPLIERS[7]
+            total[rows[at : at + 1]] += np.array([1 + read[2]], np.uint64) * _MULTIPLIERS[7]
 
 
 def _hashes(values: Slices, tags: Positions) -> Keys:

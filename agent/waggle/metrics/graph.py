@@ -31,7 +31,7 @@ from waggle.metrics.instruments import (
 )
 from waggle.metrics.points import Collected, HistogramFamily, NumberFamily, NumberPoint
 from waggle.metrics.series import NO_SERIES, Limits, Numbers, SeriesTable
-from waggle.spans import Records, Resource, ResourceTable, SpanBatch
+from waggle.spans import Records, Resource, ResourceTable
 
 HOLD_S = 5.0
 MOST_HELD = 16_384  # ends that wait for their other end, on each side; beyond, the oldest go
@@ -129,14 +129,17 @@ class ServiceGraph:
 
     def add(
         self,
-        batch: SpanBatch,
+        records: Records,
+        resources: Numbers,
         seconds: Floats,
         failed: npt.NDArray[np.bool_],
         peer: Callable[[Numbers], Names],
     ) -> None:
-        """Take in a batch. peer: numbers, by name_number(), of what some rows called."""
-        records = batch.records
-        services = self._services_of(batch.resources)
+        """Take in a batch.
+
+        resources: indices into the table. peer: numbers, by name_number(), of what rows called.
+        """
+        services = self._services_of(resources)
         is_server = records["role"] == Role.SERVER
         parents = _ids(records, "parent_id")
         roots = is_server & (parents == 0)

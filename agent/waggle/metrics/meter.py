@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle.layout import Flag
-from waggle.metrics.finder import SeriesFinder
+from waggle.metrics.finder import SeriesFinder, facts_of
 from waggle.metrics.graph import Names, ServiceGraph
 from waggle.metrics.histograms import (
     EXEMPLAR,
@@ -90,14 +90,16 @@ class ExchangeMeter:
         self.stats.cpu_ns += time.thread_time_ns() - started
 
     def _measure(self, batch: SpanBatch) -> None:
-        records = batch.records
+        records = facts_of(batch.records)
         extra = self._routes.of(batch) if self._routes is not None else None
-        numbers = self._finder.of(batch, extra)
+        numbers = self._finder.of(batch, records, extra)
         durations = duration_s(records)
         self._note_failures()
         failed = numbers >= 0
         failed[failed] = self._failed[numbers[failed]]
-        self.graph.add(batch, durations, failed, lambda rows: self._peers(numbers[rows]))
+        self.graph.add(
+            records, batch.resources, durations, failed, lambda rows: self._peers(numbers[rows])
+        )
         there = numbers != NO_SERIES
         if not there.all():
             self.stats.no_series += int(np.count_nonzero(~there))

@@ -33,6 +33,9 @@ _NO_SUCH = (404, 405, 410)
 
 _HEAD: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
 _RANDOM = np.frombuffer(os.urandom(8 * _WIDTH), np.uint64) | np.uint64(1)
+# By segment and place in it.
+_FACTORS = np.frombuffer(os.urandom(8 * (MOST_SEGMENTS + 2) * _WIDTH), np.uint64) | np.uint64(1)
+_FACTORS = _FACTORS.reshape(MOST_SEGMENTS + 2, _WIDTH)
 _LETTERS = np.frombuffer(os.urandom(8 * 256), np.uint64)
 _DIGIT = re.compile(r"\d")
 
@@ -129,28 +132,31 @@ def _skeletons(heads: Bytes, lengths: Positions) -> "npt.NDArray[np.uint64]":
     """A number for each path: the same for two that differ in `{id}` segments only."""
     width = min(_WIDTH, heads.shape[1], int(lengths.max()))
     paths = np.ascontiguousarray(heads[:, :width])
-    inside = np.logical_and.accumulate(
-        (np.arange(width) < lengths[:, np.newaxis]) & (paths != ord("?")), axis=1
-    )
+    at = np.arange(width, dtype=np.int16)
+    ends = paths == ord("?")
+    ends |= at >= lengths[:, np.newaxis].astype(np.int16)
+    inside = ~np.logical_or.accumulate(ends, axis=1)
     slashes = (paths == ord("/")) & inside
-    segments = np.minimum(np.cumsum(slashes, axis=1), MOST_SEGMENTS + 1)
-    starts = np.maximum.accumulate(np.where(slashes, np.arange(width), 0), axis=1)
-    places = np.arange(width) - starts  # in the segment, its slash being 0
-    digits = (paths - ord("0") < 10) & inside
+    segments = np.minimum(np.cumsum(slashes, axis=1, dtype=np.int16), MOST_SEGMENTS + 1)
+    # Places in the segment, its slash being 0.
+    places = at - np.maximum.accumulate(np.where(slashes, at, np.int16(0)), axis=1)
+    digits = (paths - np.uint8(ord("0")) < 10) & inside
+    strange = (places > LONGEST_WORD) & inside
+    strange |= digits & ~_versions(paths, inside, digits, places)
     is_id = np.zeros((len(paths), MOST_SEGMENTS + 2), np.bool_)
-    strange = (digits & ~_versions(paths, inside, digits, places)) | (
-        places > LONGEST_WORD
-    ) & inside
     where = strange.nonzero()
     is_id[where[0], segments[where]] = True
     is_id[:, MOST_SEGMENTS + 1] = True
-    shown = inside & ~np.take_along_axis(is_id, segments, axis=1)
-    letters = _LETTERS[paths]
-    letters *= _RANDOM[places] ^ (segments.astype(np.uint64) * _RANDOM[1])
-    total: npt.NDArray[np.uint64] = np.where(shown, letters, np.uint64(0)).sum(axis=1)
+    shown = inside & ~np.take_along_axis(is_id, segments.astype(np.intp), axis=1)
+    rows, columns = shown.nonzero()
+    hashes = (
+        _LETTERS[paths[rows, columns]] * _FACTORS[segments[rows, columns], places[rows, columns]]
+    )
+    total = np.zeros(len(paths), np.uint64)
+    np.add.at(total, rows, hashes)
     # Blanked segments count as such: /a/1 is not /a.
     total += (slashes.sum(axis=1).astype(np.uint64) + np.uint64(1)) * _RANDOM[2]
-    total += is_id @ _RANDOM[3 : 3 + is_id.shape[1]].astype(np.uint64)
+    total += is_id @ _RANDOM[3 : 3 + is_id.shape[1]]
     return total
 
 

@@ -102,7 +102,14 @@ def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]
     gunicorn: list[str | Path] = [VENV / "bin" / "gunicorn", "shop:app", "--no-control-socket"]
     return {
         "stock": [_BIN / "stock", "--listen", f"127.0.0.1:{ports['stock']}"],
-        "pay": [VENV / "bin" / "uvicorn", "pay:app", "--port", str(ports["pay"])],
+        "pay": [
+            VENV / "bin" / "uvicorn",
+            "pay:app",
+            "--loop",
+            "asyncio",
+            "--port",
+            str(ports["pay"]),
+        ],
         "shop": [*gunicorn, "--bind", f"127.0.0.1:{ports['shop']}", "--threads", "4"],
         "nginx": [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config],
     }

@@ -210,7 +210,9 @@ class Pipeline:
         if not self._gather():
             self._poller.wait(self._idle_s if timeout_s is None else timeout_s)
         waiting = any(ring.pending() for ring in self._rings)
-        moved = self._move_all() if waiting else 0
+        # What waits for evidence waits for time as well, also when nothing new comes.
+        held = self._joins is not None and len(self._joins) > 0
+        moved = self._move_all() if waiting or held else 0
         # Also when all that waits is still being written: it must not be polled in a tight loop.
         self._next_read = time.monotonic() + self._gather_s if waiting else 0.0
         longest_s = max(IDLE_WAIT_S, self._gather_s)

@@ -105,7 +105,14 @@ def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]
     return {
         "prices": [VENV / "bin" / "python", "prices.py", prices],
         "stock": [_BIN / "stock", "--listen", listen, "--grpc", calls, "--prices", prices],
-        "pay": [VENV / "bin" / "uvicorn", "pay:app", "--port", str(ports["pay"])],
+        "pay": [
+            VENV / "bin" / "uvicorn",
+            "pay:app",
+            "--loop",
+            "asyncio",
+            "--port",
+            str(ports["pay"]),
+        ],
         "shop": [*gunicorn, "--bind", f"127.0.0.1:{ports['shop']}", "--threads", "4"],
         "nginx": [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config],
     }

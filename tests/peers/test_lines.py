@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from .toolchain import PROGRAMS, VENV, ensure_called_server, ensure_python_peers
 PROGRAM = PROGRAMS / "python" / "lines.py"
 WITH_FRAMES = [one for one in interpreters() if one.version >= (3, 11)]
 NAMES = ("code.file.path", "code.line.number", "code.function.name")
+ASYNC_CALLS = 60 * 13 + 5
 _WARM_CALLS = 2000  # by then the agent has long attached
 
 
@@ -48,6 +51,45 @@ def test_every_client(client: str, tmp_path: Path) -> None:
     assert wrong(told, seen) == {}
 
 
+@pytest.mark.parametrize("loop", ["asyncio.run", "uvloop.run", "uvloop"])
+@pytest.mark.parametrize("client", ["httpx", "aiohttp"])
+def test_tasks(client: str, loop: str) -> None:
+    """Hundreds of tasks at once: a line is the caller's own, or there is none, never another's.
+
+    Under asyncio's loop httpx writes in the calling task, so every call has its line; uvloop
+    writes at the end of its turn.
+    """
+    with start_server("go-nethttp") as called:
+        host = called.base_url.removeprefix("http://")
+        command: list[str | Path] = [
+            VENV / "bin" / "python",
+            PROGRAM.with_name("lines_async.py"),
+            host,
+            client,
+            loop,
+        ]
+        with running(command) as program, started_agent(pids=[program.pid]) as agent:
+            for _ in range(20):
+                say(program, "warm", "warm")
+            say(program, "go", "done")
+            agent.wait_for(lambda spans: len(numbered(spans)) == ASYNC_CALLS)
+            ended = agent.stop()
+    lines = Counter(map(verdict, (span for span in ended.spans if span.number)))
+    assert set(lines) <= {"right", "none", "nobody's"}, lines
+    assert lines["nobody's"] == 5
+    if (client, loop) == ("httpx", "asyncio.run"):
+        assert lines["none"] == 0
+
+
+def verdict(span: SeenSpan) -> str:
+    """Whether a span's line is the one in its URL; 0 there stands for no line at all."""
+    truth = int(span.path.split("/")[2])
+    line = span.attributes.get("code.line.number")
+    if line is None:
+        return "none" if truth else "nobody's"
+    return "right" if line == truth else f"{line} for {truth}"
+
+
 def test_off(tmp_path: Path) -> None:
     """--call-site off: no span says anything of code."""
     _, seen = observe(VENV / "bin" / "python", "urllib", tmp_path, "--call-site=off")
@@ -60,27 +102,36 @@ def observe(
     """What the program says of each numbered call, and what its span says."""
     truth = folder / "truth.json"
     with start_server("go-nethttp") as called:
-        command = [python, PROGRAM, called.base_url.removeprefix("http://"), truth, client]
-        with subprocess.Popen(
-            [str(word) for word in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as program:
-            try:
-                with started_agent(*flags, pids=[program.pid]) as agent:
-                    assert program.stdout
-                    assert program.stdout.readline() == "ready\n"
-                    if "--call-site=off" not in flags:
-                        warm_up(program, agent)
-                    say(program, "go", "done")
-                    told = {int(n): value for n, value in json.loads(truth.read_text()).items()}
-                    agent.wait_for(lambda spans: len(numbered(spans)) == len(told))
-                    ended = agent.stop()
-            finally:
-                program.kill()
+        command: list[str | Path] = [
+            python,
+            PROGRAM,
+            called.base_url.removeprefix("http://"),
+            truth,
+            client,
+        ]
+        with running(command) as program, started_agent(*flags, pids=[program.pid]) as agent:
+            if "--call-site=off" not in flags:
+                warm_up(program, agent)
+            say(program, "go", "done")
+            told = {int(n): value for n, value in json.loads(truth.read_text()).items()}
+            agent.wait_for(lambda spans: len(numbered(spans)) == len(told))
+            ended = agent.stop()
     assert ended.losses == ["nothing"]
     return told, numbered(ended.spans)
+
+
+@contextmanager
+def running(command: Sequence[str | Path]) -> Iterator["subprocess.Popen[str]"]:
+    """A program that says `ready`, and is ended on leaving."""
+    with subprocess.Popen(
+        [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        try:
+            assert program.stdout
+            assert program.stdout.readline() == "ready\n"
+            yield program
+        finally:
+            program.kill()
 
 
 def warm_up(program: "subprocess.Popen[str]", agent: Agent) -> None:

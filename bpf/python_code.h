@@ -254,9 +254,11 @@ INLINE u32 copy_str(u8 *to, u32 room, u64 object, u32 data)
  * whether that was the last. */
 INLINE int tell_code(struct code_walk *walk, const struct waggle_code_layout *layout)
 {
-	struct waggle_code_event *event = begin_code_event(WAGGLE_CODE_OBJECT, walk->id);
 	u64 table = code_word(walk, layout->line_table), length = word_at(table + OBJECT_SIZE);
 	u32 offset = walk->piece * WAGGLE_LINE_TABLE, size;
+	/* Nothing may come between the two checks for null, or both are in the code, and Linux
+	 * 6.1 does not know that the second never finds one. */
+	struct waggle_code_event *event = begin_code_event(WAGGLE_CODE_OBJECT, walk->id);
 
 	if (!event) {
 		walk->lost = 1;

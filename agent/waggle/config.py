@@ -48,7 +48,8 @@ def _ruled(value: object) -> object:
     """The same for what has commas of its own: text from the environment is split at blanks."""
     if isinstance(value, str):
         return value.split()
-    return [str(value)] if isinstance(value, int | float) else value
+    given = value if isinstance(value, list | tuple) else [value]
+    return [str(one) if type(one) in (int, float) else one for one in given]
 
 
 def _headers(value: object) -> object:

@@ -1,6 +1,7 @@
 """Sampling as it is asked for: variables, rules, limit and tail; probabilities as thresholds."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,30 @@ def test_rules_from_the_environment_are_split_at_blanks() -> None:
     """Their commas are their own."""
     found = sampling({"WAGGLE_SAMPLE": "service=a,path=/b:0  0.5"})
     assert found.rules == (Rule(0.0, "a", b"/b", exact=True), Rule(0.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("sample: 0.25", (Rule(0.25),)),
+        ("sample: 1", (Rule(1.0),)),
+        ('sample: ["path=/health*:0", 0.25]', (Rule(0.0, path=b"/health"), Rule(0.25))),
+        ("sample:\n- service=a:1\n- 0", (Rule(1.0, "a"), Rule(0.0))),
+    ],
+)
+def test_rules_from_a_file(tmp_path: Path, text: str, rules: tuple[Rule, ...]) -> None:
+    """One, or a list; a bare probability may be a number."""
+    config = tmp_path / "waggle.yaml"
+    config.write_text(text)
+    assert sampling(config=str(config)).rules == rules
+
+
+def test_what_is_no_rule_in_a_file(tmp_path: Path) -> None:
+    """A truth or a mapping is refused with its place."""
+    for text in ("sample: yes", "sample: {path: /a}", "sample: [[0.1]]"):
+        config = tmp_path / "waggle.yaml"
+        config.write_text(text)
+        assert "'sample' in" in refused(config=str(config))
 
 
 @pytest.mark.parametrize(

@@ -245,3 +245,52 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def test_the_health_endpoint_tells_the_truth(tmp_path: Path) -> None:
+    """Alive all along; ready while spans are delivered; not ready, with the reason, while nobody
+    takes them, and while a queue is full; ready again when the Collector is back; and the exit
+    code of a run that lost spans, all of them counted, is 0."""
+    with (
+        leased_port() as port,
+        start_server("go-nethttp") as server,
+        started_collector(tmp_path) as collector,
+    ):
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "20",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5",
+        }
+        flags = [f"--health=127.0.0.1:{port}"]
+        with started_agent(*flags, pids=[server.pid], env=variables, json_lines=False) as agent:
+            run_client("go", server.base_url, 10)
+            collector.wait_for_spans(10)
+            assert wait_for_ready(port, 200)["checks"]["exporter otlp"]["detail"] == "delivering"
+            collector.stop()
+            run_client("go", server.base_url, 100)
+            told = wait_for_ready(port, 503, lambda checks: not checks["queue otlp"]["ok"])
+            checks = told["checks"]
+            assert "connection refused" in checks["exporter otlp"]["detail"]
+            assert "lost so far" in checks["queue otlp"]["detail"]
+            assert checks["capture"]["ok"]
+            assert get(port, "/healthz")[0] == 200
+            collector.start()
+            wait_for_ready(port, 503, lambda checks: checks["exporter otlp"]["ok"])
+            ended = agent.stop()
+        delivered = len(collector.spans())
+    (lost,) = ended.losses
+    assert ended.code == 0
+    assert delivered + int(lost.split()[0]) == 110
+
+
+def wait_for_ready(port: int, wanted: int, like: Any = lambda checks: True) -> Any:
+    """What /readyz tells, once it answers so and its checks are like that."""
+    deadline = time.monotonic() + 60
+    while True:
+        status, body = get(port, "/readyz")
+        told = json.loads(body)
+        if status == wanted and like(told["checks"]):
+            return told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)

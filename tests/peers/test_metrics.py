@@ -149,16 +149,18 @@ def edges_of(found: Sequence[ResourceMetrics], *, is_delta: bool) -> dict[tuple[
     return totals
 
 
-def test_what_is_not_sampled_is_counted(tmp_path: Path) -> None:
-    """Requests whose traceparent says not to sample make no span, and are in every metric; no
-    exemplar tells of a trace that nobody has."""
+@pytest.mark.parametrize("sampler", ["parentbased_always_on", "always_off"])
+def test_what_is_not_sampled_is_counted(sampler: str, tmp_path: Path) -> None:
+    """Requests whose traceparent says not to sample, or all of them by OTEL_TRACES_SAMPLER, make
+    no span, and are in every metric; no exemplar tells of a trace that nobody has."""
     with started_collector(tmp_path) as collector, start_server("go-nethttp") as server:
-        variables = environment(collector, "http/protobuf")
+        variables = environment(collector, "http/protobuf") | {"OTEL_TRACES_SAMPLER": sampler}
         with started_agent(pids=[server.pid], env=variables, json_lines=False) as agent:
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
             for number in range(COUNT):
                 trace = f"{number + 1:032x}-{number + 1:016x}"
-                headers = {"traceparent": f"00-{trace}-00"}
+                flags = "01" if sampler == "always_off" else "00"
+                headers = {"traceparent": f"00-{trace}-{flags}"}
                 connection.request("GET", f"/n/{number}", headers=headers)
                 connection.getresponse().read()
             connection.close()

@@ -60,7 +60,7 @@ test-full: build .venv/.packages-dev ## Every server with every client, every wa
 	$(GIVE_BACK)
 
 .PHONY: test-backends
-test-backends: build .venv/.packages-dev ## Servers that take minutes to build, once: Jaeger
+test-backends: build .venv/.packages-dev ## Servers that take minutes to build, once: Jaeger, Prometheus
 	@$(AS_ROOT) tests/peers/install.sh
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m backends tests/peers
 	$(GIVE_BACK)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from waggle.config import Settings, nearest
-from waggle.endpoint import Address, parse_address
 from waggle.errors import UsageError
 from waggle.exporter.otlp_settings import Environment, OtlpSettings, QueueSettings, whole_number
 from waggle.exporter.signals import METRICS
 from waggle.metrics.series import Limits
+from waggle.pages import Address, parse_address
 
 VARIABLE = "OTEL_METRICS_EXPORTER"
 DISABLED = "OTEL_SDK_DISABLED"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from waggle.endpoint import Answer, Page
+from waggle.pages import Answer, Page
 
 # The loop waits for a second at most; everything beyond is work, and a batch takes milliseconds.
 STANDS_STILL_S = 30.0

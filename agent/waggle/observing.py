@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 
 from waggle.capture import Capture
 from waggle.config import Settings
-from waggle.endpoint import Address, Answer, LocalServer, Page, parse_address
 from waggle.errors import WaggleError
 from waggle.exporter.base import Exporter, ExporterStats
 from waggle.health import Check, Health
+from waggle.pages import Address, Answer, Page, parse_address
 from waggle.pipeline import Pipeline
 from waggle.summary import kernel_losses
 from waggle.watcher import Watcher
 
 if TYPE_CHECKING:  # imported when a run measures: others should not wait for it
+    from waggle.endpoint import LocalServer
     from waggle.exporter.metrics import Sink
     from waggle.exporter.metrics_settings import MetricsSettings
     from waggle.metrics.meter import ExchangeMeter
@@ -37,6 +38,7 @@ Say = Callable[[str], None]
 # For so long a queue that overflowed counts as full: one scrape or two.
 _FULL_FOR_S = 60.0
 _QUEUE_FULL = "queue_full"
+_ASKING = ("OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 
 
 class Observing:
@@ -110,7 +112,7 @@ class Observing:
         meter = self.meter
         return {} if meter is None else {"metrics_no_series": meter.stats.no_series}
 
-    def _listen(self) -> list[LocalServer]:
+    def _listen(self) -> "list[LocalServer]":
         """One server an address, though several things may be asked for there."""
         wanted: list[tuple[Address, Mapping[str, Page]]] = []
         if self._settings.health:
@@ -118,6 +120,10 @@ class Observing:
         if self._metrics is not None and self._metrics.settings.prometheus is not None:
             page = {"/metrics": self._metrics.page}
             wanted.append((self._metrics.settings.prometheus, page))
+        if not wanted:
+            return []
+        from waggle.endpoint import LocalServer
+
         servers: dict[tuple[str, int], LocalServer] = {}
         for address, pages in wanted:
             place = (address.host, address.port)
@@ -265,6 +271,9 @@ class _Metrics:
         observing: Observing,
     ) -> "_Metrics | None":
         """None where no metrics are asked for."""
+        named = any(environ.get(name) for name in _ASKING)
+        if not (settings.metrics or settings.prometheus or named):
+            return None
         from waggle.exporter.metrics_settings import MetricsSettings
 
         wanted = MetricsSettings.of(settings, environ)

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
-from waggle.metrics.processes import Known
-from waggle.processes import ProcessTable
+from waggle.processes import Known, ProcessTable
 from waggle.ring import RingPoller
 from waggle.sampling import Sampling
 from waggle.spans import Records, ResourceTable
@@ -85,7 +84,7 @@ class Watcher:
     def known(self) -> list[Known]:
         """The processes that had spans, as far as they are remembered."""
         with self._lock:
-            return [Known(*entry) for entry in self.processes.known()]
+            return self.processes.known()
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -149,16 +149,18 @@ def edges_of(found: Sequence[ResourceMetrics], *, is_delta: bool) -> dict[tuple[
     return totals
 
 
-def test_what_is_not_sampled_is_counted(tmp_path: Path) -> None:
-    """Requests whose traceparent says not to sample make no span, and are in every metric; no
-    exemplar tells of a trace that nobody has."""
+@pytest.mark.parametrize("sampler", ["parentbased_always_on", "always_off"])
+def test_what_is_not_sampled_is_counted(sampler: str, tmp_path: Path) -> None:
+    """Requests whose traceparent says not to sample, or all of them by OTEL_TRACES_SAMPLER, make
+    no span, and are in every metric; no exemplar tells of a trace that nobody has."""
     with started_collector(tmp_path) as collector, start_server("go-nethttp") as server:
-        variables = environment(collector, "http/protobuf")
+        variables = environment(collector, "http/protobuf") | {"OTEL_TRACES_SAMPLER": sampler}
         with started_agent(pids=[server.pid], env=variables, json_lines=False) as agent:
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
             for number in range(COUNT):
                 trace = f"{number + 1:032x}-{number + 1:016x}"
-                headers = {"traceparent": f"00-{trace}-00"}
+                flags = "01" if sampler == "always_off" else "00"
+                headers = {"traceparent": f"00-{trace}-{flags}"}
                 connection.request("GET", f"/n/{number}", headers=headers)
                 connection.getresponse().read()
             connection.close()
@@ -245,3 +247,52 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def test_the_health_endpoint_tells_the_truth(tmp_path: Path) -> None:
+    """Alive all along; ready while spans are delivered; not ready, with the reason, while nobody
+    takes them, and while a queue is full; ready again when the Collector is back; and the exit
+    code of a run that lost spans, all of them counted, is 0."""
+    with (
+        leased_port() as port,
+        start_server("go-nethttp") as server,
+        started_collector(tmp_path) as collector,
+    ):
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "20",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5",
+        }
+        flags = [f"--health=127.0.0.1:{port}"]
+        with started_agent(*flags, pids=[server.pid], env=variables, json_lines=False) as agent:
+            run_client("go", server.base_url, 10)
+            collector.wait_for_spans(10)
+            assert wait_for_ready(port, 200)["checks"]["exporter otlp"]["detail"] == "delivering"
+            collector.stop()
+            run_client("go", server.base_url, 100)
+            told = wait_for_ready(port, 503, lambda checks: not checks["queue otlp"]["ok"])
+            checks = told["checks"]
+            assert "connection refused" in checks["exporter otlp"]["detail"]
+            assert "lost so far" in checks["queue otlp"]["detail"]
+            assert checks["capture"]["ok"]
+            assert get(port, "/healthz")[0] == 200
+            collector.start()
+            wait_for_ready(port, 503, lambda checks: checks["exporter otlp"]["ok"])
+            ended = agent.stop()
+        delivered = len(collector.spans())
+    (lost,) = ended.losses
+    assert ended.code == 0
+    assert delivered + int(lost.split()[0]) == 110
+
+
+def wait_for_ready(port: int, wanted: int, like: Any = lambda checks: True) -> Any:
+    """What /readyz tells, once it answers so and its checks are like that."""
+    deadline = time.monotonic() + 60
+    while True:
+        status, body = get(port, "/readyz")
+        told = json.loads(body)
+        if status == wanted and like(told["checks"]):
+            return told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from waggle.endpoint import AT_ONCE, Address, Answer, LocalServer, Page, parse_address
+from waggle.endpoint import AT_ONCE, LocalServer
 from waggle.errors import UsageError
 from waggle.health import STANDS_STILL_S, Check, Health
+from waggle.pages import Address, Answer, Page, parse_address
 
 
 def free_port() -> int:

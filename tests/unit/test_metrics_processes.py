@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from waggle.layout import Method
 from waggle.metrics.points import Collected, NumberFamily
-from waggle.metrics.processes import FORGET_AFTER_S, Known, ProcessSource, use_of
+from waggle.metrics.processes import FORGET_AFTER_S, ProcessSource, use_of
+from waggle.processes import Known
 from waggle.spans import Resource, ResourceTable
 
 SPIN = """

@@ -169,8 +169,8 @@ def _facts_dtype() -> "np.dtype[np.void]":
     fields.append(("first", np.dtype("u1"), _HEAD))
     names, formats, offsets = map(list, zip(*fields, strict=True))
     spelled: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": _WIDTH}
-    facts: np.dtype[np.void] = np.dtype(spelled)
-    return facts
+    made: np.dtype[np.void] = np.dtype(spelled)
+    return made
 
 
 _FACTS = _facts_dtype()

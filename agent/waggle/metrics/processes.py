@@ -17,6 +17,7 @@ from waggle.metrics.instruments import (
 )
 from waggle.metrics.points import Collected, NumberFamily, NumberPoint
 from waggle.metrics.series import Pairs
+from waggle.processes import Known
 from waggle.procfs import TICK_NS, boottime_offset_ns, same_start, start_to_unix_ns
 from waggle.spans import Resource, ResourceTable
 
@@ -26,15 +27,6 @@ FORGET_AFTER_S = 300.0
 _USER: Pairs = (("cpu.mode", "user"),)
 _SYSTEM: Pairs = (("cpu.mode", "system"),)
 _PAGE = os.sysconf("SC_PAGESIZE")
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A process that has a row in the table of resources."""
-
-    tgid: int
-    start_ns: int
-    row: int
 
 
 @dataclass(frozen=True, slots=True)

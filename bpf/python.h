@@ -38,7 +38,7 @@ struct context {
 	u32 epoch;
 	u32 open; /* requests it has read and not answered */
 	u32 called; /* in it, or in what was copied from it: its end is told */
-	u32 reserved;
+	u32 own; /* what it has answered last it had read itself */
 };
 
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
@@ -221,7 +221,8 @@ static long lineage_step(u32 index, void *argument)
 		return 0;
 	}
 	context->called = 1;
-	if (watch_answer(context))
+	/* Who reads by himself has read nothing else yet: no other request to work on. */
+	if (watch_answer(context) && !(context->own && !context->open))
 		lineage->answering |= 1U << at;
 	return 0;
 }
@@ -428,6 +429,7 @@ PROVEN_ONCE int task_answer(struct connection *connection, const struct waggle_f
 	if (context) {
 		context->answered_sock = sock;
 		context->answered_ns = evidence->time_ns;
+		context->own = evidence->own;
 	}
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	return 0;

@@ -288,8 +288,10 @@ class Joins:
             in_time = met["start_ns"] <= began
             goes_on = met["kind"] == EvidenceKind.PART
             if depth == 0:
-                self._reused.learn(met[~in_time])
-            unsure = in_time & ~goes_on & ~self._reused.is_sure(met)
+                self._reused.learn(met[~in_time & (met["before_ns"] <= times[rows])])
+            # An answer that was lost on the way lies between the call and this one.
+            missed = met["before_ns"] > times[rows]
+            unsure = in_time & ~goes_on & (missed | ~self._reused.is_sure(met))
             self._calls["seen"][rows] |= bit
             self._calls["unsure"][rows[unsure]] |= bit
             # In the middle of an answer only that it goes on is proof.

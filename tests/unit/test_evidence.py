@@ -285,6 +285,15 @@ def test_a_task_left_behind_on_a_connection_that_is_kept() -> None:
     assert parent_of(released(joins)[1]) == 0
 
 
+def test_an_answer_that_was_lost() -> None:
+    """Where the ring has lost the answer to a call's request, the next one is not taken for it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 200, [101], unanswered=2), answer(9, 150, 400, 101, before=300, own=True))
+    ring.put(answer(0, 0, 500, 0, kind=EvidenceKind.GONE))
+    assert parent_of(released(joins)[1]) == 0
+
+
 def test_an_answer_that_goes_on() -> None:
     """A context that calls in the middle of an answer has called for that request, even if
     another one waits for it."""

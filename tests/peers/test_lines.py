@@ -19,7 +19,7 @@ from .toolchain import PROGRAMS, VENV, ensure_called_server, ensure_python_peers
 PROGRAM = PROGRAMS / "python" / "lines.py"
 WITH_FRAMES = [one for one in interpreters() if one.version >= (3, 11)]
 NAMES = ("code.file.path", "code.line.number", "code.function.name")
-ASYNC_CALLS = 60 * 13 + 5
+ASYNC_CALLS = 20 * 13 + 5
 _WARM_CALLS = 2000  # by then the agent has long attached
 
 

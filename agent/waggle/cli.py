@@ -148,7 +148,9 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @click.option("--no-color", is_flag=True, help="No colours, even on a terminal.")
 @_one("--ready-fd", metavar="FD", text="Write a byte to this descriptor when tracing.")
 @_one("--capture", metavar="HOW", text="auto, socket, probe or syscall.  [default: auto]")
-@_one("--call-site", metavar="WHERE", text="Lines of code: off, client or all.  [default: client]")
+@_one(
+    "--call-site", metavar="WHERE", text="Lines of code on spans: off or client.  [default: client]"
+)
 @_one("--ring-size", metavar="SIZE", text="Memory between kernel and agent.  [default: 8M]")
 @_one("--max-processes", metavar="N", text="Most processes traced at once.  [default: 8192]")
 @_one("--config", metavar="FILE", text="Read settings from this YAML file.")

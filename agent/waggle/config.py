@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import yaml
 
 Capture = Literal["auto", "socket", "probe", "syscall"]
-CallSite = Literal["off", "client", "all"]
+CallSite = Literal["off", "client"]
 Protocol = Literal["http/protobuf", "http/json", "grpc"]
 Compression = Literal["none", "gzip"]
 
@@ -156,7 +156,7 @@ class Settings(BaseModel):
         None, ge=1, description="the number of an open file descriptor"
     )
     capture: Capture = Field("auto", description="auto, socket, probe or syscall")
-    call_site: CallSite = Field("client", description="off, client or all")
+    call_site: CallSite = Field("client", description="off or client")
     ring_size: Annotated[int, BeforeValidator(_size)] = Field(
         8 << 20, ge=64 << 10, le=1 << 30, description="a power of two from 64K to 1G"
     )

@@ -19,7 +19,7 @@ from .toolchain import PROGRAMS, VENV, ensure_called_server, ensure_python_peers
 PROGRAM = PROGRAMS / "python" / "lines.py"
 WITH_FRAMES = [one for one in interpreters() if one.version >= (3, 11)]
 NAMES = ("code.file.path", "code.line.number", "code.function.name")
-ASYNC_CALLS = 60 * 13 + 5
+ASYNC_CALLS = 20 * 13 + 5
 _WARM_CALLS = 2000  # by then the agent has long attached
 
 
@@ -61,17 +61,12 @@ def test_tasks(client: str, loop: str) -> None:
     """
     with start_server("go-nethttp") as called:
         host = called.base_url.removeprefix("http://")
-        command: list[str | Path] = [
-            VENV / "bin" / "python",
-            PROGRAM.with_name("lines_async.py"),
-            host,
-            client,
-            loop,
-        ]
-        with running(command) as program, started_agent(pids=[program.pid]) as agent:
+        program = PROGRAM.with_name("lines_async.py")
+        command = [str(VENV / "bin" / "python"), str(program), host, client, loop]
+        with running(command) as process, started_agent(pids=[process.pid]) as agent:
             for _ in range(20):
-                say(program, "warm", "warm")
-            say(program, "go", "done")
+                say(process, "warm", "warm")
+            say(process, "go", "done")
             agent.wait_for(lambda spans: len(numbered(spans)) == ASYNC_CALLS)
             ended = agent.stop()
     lines = Counter(map(verdict, (span for span in ended.spans if span.number)))
@@ -102,13 +97,8 @@ def observe(
     """What the program says of each numbered call, and what its span says."""
     truth = folder / "truth.json"
     with start_server("go-nethttp") as called:
-        command: list[str | Path] = [
-            python,
-            PROGRAM,
-            called.base_url.removeprefix("http://"),
-            truth,
-            client,
-        ]
+        host = called.base_url.removeprefix("http://")
+        command = [str(word) for word in (python, PROGRAM, host, truth, client)]
         with running(command) as program, started_agent(*flags, pids=[program.pid]) as agent:
             if "--call-site=off" not in flags:
                 warm_up(program, agent)
@@ -121,10 +111,10 @@ def observe(
 
 
 @contextmanager
-def running(command: Sequence[str | Path]) -> Iterator["subprocess.Popen[str]"]:
+def running(command: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
     """A program that says `ready`, and is ended on leaving."""
     with subprocess.Popen(
-        [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as program:
         try:
             assert program.stdout

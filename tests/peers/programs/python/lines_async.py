@@ -18,7 +18,7 @@ import uvloop
 
 HOST, CLIENT, LOOP = sys.argv[1:]
 URL = f"http://{HOST}"
-REQUESTS = 60
+REQUESTS = 20
 numbers = itertools.count(1)
 Get = Callable[[str], Awaitable[Any]]
 Read = Callable[[Any], Awaitable[Any]]

@@ -267,10 +267,10 @@ def test_a_client_on_its_own_is_a_root_or_what_it_says(seen: Round) -> None:
 
 
 def test_times_hold_each_other(seen: Round) -> None:
-    """The server's span begins after the client's and before its end."""
-    for _, _, client, server in seen.each():
+    """The server's span begins after the client's, and before its end where the client waits."""
+    for _, kind, client, server in seen.each():
         assert client.start_ns <= server.start_ns <= server.end_ns
-        assert server.start_ns <= client.end_ns
+        assert server.start_ns <= client.end_ns or kind in ("cancel", "deadline")
 
 
 def test_old_connections_never_get_a_wrong_name(seen_late: Round) -> None:

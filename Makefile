@@ -75,7 +75,7 @@ test-python: build .venv/.packages-dev ## Python: every server, client and shape
 .PHONY: test-grpc
 test-grpc: build .venv/.packages-dev ## HTTP/2 and gRPC: every implementation with every other, both ways
 	@$(AS_ROOT) tests/peers/install.sh grpc
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc.py tests/peers/test_grpc_parents.py tests/peers/test_http2.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc*.py tests/peers/test_http2.py
 	$(GIVE_BACK)
 
 .PHONY: test-vm

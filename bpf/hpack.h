@@ -16,7 +16,8 @@
 #define HPACK_FIELDS_MAX 1024 /* of one block; of more the count is lost */
 #define HPACK_STATIC 61	      /* entries of the static table */
 
-/* What the first field says of a block: pseudo-header fields come first. */
+/* What the pseudo-header fields say of a block. On an old connection the first of them may be
+ * an entry of a table that nobody saw. */
 enum hpack_first { HPACK_FIRST_OTHER = 0, HPACK_FIRST_REQUEST = 1, HPACK_FIRST_RESPONSE = 2 };
 
 /* What is found out about a block. Lives in a map, so that the verifier does not
@@ -40,8 +41,7 @@ struct hpack_walk {
 	u8 old_table; /* there may be entries older than those we know of */
 	u8 traceparents;
 	u8 whole; /* the end was reached */
-	u8 begun; /* a field was read; changes of size may come before it */
-	u8 reserved[7];
+	u8 reserved[8];
 };
 
 struct hpack_block {
@@ -193,14 +193,13 @@ INLINE u16 hpack_status(const struct hpack_block *block)
 
 const u16 hpack_statuses[8] = { 200, 204, 206, 304, 400, 404, 500, 0 };
 
-/* If it is the first field: does its name have an index of the static table? */
+/* Is this the first of the fields that only one side sends, by its index of the static table? */
 INLINE void hpack_first_field(struct hpack_block *block, u32 name, u32 indexed)
 {
 	struct hpack_walk *walk = &block->walk;
 
-	if (walk->begun)
+	if (walk->first)
 		return;
-	walk->begun = 1;
 	if (name >= 1 && name <= 7)
 		walk->first = HPACK_FIRST_REQUEST;
 	if (name < 8 || name > 14)

@@ -73,19 +73,20 @@ INLINE int look_at(const struct feed_state *state, u32 at, struct http2_header *
 	return header->plausible;
 }
 
-/* Who sends this header block? 0 where its first byte does not say. */
+/* Who sends this header block? 0 where its first fields do not say. */
 INLINE u32 block_sender(const struct feed_state *state, u32 at, const struct http2_header *header)
 {
-	u8 byte = 0;
+	u32 before = http2_block_at(header);
+	u64 word = 0;
 
-	if (header->type != HTTP2_HEADERS ||
-	    read_bytes(state, &byte, 1, state->base + at + http2_block_at(header)))
+	if (header->type != HTTP2_HEADERS || header->length + HTTP2_HEADER <= before ||
+	    read_bytes(state, &word, 8, state->base + at + before))
 		return HPACK_FIRST_OTHER;
-	return http2_first_field(byte);
+	return http2_block_sender(word, header->length + HTTP2_HEADER - before);
 }
 
-/* A connection older than we: two frames in a row, of which one has a header block that
- * says whose it is. Returns 1 when it is HTTP/2, 2 when that may turn out yet. */
+/* A connection older than we: two frames in a row, or one that fills the piece at hand to
+ * its last byte, of which one has a header block that says whose it is. Returns 1 when it is HTTP/2, 2 when that may turn out yet. */
 OUT_OF_LINE int judge_old_http2(struct feed *feed)
 {
 	struct feed_state *state = &feed->scratch->state;
@@ -97,11 +98,12 @@ OUT_OF_LINE int judge_old_http2(struct feed *feed)
 	if (!look_at(state, 0, &first))
 		return 0;
 	at = HTTP2_HEADER + first.length;
-	if (!look_at(state, at, &second))
-		return at >= state->length ? 2 : 0;
+	second.plausible = 0;
+	if (at != state->length && !look_at(state, at, &second))
+		return at + HTTP2_HEADER > state->length ? 2 : 0;
 	stream = first.stream;
 	sender = block_sender(state, 0, &first);
-	if (!sender) {
+	if (!sender && second.plausible) {
 		stream = second.stream;
 		sender = block_sender(state, at, &second);
 	}

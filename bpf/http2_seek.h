@@ -47,17 +47,28 @@ INLINE void http2_look(struct http2_header *header, u64 word, u8 last)
 		(!stream || (stream & 1));
 }
 
-/* Whose header block begins so? The first field is a pseudo-header field, in the static
- * table for all but the strangest encoders. */
-INLINE u32 http2_first_field(u8 byte)
-{
-	u32 name = byte & 0x80 ? byte & 0x7f : byte & 0x40 ? byte & 0x3f : byte & 0x0f;
+#define HTTP2_BLOCK_LOOK 8 /* bytes: pseudo-header fields are the first of a block, four at most */
 
-	if (!(byte & 0x80) && (byte & 0xe0) == 0x20)
-		return HPACK_FIRST_OTHER;
-	if (name >= 1 && name <= 7)
-		return HPACK_FIRST_REQUEST;
-	return name >= 8 && name <= 14 ? HPACK_FIRST_RESPONSE : HPACK_FIRST_OTHER;
+/* Whose header block begins so? Of the pseudo-header fields, `:method` and `:scheme`, or
+ * `:status`, are in the static table for all but the strangest encoders; the others may be
+ * indexes of a table that nobody saw. `length`: of the block. */
+INLINE u32 http2_block_sender(u64 word, u32 length)
+{
+	u32 sender = HPACK_FIRST_OTHER, left = length < HTTP2_BLOCK_LOOK ? length : HTTP2_BLOCK_LOOK;
+	u32 name, live = 1;
+	u8 byte;
+
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < HTTP2_BLOCK_LOOK; i++) {
+		byte = word >> (8 * i);
+		name = byte & 0x80 ? byte & 0x7f : byte & 0x40 ? byte & 0x3f : byte & 0x0f;
+		/* A literal's value follows, and a change of the table's size is no field. */
+		live = live && i < left && !sender && (byte & 0xe0) != 0x20;
+		if (live && name >= 1 && name <= 14)
+			sender = name <= 7 ? HPACK_FIRST_REQUEST : HPACK_FIRST_RESPONSE;
+		live = live && (byte & 0x80) && name != 0x7f;
+	}
+	return sender;
 }
 
 /* Where a frame's header block begins in its payload; padding is at most one byte off. */

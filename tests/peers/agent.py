@@ -75,7 +75,7 @@ class SeenSpan:
         if messages := self.attributes.get("waggle.grpc.request.messages"):
             size, rest = divmod(self.attributes["waggle.grpc.request.bytes"], messages)
             return None if rest else int(size)
-        if "rpc.system.name" in self.attributes and "url.path" not in self.attributes:
+        if not {"url.path", "url.full"} & self.attributes.keys():
             return None
         found = _NUMBER.search(self.path)
         return int(found.group(1)) if found else None

@@ -267,18 +267,21 @@ def test_a_client_on_its_own_is_a_root_or_what_it_says(seen: Round) -> None:
 
 
 def test_times_hold_each_other(seen: Round) -> None:
-    """The server's span begins after the client's and before its end."""
-    for _, _, client, server in seen.each():
+    """The server's span begins after the client's, and before its end where the client waits."""
+    for _, kind, client, server in seen.each():
         assert client.start_ns <= server.start_ns <= server.end_ns
-        assert server.start_ns <= client.end_ns
+        assert server.start_ns <= client.end_ns or kind in ("cancel", "deadline")
 
 
 def test_old_connections_never_get_a_wrong_name(seen_late: Round) -> None:
-    """On connections older than the agent every call has a span a side; a method that is told is
-    the right one, and what is not known is said to be."""
+    """On connections older than the agent every call has a span a side, but for those under way
+    until the first block that says whose connection it is; a method that is told is the right one,
+    and what is not known is said to be."""
+    wanted = len(seen_late.wanted())
+    under_way = sum(2 * width for name, width in seen_late.plan.clients if name != "grpc-go")
     for kind in ("client", "server"):
         spans = seen_late.of_side(kind)
-        assert len(spans) == len(seen_late.wanted())
+        assert wanted - under_way <= len(spans) <= wanted
         for span in spans:
             method = span.attributes.get("rpc.method")
             if method is None:

@@ -419,6 +419,11 @@ class Found(NamedTuple):
     block: bytes
 
 
+def block_sender(block: bytes) -> int:
+    """Whose header block that is, by its beginning: 1 the client's, 2 the server's, 0 unsaid."""
+    return int(_LIB.block_sender(block, len(block)))
+
+
 class Talk:
     """One direction of an HTTP/2 connection, fed as the kernel feeds it, call by call."""
 

@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 import hpack
@@ -22,8 +23,17 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.parsers import BLOCK_MAX, FIELDS_MAX, Found, Talk, check_under_sanitizers
+from unit.parsers import (
+    BLOCK_MAX,
+    FIELDS_MAX,
+    Found,
+    Talk,
+    block_sender,
+    check_under_sanitizers,
+)
 
+GOLDEN = Path(__file__).parent / "golden" / "http2"
+CLIENT, SERVER = 1, 2  # enum hpack_first
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 VALUE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -282,3 +292,65 @@ def test_promise() -> None:
     talk.feed(_padded(frame, 5).serialize())
     (found,) = talk.found()
     assert found.block == b"\x82\x84"
+
+
+def _recorded(path: Path, side: str) -> list[bytes]:
+    """The blocks that one side of a real conversation sent, in their order."""
+    lines = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+    return [bytes.fromhex(line[-1]) for line in lines if line[0] == side]
+
+
+RECORDINGS = sorted(GOLDEN.glob("*.txt"))
+recordings = pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+
+
+@recordings
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_recorded_blocks(path: Path, side: str) -> None:
+    """What real programs sent, as frames of ours, padded or cut by CONTINUATION: every block is
+    found as it was, its insertions counted as the hpack library counts them, and its status read
+    where it has one."""
+    blocks = _recorded(path, side)
+    decoder = hpack.Decoder()
+    decoder.max_allowed_table_size = 1 << 16
+    talk = Talk(preface=False)
+    known = 0
+    for n, block in enumerate(blocks):
+        stream, half = 2 * n + 1, len(block) // 2
+        if n % 2:
+            frame = HeadersFrame(stream, block[:half])
+            more = ContinuationFrame(stream, block[half:], flags=["END_HEADERS"])
+            wire = _padded(frame, n % 7).serialize() + more.serialize()
+        else:
+            wire = HeadersFrame(stream, block, flags=["END_HEADERS"]).serialize()
+        for at in range(0, len(wire), 13):
+            talk.feed(wire[at : at + 13])
+        found = talk.found()[-1]
+        fields = {bytes(name): value for name, value in decoder.decode(block, raw=True)}
+        assert (found.event, found.stream, found.bad) == (Talk.FOUND_BLOCK, stream, 0)
+        assert (found.block, found.known) == (block, known)
+        known += found.insertions
+        if b":method" in fields:
+            assert found.first == CLIENT
+        if b":status" in fields and block[0] == 0x88:
+            assert (found.first, found.status) == (SERVER, int(fields[b":status"]))
+    assert known >= len(decoder.header_table.dynamic_entries)
+
+
+@recordings
+def test_blocks_of_old_connections_say_who_sends_them(path: Path) -> None:
+    """By its beginning, indexes of an unknown table among it, a block is known to be a request or
+    an answer, or nothing is said; never is it taken for the other side's."""
+    clients = {block_sender(block) for block in _recorded(path, "client")}
+    servers = {block_sender(block) for block in _recorded(path, "server")}
+    assert CLIENT in clients and SERVER not in clients
+    assert SERVER in servers and CLIENT not in servers
+
+
+@given(st.binary(max_size=20))
+def test_any_block_has_at_most_one_sender(block: bytes) -> None:
+    """Whatever a block begins with is taken for one side's or for nobody's, by its own bytes
+    alone: what lies behind it does not count."""
+    assert block_sender(block) in (0, CLIENT, SERVER)
+    if not block:
+        assert block_sender(block) == 0

@@ -6,7 +6,7 @@
 #define WAGGLE_USER_MODE
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
-#include "../../../bpf/http2.h"
+#include "../../../bpf/http2_seek.h"
 #include "../../../bpf/tracestate.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -149,6 +149,14 @@ int traceparent(const u8 *text, u32 length, struct trace_context *context)
 void tracestate(const struct http1_head *head, struct trace_context *context)
 {
 	read_tracestate(head, context);
+}
+
+u32 block_sender(const u8 *block, u32 length)
+{
+	u64 word = 0;
+
+	memcpy(&word, block, length < 8 ? length : 8);
+	return http2_block_sender(word, length);
 }
 
 void talk_begin(struct http2_talk *talk, u8 with_preface)

@@ -57,8 +57,9 @@ def main() -> None:
     job = parse()
     with grpc.insecure_channel(job.target) as channel, ThreadPoolExecutor(job.concurrency) as pool:
         for numbers in job.phases():
-            # A deadline shall not pass before the connection is there.
-            grpc.channel_ready_future(channel).result(READY_S)
+            # A deadline shall not pass before the connection is there, which is new after the gate.
+            if numbers:
+                grpc.channel_ready_future(channel).result(READY_S)
             for _ in pool.map(lambda n: call(channel, job, n), numbers):
                 pass
 

@@ -56,8 +56,9 @@ async def main() -> None:
     job = parse()
     async with grpc.aio.insecure_channel(job.target) as channel:
         for numbers in job.phases():
-            # A deadline shall not pass before the connection is there.
-            await asyncio.wait_for(channel.channel_ready(), READY_S)
+            # A deadline shall not pass before the connection is there, which is new after the gate.
+            if numbers:
+                await asyncio.wait_for(channel.channel_ready(), READY_S)
             left = iter(numbers)
             await asyncio.gather(*(work(channel, job, left) for _ in range(job.concurrency)))
 

@@ -34,6 +34,7 @@ def fail(message: bytes, context: grpc.ServicerContext) -> bytes:
 
 
 def wait(message: bytes, context: grpc.ServicerContext) -> bytes:
+    context.send_initial_metadata(())
     over = threading.Event()
     if context.add_callback(over.set):
         over.wait()

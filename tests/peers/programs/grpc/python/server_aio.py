@@ -35,6 +35,7 @@ async def fail(message: bytes, context: Context) -> bytes:
 
 
 async def wait(message: bytes, context: Context) -> bytes:
+    await context.send_initial_metadata(())
     await asyncio.Event().wait()  # until the call is cancelled
     return message
 

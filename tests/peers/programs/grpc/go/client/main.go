@@ -164,6 +164,8 @@ func call(conn *grpc.ClientConn, o options, n int) error {
 			return nil
 		}
 		return expect(err, codes.DeadlineExceeded)
+	case "wait":
+		return wait(ctx, conn, o, message)
 	case "down":
 		return stream(ctx, conn, "Down", message, n, 1, numbers.Parts)
 	case "up":
@@ -177,6 +179,30 @@ func call(conn *grpc.ClientConn, o options, n int) error {
 
 func invoke(ctx context.Context, conn *grpc.ClientConn, method string, message []byte, answer *[]byte) error {
 	return conn.Invoke(ctx, "/"+numbers.Service+"/"+method, &message, answer)
+}
+
+var waiting atomic.Int64
+
+// wait makes a call that ends as it may. When every worker's is at the server, that is said.
+func wait(ctx context.Context, conn *grpc.ClientConn, o options, message []byte) error {
+	open, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/"+numbers.Service+"/Wait")
+	if err != nil {
+		return err
+	}
+	if err := open.SendMsg(&message); err != nil {
+		return err
+	}
+	if err := open.CloseSend(); err != nil {
+		return err
+	}
+	if _, err := open.Header(); err != nil {
+		return err
+	}
+	if int(waiting.Add(1)) == o.concurrency {
+		fmt.Println("open")
+	}
+	open.RecvMsg(new([]byte))
+	return nil
 }
 
 func stream(ctx context.Context, conn *grpc.ClientConn, method string, message []byte, n, sent, received int) error {

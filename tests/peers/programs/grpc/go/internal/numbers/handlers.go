@@ -48,8 +48,11 @@ func fail(_ context.Context, message []byte) ([]byte, error) {
 	return nil, status.Errorf(codes.Code(1+n%16), "as asked: %d%%", n)
 }
 
-// wait never answers: the client gives up.
+// wait says that it is there and never answers: the client gives up.
 func wait(ctx context.Context, _ []byte) ([]byte, error) {
+	if err := grpc.SendHeader(ctx, nil); err != nil {
+		return nil, err
+	}
 	<-ctx.Done()
 	return nil, status.FromContextError(ctx.Err()).Err()
 }

@@ -2,6 +2,10 @@
 
 import http.client
 import json
+import os
+import signal
+import socket
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +16,8 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, ResourceMetrics
 from prometheus_client.openmetrics import parser
 
-from .agent import started_agent
+from .agent import WAGGLE, started_agent
+from .agent import environment as environment_of_agent
 from .collector import Collector, started_collector
 from .harness import ensure_built, lease_port, run_client, start_server
 from .test_end_to_end import Chain, started_chain, values_of
@@ -296,3 +301,33 @@ def wait_for_ready(port: int, wanted: int, like: Any = lambda checks: True) -> A
             return told
         assert time.monotonic() < deadline, told
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("flag", ["--health", "--prometheus"])
+def test_an_address_that_is_taken_is_a_usage_error(flag: str) -> None:
+    """The run ends at once with 2 and names the address and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [WAGGLE, "run", "--quiet", flag, address, "--pid", str(os.getpid())],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment_of_agent(),
+        )
+    assert done.returncode == 2
+    assert f"{flag} {address}: cannot listen there (address already in use)" in done.stderr
+
+
+def test_metrics_on_the_terminal() -> None:
+    """OTEL_METRICS_EXPORTER=console prints them on stdout, also those of the last moment."""
+    with start_server("go-nethttp") as server:
+        variables = {"OTEL_METRICS_EXPORTER": "console"}
+        flags = ["--quiet"]
+        with started_agent(*flags, pids=[server.pid], env=variables, json_lines=False) as agent:
+            run_client("go", server.base_url, COUNT)
+            agent.process.send_signal(signal.SIGINT)
+            assert agent.wait_for_end() == 0
+            text = agent.stdout.read_text()
+    counts = [line for line in text.splitlines() if "request_duration_seconds_count{" in line]
+    assert sum(int(line.rpartition(" ")[2]) for line in counts) == COUNT

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,10 +20,13 @@ from prometheus_client.openmetrics import parser
 from .agent import WAGGLE, started_agent
 from .agent import environment as environment_of_agent
 from .collector import Collector, started_collector
+from .grpc_programs import start_grpc_client, start_grpc_server
 from .harness import ensure_built, lease_port, run_client, start_server
 from .test_end_to_end import Chain, started_chain, values_of
+from .toolchain import GRPC_BIN, ensure_grpc_built
 
 COUNT = 40
+GRPC_CALLS = ("one", "down", "up", "both", "fail", "cancel", "deadline")
 DURATION = "http.server.request.duration"
 NODES = {("user", "nginx"), ("nginx", "flask_app"), ("flask_app", "stock")}
 CUMULATIVE, DELTA = 2, 1
@@ -215,6 +219,42 @@ def test_a_scrape_tells_what_was_served_and_what_is_being_served(chain: Chain) -
     runs = {s.labels["waggle_probe"]: s.value for s in page["waggle_probe_runs"].samples}
     assert runs["socket_receive"] >= COUNT
     assert (status, json.loads(health)["status"]) == (200, "ok")
+
+
+def test_calls_of_grpc_are_counted_by_method_and_status() -> None:
+    """Of both sides, of every kind of call and each way one can end: as many as there are spans of
+    that method and status, and their durations' sum; a client's with the server it called."""
+    ensure_grpc_built()
+    with leased_port() as port, start_grpc_server("grpc-go") as server:
+        flags = [f"--prometheus=127.0.0.1:{port}", f"--exe={GRPC_BIN / 'client'}"]
+        with started_agent(*flags, pids=[server.program.pid]) as agent:
+            with start_grpc_client("grpc-go", server.address, 70, 4, calls=GRPC_CALLS) as client:
+                client.finish()
+                agent.wait_for(lambda spans: len(spans) >= 140)
+            page = scrape(port)
+            ended = agent.stop()
+    for kind in ("server", "client"):
+        told = {
+            sample.name.rpartition("_")[2]: {
+                (one.labels["rpc_method"], one.labels["rpc_response_status_code"]): one.value
+                for one in page[f"rpc_{kind}_call_duration_seconds"].samples
+                if one.name == sample.name
+            }
+            for sample in page[f"rpc_{kind}_call_duration_seconds"].samples
+            if not sample.name.endswith("_bucket")
+        }
+        counts: Counter[tuple[str, str]] = Counter()
+        sums: Counter[tuple[str, str]] = Counter()
+        for span in ended.spans:
+            if span.kind == kind:
+                key = span.attributes["rpc.method"], span.attributes["rpc.response.status_code"]
+                counts[key] += 1
+                sums[key] += (span.end_ns - span.start_ns) / 1e9  # type: ignore[assignment]
+        assert told["count"] == counts
+        assert told["sum"] == pytest.approx(dict(sums))
+        assert len(counts) >= 5
+    clients = page["rpc_client_call_duration_seconds"].samples
+    assert {one.labels["server_port"] for one in clients} == {server.address.rpartition(":")[2]}
 
 
 @contextmanager

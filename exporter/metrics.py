@@ -142,7 +142,8 @@ class PeriodicReader:
         self._end.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        self._push()
+        if not self._thread.is_alive():  # or it is at it, and takes too long
+            self._push()
         for sink in self._sinks:
             sink.close(max(0.0, deadline - time.monotonic()))
 

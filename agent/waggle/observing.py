@@ -8,6 +8,7 @@ observing.health.beat()            # the loop
 observing.close(timeout_s)
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -242,6 +243,7 @@ class _Metrics:
 
         self.settings = settings
         self.sinks = sinks
+        self._collecting = threading.Lock()
         kinds = {sink.exponential for sink in sinks}
         watcher = observing._watcher
         agent = agent_resource()
@@ -291,10 +293,12 @@ class _Metrics:
         self._reader.close(timeout_s)
 
     def collect(self, exponential: bool) -> "Collected":
-        found = self.meter.collect(exponential=exponential)
-        found += self._processes.collect()
-        self.meter.forget(self._processes.gone(self.meter.resources()))
-        return found + self._agent.collect()
+        """One at a time, whoever asks: readers push, Prometheus pulls."""
+        with self._collecting:
+            found = self.meter.collect(exponential=exponential)
+            found += self._processes.collect()
+            self.meter.forget(self._processes.gone(self.meter.resources()))
+            return found + self._agent.collect()
 
     def page(self, accept: str) -> Answer:
         """For Prometheus."""

@@ -2,7 +2,12 @@
 
 import http.client
 import json
+import os
+import signal
+import socket
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,12 +17,16 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, ResourceMetrics
 from prometheus_client.openmetrics import parser
 
-from .agent import started_agent
+from .agent import WAGGLE, started_agent
+from .agent import environment as environment_of_agent
 from .collector import Collector, started_collector
+from .grpc_programs import start_grpc_client, start_grpc_server
 from .harness import ensure_built, lease_port, run_client, start_server
 from .test_end_to_end import Chain, started_chain, values_of
+from .toolchain import GRPC_BIN, ensure_grpc_built
 
 COUNT = 40
+GRPC_CALLS = ("one", "down", "up", "both", "fail", "cancel", "deadline")
 DURATION = "http.server.request.duration"
 NODES = {("user", "nginx"), ("nginx", "flask_app"), ("flask_app", "stock")}
 CUMULATIVE, DELTA = 2, 1
@@ -212,6 +221,42 @@ def test_a_scrape_tells_what_was_served_and_what_is_being_served(chain: Chain) -
     assert (status, json.loads(health)["status"]) == (200, "ok")
 
 
+def test_calls_of_grpc_are_counted_by_method_and_status() -> None:
+    """Of both sides, of every kind of call and each way one can end: as many as there are spans of
+    that method and status, and their durations' sum; a client's with the server it called."""
+    ensure_grpc_built()
+    with leased_port() as port, start_grpc_server("grpc-go") as server:
+        flags = [f"--prometheus=127.0.0.1:{port}", f"--exe={GRPC_BIN / 'client'}"]
+        with started_agent(*flags, pids=[server.program.pid]) as agent:
+            with start_grpc_client("grpc-go", server.address, 70, 4, calls=GRPC_CALLS) as client:
+                client.finish()
+                agent.wait_for(lambda spans: len(spans) >= 140)
+            page = scrape(port)
+            ended = agent.stop()
+    for kind in ("server", "client"):
+        told = {
+            sample.name.rpartition("_")[2]: {
+                (one.labels["rpc_method"], one.labels["rpc_response_status_code"]): one.value
+                for one in page[f"rpc_{kind}_call_duration_seconds"].samples
+                if one.name == sample.name
+            }
+            for sample in page[f"rpc_{kind}_call_duration_seconds"].samples
+            if not sample.name.endswith("_bucket")
+        }
+        counts: Counter[tuple[str, str]] = Counter()
+        sums: Counter[tuple[str, str]] = Counter()
+        for span in ended.spans:
+            if span.kind == kind:
+                key = span.attributes["rpc.method"], span.attributes["rpc.response.status_code"]
+                counts[key] += 1
+                sums[key] += (span.end_ns - span.start_ns) / 1e9  # type: ignore[assignment]
+        assert told["count"] == counts
+        assert told["sum"] == pytest.approx(dict(sums))
+        assert len(counts) >= 5
+    clients = page["rpc_client_call_duration_seconds"].samples
+    assert {one.labels["server_port"] for one in clients} == {server.address.rpartition(":")[2]}
+
+
 @contextmanager
 def leased_port() -> Iterator[int]:
     lease = lease_port()
@@ -296,3 +341,33 @@ def wait_for_ready(port: int, wanted: int, like: Any = lambda checks: True) -> A
             return told
         assert time.monotonic() < deadline, told
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("flag", ["--health", "--prometheus"])
+def test_an_address_that_is_taken_is_a_usage_error(flag: str) -> None:
+    """The run ends at once with 2 and names the address and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [WAGGLE, "run", "--quiet", flag, address, "--pid", str(os.getpid())],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment_of_agent(),
+        )
+    assert done.returncode == 2
+    assert f"{flag} {address}: cannot listen there (address already in use)" in done.stderr
+
+
+def test_metrics_on_the_terminal() -> None:
+    """OTEL_METRICS_EXPORTER=console prints them on stdout, also those of the last moment."""
+    with start_server("go-nethttp") as server:
+        variables = {"OTEL_METRICS_EXPORTER": "console"}
+        flags = ["--quiet"]
+        with started_agent(*flags, pids=[server.pid], env=variables, json_lines=False) as agent:
+            run_client("go", server.base_url, COUNT)
+            agent.process.send_signal(signal.SIGINT)
+            assert agent.wait_for_end() == 0
+            text = agent.stdout.read_text()
+    counts = [line for line in text.splitlines() if "request_duration_seconds_count{" in line]
+    assert sum(int(line.rpartition(" ")[2]) for line in counts) == COUNT

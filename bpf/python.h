@@ -183,23 +183,27 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 struct lineage {
 	struct context *context;
 	u32 tgid;
-	u32 answering; /* a bit for each that is in the middle of an answer, */
+	u32 elsewhere; /* a bit for each that may be at work on something else, */
 	u32 over;      /* and for each that is no more */
 	u32 reserved;
 };
 
-/* Whether a context is in the middle of an answer. If so, somebody looks whether it goes
- * on with it. */
-INLINE int watch_answer(const struct context *context)
+/* Whether a context may be at work on something else than what its evidence will say: it
+ * is in the middle of an answer, which may be on its way out only. Somebody looks then
+ * whether it goes on with it. Who reads by himself has no other request before he has read
+ * one; unless we have not seen him read it, as the end of his last connection tells. */
+INLINE int may_be_elsewhere(const struct context *context)
 {
 	u64 sock = context->answered_sock;
 	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+	int alone = context->own && !context->open;
 
-	if (!connection || connection->writer != context->generations[0] ||
-	    !open_requests(connection) || !http1_in_body(&connection->sent))
+	if (!connection || connection->writer != context->generations[0])
+		return sock && alone;
+	if (!open_requests(connection) || !http1_in_body(&connection->sent))
 		return 0;
 	connection->flags |= CONNECTION_WATCHED;
-	return 1;
+	return !alone;
 }
 
 static long lineage_step(u32 index, void *argument)
@@ -221,9 +225,8 @@ static long lineage_step(u32 index, void *argument)
 		return 0;
 	}
 	context->called = 1;
-	/* Who reads by himself has read nothing else yet: no other request to work on. */
-	if (watch_answer(context) && !(context->own && !context->open))
-		lineage->answering |= 1U << at;
+	if (may_be_elsewhere(context))
+		lineage->elsewhere |= 1U << at;
 	return 0;
 }
 
@@ -257,7 +260,7 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts)
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
 	evidence->flags = facts->flags;
 	evidence->unanswered = python->unanswered;
-	evidence->answering = lineage.answering;
+	evidence->answering = lineage.elsewhere;
 	evidence->over = lineage.over;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);

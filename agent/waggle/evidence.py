@@ -580,7 +580,8 @@ class _Reused:
     the reading of the next request, nothing is sure any more."""
 
     def __init__(self) -> None:
-        self._refuted: set[tuple[int, bool]] = set()  # process, and whether on one connection
+        # Process, and whether on one connection: since when.
+        self._refuted: dict[tuple[int, bool], int] = {}
         self._went_on = np.empty(0, np.uint64)  # contexts that called after their answers
 
     def note(self, contexts: U64) -> None:
@@ -597,9 +598,10 @@ class _Reused:
     def learn(self, answers: Records) -> None:
         """Answers of contexts that have called between the answer before and this request."""
         again = answers[(answers["before_ns"] != 0) & (answers["own"] == 0)]
-        for tgid, kept in np.unique(again[["tgid", "kept"]]).tolist():
+        for tgid, kept, since in np.unique(again[["tgid", "kept", "before_ns"]]).tolist():
             if len(self._refuted) < REFUTED_KEPT:
-                self._refuted.add((tgid, bool(kept)))
+                known = self._refuted.get((tgid, bool(kept)), since)
+                self._refuted[tgid, bool(kept)] = min(known, since)
 
     def is_sure(self, answers: Records) -> Mask:
         """Whether what was done before these answers, and after the same context's answers
@@ -608,8 +610,9 @@ class _Reused:
         # It was read while its context was still at work on another one.
         waited = answers["before_ns"] > answers["start_ns"]
         refuted = np.zeros(len(answers), np.bool_)
-        for tgid, kept in self._refuted:
-            refuted |= (answers["tgid"] == tgid) & (answers["kept"] == kept)
+        for (tgid, kept), since in self._refuted.items():
+            of = (answers["tgid"] == tgid) & (answers["kept"] == kept)
+            refuted |= of & (answers["time_ns"] > since)
         sure: Mask = fresh | (~waited & ((answers["own"] != 0) | ~refuted))
         sure &= answers["shared"] == 0
         return sure

@@ -34,7 +34,16 @@ def test_this_interpreter_is_among_them() -> None:
     assert sys.version_info[:3] in {one.version for one in WITH_FRAMES}
 
 
-@pytest.mark.parametrize("interpreter", WITH_FRAMES, ids=str)
+QUICK = {WITH_FRAMES[0], WITH_FRAMES[-1]}
+
+
+@pytest.mark.parametrize(
+    "interpreter",
+    [
+        pytest.param(one, id=str(one), marks=[] if one in QUICK else [pytest.mark.slow])
+        for one in WITH_FRAMES
+    ],
+)
 def test_every_kind_of_code(interpreter: Interpreter, tmp_path: Path) -> None:
     """Each call carries file, line and function as the interpreter itself says, and none where
     only the event loop is on the stack: in every kind of code, in each version."""

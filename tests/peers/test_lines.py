@@ -34,7 +34,16 @@ def test_this_interpreter_is_among_them() -> None:
     assert sys.version_info[:3] in {one.version for one in WITH_FRAMES}
 
 
-@pytest.mark.parametrize("interpreter", WITH_FRAMES, ids=str)
+QUICK = {WITH_FRAMES[0], WITH_FRAMES[-1]}
+
+
+@pytest.mark.parametrize(
+    "interpreter",
+    [
+        pytest.param(one, id=str(one), marks=[] if one in QUICK else [pytest.mark.slow])
+        for one in WITH_FRAMES
+    ],
+)
 def test_every_kind_of_code(interpreter: Interpreter, tmp_path: Path) -> None:
     """Each call carries file, line and function as the interpreter itself says, and none where
     only the event loop is on the stack: in every kind of code, in each version."""
@@ -64,6 +73,8 @@ def test_tasks(client: str, loop: str) -> None:
         program = PROGRAM.with_name("lines_async.py")
         command = [str(VENV / "bin" / "python"), str(program), host, client, loop]
         with running(command) as process, started_agent(pids=[process.pid]) as agent:
+            if (client, loop) == ("httpx", "asyncio.run"):
+                warm_up(process, agent)
             for _ in range(20):
                 say(process, "warm", "warm")
             say(process, "go", "done")
@@ -76,6 +87,21 @@ def test_tasks(client: str, loop: str) -> None:
         assert lines["none"] == 0
 
 
+def test_greenlets() -> None:
+    """Greenlets have stacks of their own: each call its own line, a library's greenlet none."""
+    with start_server("go-nethttp") as called:
+        host = called.base_url.removeprefix("http://")
+        program = PROGRAM.with_name("lines_gevent.py")
+        command = [str(VENV / "bin" / "python"), str(program), host]
+        with running(command) as process, started_agent(pids=[process.pid]) as agent:
+            warm_up(process, agent)
+            say(process, "go", "done")
+            agent.wait_for(lambda spans: len(numbered(spans)) == 205)
+            ended = agent.stop()
+    lines = Counter(map(verdict, (span for span in ended.spans if span.number)))
+    assert lines == {"right": 200, "nobody's": 5}
+
+
 def verdict(span: SeenSpan) -> str:
     """Whether a span's line is the one in its URL; 0 there stands for no line at all."""
     truth = int(span.path.split("/")[2])
@@ -83,6 +109,12 @@ def verdict(span: SeenSpan) -> str:
     if line is None:
         return "none" if truth else "nobody's"
     return "right" if line == truth else f"{line} for {truth}"
+
+
+def test_by_system_calls(tmp_path: Path) -> None:
+    """The frames are the same where the bytes are seen by system calls."""
+    told, seen = observe(VENV / "bin" / "python", "urllib", tmp_path, "--capture=syscall")
+    assert wrong(told, seen) == {}
 
 
 def test_off(tmp_path: Path) -> None:

@@ -57,27 +57,14 @@ INLINE int rule_turn(const struct waggle_process *process, struct connection *co
 	return owner->sock && turn_trusted(process);
 }
 
-/* Fills the parent of an outgoing request from what this process is serving. */
-OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, struct waggle_facts *facts,
-		      struct owner *owner)
+/* Takes trace and parent from what `link` found, while that is still open; the link that
+ * holds. */
+OUT_OF_LINE int inherit(u8 link, struct owner *owner, struct waggle_facts *facts)
 {
-	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct connection *server;
+	u64 sock = owner->sock;
+	struct connection *server = link ? bpf_map_lookup_elem(&connections, &sock) : 0;
 	struct found_exchange found;
-	u64 sock;
-	u8 link = WAGGLE_LINK_NONE;
 
-	if (!process)
-		return link;
-	/* What a thread sends on a connection of many streams may be another's. */
-	if (!is_http2(connection) && rule_thread(process, tid, owner))
-		link = WAGGLE_LINK_THREAD;
-	else if (rule_turn(process, connection, tid, owner))
-		link = WAGGLE_LINK_TURN;
-	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, owner))
-		link = WAGGLE_LINK_TASK;
-	sock = owner->sock;
-	server = link ? bpf_map_lookup_elem(&connections, &sock) : 0;
 	if (!server || !find_exchange(server, owner->sock, owner->index, &found) ||
 	    (link == WAGGLE_LINK_TASK && request_mark(found.facts) != owner->tid)) {
 		__builtin_memset(owner, 0, sizeof(*owner));
@@ -89,6 +76,48 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 	facts->flags |= found.facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);
 	found.owner->tid = HAS_CHILDREN;
 	return link;
+}
+
+/* Fills the parent of an outgoing request from what this process is serving. */
+OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, struct waggle_facts *facts,
+		      struct owner *owner)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	u8 link = WAGGLE_LINK_NONE;
+
+	if (!process)
+		return link;
+	/* What a thread sends on a connection of many streams may be another's. */
+	if (!is_http2(connection) && rule_thread(process, tid, owner))
+		link = WAGGLE_LINK_THREAD;
+	else if (rule_turn(process, connection, tid, owner))
+		link = WAGGLE_LINK_TURN;
+	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, owner))
+		link = WAGGLE_LINK_TASK;
+	return inherit(link, owner, facts);
+}
+
+/* Whose request the current thread works on, for what it writes to its log: as a call that
+ * it makes now, on a connection that says nothing of itself. */
+OUT_OF_LINE int find_writer(struct waggle_facts *facts)
+{
+	u32 tgid = facts->tgid, tid = facts->tid;
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct owner owner = {};
+	u8 link = WAGGLE_LINK_NONE;
+
+	if (!process)
+		return link;
+	if (rule_thread(process, tid, &owner)) {
+		link = WAGGLE_LINK_THREAD;
+	} else if (process->mode & WAGGLE_PROCESS_RULE_TURN) {
+		turn_of_thread(tid, &owner);
+		if (owner.sock && turn_trusted(process))
+			link = WAGGLE_LINK_TURN;
+	} else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, &owner)) {
+		link = WAGGLE_LINK_TASK;
+	}
+	return inherit(link, &owner, facts);
 }
 
 /* The response of a request is being written: does it agree with what the rules

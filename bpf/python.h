@@ -146,9 +146,10 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 	return !!owner->sock;
 }
 
-/* A request goes out whose parent is not known yet, or not proven. Where evidence can
- * come, the trace id of the first is given out as one that may stand for another. */
-OUT_OF_LINE int task_call(struct waggle_facts *facts)
+/* A request goes out whose parent is not known yet, or not proven, or something is written to
+ * a log (`kind`). Where evidence can come, the trace id of the first is given out as one that
+ * may stand for another. */
+OUT_OF_LINE int task_call(struct waggle_facts *facts, u8 kind)
 {
 	u32 tgid = facts->tgid;
 	struct waggle_python *python = python_of(tgid);
@@ -161,7 +162,7 @@ OUT_OF_LINE int task_call(struct waggle_facts *facts)
 	/* A context that reads several requests at once tells none from the other. */
 	if (!context || context->open > 1)
 		return 0;
-	evidence = begin_evidence(WAGGLE_EVIDENCE_CALL, facts);
+	evidence = begin_evidence(kind, facts);
 	if (!evidence)
 		return 0;
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
@@ -171,7 +172,8 @@ OUT_OF_LINE int task_call(struct waggle_facts *facts)
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	__sync_fetch_and_add(&python->calls, 1);
-	count(WAGGLE_COUNT_TASK_CALLS);
+	if (kind == WAGGLE_EVIDENCE_CALL)
+		count(WAGGLE_COUNT_TASK_CALLS);
 	return 1;
 }
 

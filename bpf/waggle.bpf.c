@@ -13,6 +13,7 @@
 #include "capture_socket.h"
 #include "capture_probe.h"
 #include "capture_syscall.h"
+#include "logs.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -34,7 +35,9 @@ SHARED_ENUM(waggle_process_event_kind);
 SHARED_ENUM(waggle_process_mode);
 SHARED_ENUM(waggle_counter);
 SHARED_ENUM(waggle_evidence_kind);
+SHARED_ENUM(waggle_log_source);
 const struct waggle_process_event shared_event SEC(".rodata.shared") = {};
 const struct waggle_evidence shared_evidence SEC(".rodata.shared") = {};
 const struct waggle_http2 shared_http2 SEC(".rodata.shared") = {};
 const struct waggle_table_event shared_table_event SEC(".rodata.shared") = {};
+const struct waggle_log shared_log SEC(".rodata.shared") = {};

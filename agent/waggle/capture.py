@@ -30,6 +30,9 @@ MAX_EVENTS = 4096
 _SWEEP = "sweep_connections"
 # Loaded with every flavour, attached by probes to the processes they want (attach.py).
 _PROBES = ("python_context_copied", "python_context_freed")
+# What --logs adds: attached to the exit of every system call, so only when it is wanted.
+_LOGS = "log_written"
+_LOG_MAPS = ("log_ring", "log_budgets", "log_writes")
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -77,14 +80,16 @@ class CaptureOptions:
 
     capture: auto or a flavour's name. trace_all: record whoever is in no entry.
     watch_processes: record every new program until it is decided about.
-    ring_bytes: of the ring of ordinary records, a power of two. max_entries: other
-    bounds than the maps have by themselves, by name of the map.
+    ring_bytes: of the ring of ordinary records, a power of two. log_rate: records of 0.9 KB
+    a second that one process may write to its logs, 0: logs are not looked at. max_entries:
+    other bounds than the maps have by themselves, by name of the map.
     """
 
     capture: str = "auto"
     trace_all: bool = False
     watch_processes: bool = False
     ring_bytes: int = 8 << 20
+    log_rate: int = 0
     max_entries: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -109,6 +114,8 @@ class Capture:
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
         self.evidence = self._ring("evidence_ring", layout.EVIDENCE)
         self.tables = self._ring("table_ring", layout.TABLE_EVENT)
+        logs = bpf.program(_LOGS).autoload
+        self.logs = self._ring("log_ring", layout.LOG, ("length",)) if logs else None
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -146,12 +153,13 @@ class Capture:
     ) -> Capture:
         bpf = Object.open(path)
         try:
-            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.programs)
+            programs = (*_COMMON, *flavour.programs, *((_LOGS,) if options.log_rate else ()))
+            bpf.load_only(_SWEEP, *_PROBES, *programs)
             _configure(bpf, options)
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
-            links = [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
+            links = [bpf.attach(name) for name in programs]
             return cls(bpf, flavour, links)
         except BaseException:
             bpf.close()
@@ -225,7 +233,7 @@ class Capture:
     def close(self) -> None:
         self.detach()
         rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
-        for ring in rings:
+        for ring in (*rings, *((self.logs,) if self.logs is not None else ())):
             ring.close()
         self._hints.close()
         self.bpf.close()
@@ -248,6 +256,11 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
         "watch_processes": int(options.watch_processes),
         "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
+    if options.log_rate:
+        settings = {**settings, "log_rate": options.log_rate}
+    else:
+        for name in _LOG_MAPS:
+            bpf.map(name).leave_out()
     for name, value in settings.items():
         bpf.rodata[name] = value
     bpf.map("exchange_ring").max_entries = options.ring_bytes

@@ -1,8 +1,8 @@
 """Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE) include the
-8 byte header the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE,
+LOG) include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum
@@ -61,6 +61,10 @@ class Counter(IntEnum):
     HTTP2_CONNECTIONS = 33
     HTTP2_STREAMS = 34
     HTTP2_RESYNCED = 35
+    LOGS_WRITTEN = 36
+    LOST_LOG_RATE = 37
+    LOST_LOG_RING_FULL = 38
+    LOST_LOG_UNREADABLE = 39
 
 
 class End(IntEnum):
@@ -81,6 +85,7 @@ class EvidenceKind(IntEnum):
     CALL = 1
     ANSWER = 2
     GONE = 3
+    LOG = 4
 
 
 class Flag(IntEnum):
@@ -127,6 +132,15 @@ class Link(IntEnum):
     THREAD = 3
     TURN = 4
     TASK = 6
+
+
+class LogSource(IntEnum):
+    NONE = 0
+    STDOUT = 1
+    STDERR = 2
+    FILE = 3
+    JOURNAL = 4
+    SYSLOG = 5
 
 
 class Method(IntEnum):
@@ -386,5 +400,35 @@ EVIDENCE = _dtype(
         ("trace_flags", "u1", 121),
         ("shared", "u1", 122),
         ("reserved", "(5,)u1", 123),
+    ],
+)
+
+LOG = _dtype(
+    1024,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("time_ns", "<u8", 8),
+        ("process_start_ns", "<u8", 16),
+        ("inode", "<u8", 24),
+        ("trace_id", "(16,)u1", 32),
+        ("span_id", "(8,)u1", 48),
+        ("parent_id", "(8,)u1", 56),
+        ("tgid", "<u4", 64),
+        ("tid", "<u4", 68),
+        ("device", "<u4", 72),
+        ("descriptor", "<u4", 76),
+        ("written", "<u4", 80),
+        ("kept", "<u4", 84),
+        ("offset", "<u4", 88),
+        ("lost", "<u4", 92),
+        ("length", "<u2", 96),
+        ("flags", "<u2", 98),
+        ("source", "u1", 100),
+        ("link", "u1", 101),
+        ("trace_flags", "u1", 102),
+        ("role", "u1", 103),
+        ("reserved", "(16,)u1", 104),
+        ("bytes", "(904,)u1", 120),
     ],
 )

@@ -21,6 +21,7 @@ STRUCTS = {
     "waggle_process": ("PROCESS", False),
     "waggle_python": ("PYTHON", False),
     "waggle_evidence": ("EVIDENCE", True),
+    "waggle_log": ("LOG", True),
 }
 # Ring records are preceded by the kernel's own header: u32 length, u32 page.
 RING_HEADER = [("ring_length", "<u4", 0), ("ring_page", "<u4", 4)]
@@ -29,8 +30,8 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE) include the
-8 byte header the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE,
+LOG) include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum

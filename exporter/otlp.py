@@ -10,7 +10,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -18,6 +18,7 @@ from waggle.exporter.base import ExporterStats
 from waggle.exporter.otlp_answer import Accepted, Answer, Refused, Transport, TryAgain
 from waggle.exporter.otlp_settings import Backoff, OtlpSettings, Protocol, QueueSettings
 from waggle.exporter.outbox import Encoded, Outbox, Parcel
+from waggle.exporter.signals import TRACES
 from waggle.exporter.spool import Spool
 from waggle.spans import SpanBatch
 
@@ -81,6 +82,7 @@ class Destination:
     queue: QueueSettings
     backoff: Backoff = field(default_factory=Backoff)
     remedies: Mapping[str, str] = field(default_factory=dict)  # reason of a loss -> what to do
+    noun: str = TRACES.noun  # what is sent, for messages
 
 
 class SendingExporter:
@@ -96,13 +98,13 @@ class SendingExporter:
     def __init__(
         self,
         destination: Destination,
-        encoder: Encoder,
+        encoder: Encoder | None,
         on_event: Callable[[str], None] = _silent,
         spool: Spool | None = None,
     ) -> None:
-        """on_event: called from the sender's thread with one line when sending begins to fail,
-        when it works again, and at the first of each kind of refusal. spool: keeps what was
-        not sent; ours from now on.
+        """encoder: of what export() is given; None where all comes by send(). on_event: called
+        from the sender's thread with one line when sending begins to fail, when it works again,
+        and at the first of each kind of refusal. spool: keeps what was not sent; ours from now on.
 
         Nothing is sent and no thread runs before the first export() or begin(): a thread started
         earlier would keep privileges that the process has dropped since.
@@ -118,7 +120,12 @@ class SendingExporter:
 
     def export(self, batch: SpanBatch) -> None:
         """Encode the batch and leave its bytes for the sender."""
-        for request in self._encoder.encode(batch):
+        assert self._encoder is not None  # whoever exports batches has one
+        self.send(self._encoder.encode(batch))
+
+    def send(self, requests: Iterable[Encoded]) -> None:
+        """Leave requests that are encoded already for the sender."""
+        for request in requests:
             self._outbox.put(request)
         self._ensure_thread()
 
@@ -174,7 +181,7 @@ class OtlpExporter(SendingExporter):
         destination = Destination(
             "otlp",
             shown_endpoint(settings),
-            _make_transport(settings),
+            make_transport(settings),
             settings.queue,
             settings.backoff,
             REMEDIES,
@@ -190,7 +197,8 @@ def _make_outbox(settings: QueueSettings, spool: Spool | None) -> AnyOutbox:
     return SpooledOutbox(settings, spool)
 
 
-def _make_transport(settings: OtlpSettings) -> Transport:
+def make_transport(settings: OtlpSettings) -> Transport:
+    """What speaks the protocol of the settings. Raises UsageError for a bad TLS file."""
     # Each is imported only when it is used: grpcio alone costs tens of milliseconds and MBs.
     if settings.protocol is Protocol.GRPC:
         from waggle.exporter.otlp_grpc import GrpcTransport
@@ -345,6 +353,7 @@ class _Reporter:
         self, destination: Destination, outbox: AnyOutbox, on_event: Callable[[str], None]
     ) -> None:
         self._endpoint = destination.shown
+        self._noun = destination.noun
         self._remedies = destination.remedies
         self._outbox = outbox
         self._listener = on_event
@@ -358,7 +367,7 @@ class _Reporter:
         self._failing_since = time.monotonic()
         self._lost_before = self._outbox.lost_so_far()
         self._say(
-            f"cannot send spans to {self._endpoint}: {answer.reason}; trying again, "
+            f"cannot send {self._noun} to {self._endpoint}: {answer.reason}; trying again, "
             f"{self._outbox.room()}"
         )
 
@@ -369,24 +378,28 @@ class _Reporter:
         lost = self._outbox.lost_so_far() - self._lost_before
         self._failing_since = None
         self._say(
-            f"{self._endpoint} takes spans again after {away_s:.1f} s"
-            + (f"; {lost:,} spans were lost meanwhile" if lost else "; none were lost")
+            f"{self._endpoint} takes {self._noun} again after {away_s:.1f} s"
+            + (f"; {lost:,} {self._noun} were lost meanwhile" if lost else "; none were lost")
         )
 
     def expired(self, answer: TryAgain) -> None:
         self._once(
             EXPIRED,
-            f"gave up on spans that {self._endpoint} did not take in time: {answer.reason}; "
+            f"gave up on {self._noun} that {self._endpoint} did not take in time: {answer.reason}; "
             "OTEL_BSP_EXPORT_TIMEOUT says for how long to try",
         )
 
     def kept(self, spans: int) -> None:
         if spans:
-            self._say(f"{spans:,} spans for {self._endpoint} are left on disk for the next run")
+            self._say(
+                f"{spans:,} {self._noun} for {self._endpoint} are left on disk for the next run"
+            )
 
     def nobody_there(self, answer: TryAgain, spans: int) -> None:
         if spans:
-            self._say(f"gave up on {self._endpoint}: {answer.reason}; {spans:,} spans are lost")
+            self._say(
+                f"gave up on {self._endpoint}: {answer.reason}; {spans:,} {self._noun} are lost"
+            )
 
     def refused(self, answer: Refused) -> None:
         reason = f"refused_{answer.code}"
@@ -394,22 +407,26 @@ class _Reporter:
         words = f" ({answer.message})" if answer.message else ""
         self._once(
             reason,
-            f"{self._endpoint} refused spans: {answer.code}{words}; they are lost; {remedy}",
+            f"{self._endpoint} refused {self._noun}: {answer.code}{words}; they are lost; {remedy}",
         )
 
     def remark(self, answer: Accepted) -> None:
         if answer.rejected:
             self._once(
                 REJECTED,
-                f"{self._endpoint} rejected {answer.rejected:,} spans of a request: "
+                f"{self._endpoint} rejected {answer.rejected:,} {self._noun} of a request: "
                 f"{answer.message or 'it does not say why'}",
             )
         elif answer.message:
-            self._once(answer.message, f"{self._endpoint} took spans, but says: {answer.message}")
+            self._once(
+                answer.message, f"{self._endpoint} took {self._noun}, but says: {answer.message}"
+            )
 
     def internal_error(self, error: Exception) -> None:
         kind = type(error).__name__
-        self._once(kind, f"a fault in the exporter lost spans: {kind}: {error}; please report it")
+        self._once(
+            kind, f"a fault in the exporter lost {self._noun}: {kind}: {error}; please report it"
+        )
 
     def _say(self, text: str) -> None:
         # A listener that fails, on a closed stderr for instance, must not cost spans.

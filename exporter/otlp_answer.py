@@ -16,6 +16,8 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, duration_p
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from waggle.exporter.signals import TRACES, Signal
+
 # No receiver may silence us for longer than this, whatever it asks for.
 LONGEST_PAUSE_S = 600.0
 MESSAGE_LIMIT = 200  # characters of a receiver's words that are repeated to the user
@@ -23,7 +25,7 @@ MESSAGE_LIMIT = 200  # characters of a receiver's words that are repeated to the
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The receiver has the spans, all but `rejected` of them; `message` is its remark."""
+    """The receiver has what was sent, all but `rejected` of them; `message` is its remark."""
 
     rejected: int = 0
     message: str = ""
@@ -67,15 +69,18 @@ class Transport(Interface):
     def close(self) -> None: ...
 
 
-def read_acceptance(body: bytes, content_type: str = "application/x-protobuf") -> Accepted:
-    """What an ExportTraceServiceResponse says. A body in no known form is a remark, no loss: the
-    status already said that the spans were taken."""
+def read_acceptance(
+    body: bytes, content_type: str = "application/x-protobuf", signal: Signal = TRACES
+) -> Accepted:
+    """What an Export...ServiceResponse says. A body in no known form is a remark, no loss: the
+    status already said that all was taken."""
     if not body:
         return Accepted()
     try:
         if content_type.startswith("application/json"):
-            return _read_json_acceptance(body)
+            return _read_json_acceptance(body, signal)
         if content_type.startswith("application/x-protobuf"):
+            # The responses of all signals have the same numbers and kinds of fields.
             partial = ExportTraceServiceResponse.FromString(body).partial_success
             return Accepted(max(partial.rejected_spans, 0), _shorten(partial.error_message))
     except (DecodeError, ValueError, TypeError, AttributeError):
@@ -86,10 +91,10 @@ def read_acceptance(body: bytes, content_type: str = "application/x-protobuf") -
     )
 
 
-def _read_json_acceptance(body: bytes) -> Accepted:
+def _read_json_acceptance(body: bytes, signal: Signal) -> Accepted:
     partial = json.loads(body).get("partialSuccess", {})
     # 64-bit numbers are strings in protobuf's JSON form.
-    rejected = int(partial.get("rejectedSpans", 0))
+    rejected = int(partial.get(signal.rejected, 0))
     return Accepted(max(rejected, 0), _shorten(str(partial.get("errorMessage", ""))))
 
 

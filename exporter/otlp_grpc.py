@@ -23,7 +23,6 @@ from waggle.exporter.otlp_answer import (
 from waggle.exporter.otlp_settings import Compression, OtlpSettings, TlsFiles
 from waggle.exporter.otlp_tls import client_context
 
-METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METADATA_NAME = re.compile(r"[0-9a-z_.-]+\Z")
 STATUS_DETAILS = "grpc-status-details-bin"
 RETRYABLE = frozenset(
@@ -74,7 +73,7 @@ class GrpcTransport:
         """Make one call with the settings' timeout as its deadline."""
         channel = self._channel = self._channel or self._open()
         # No serializers: bytes go in and come out.
-        export = channel.unary_unary(METHOD, None, None)
+        export = channel.unary_unary(self._settings.signal.method, None, None)
         call = export.future(
             payload, timeout=self._settings.timeout_s, metadata=self._settings.headers
         )

@@ -25,6 +25,7 @@ from waggle.exporter.otlp_answer import (
 )
 from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol
 from waggle.exporter.otlp_tls import client_context
+from waggle.exporter.signals import METRICS, Signal
 
 RETRYABLE = frozenset({429, 502, 503, 504})
 ANSWER_LIMIT = 64 * 1024  # bytes of a body that are read; the rest costs the connection
@@ -43,8 +44,12 @@ class Form:
     translate: Callable[[bytes], bytes]
 
 
-def _form_of(protocol: Protocol) -> Form:
-    if protocol is Protocol.HTTP_JSON:
+def _form_of(settings: OtlpSettings) -> Form:
+    if settings.protocol is Protocol.HTTP_JSON:
+        if settings.signal is METRICS:
+            from waggle.exporter.metrics_json import translate
+
+            return Form("application/json", translate)
         from waggle.exporter.otlp_json import TracesJson
 
         return Form("application/json", TracesJson().translate)
@@ -60,7 +65,7 @@ class HttpTransport:
         Raises UsageError when a TLS file cannot be used. Connects at the first send().
         """
         self._settings = settings
-        self._form = form or _form_of(settings.protocol)
+        self._form = form or _form_of(settings)
         self._last = (b"", b"")  # a payload and the body made of it: attempts may be many
         context = client_context(settings.tls) if settings.scheme == "https" else None
         self._connection = _make_connection(settings, context)
@@ -150,7 +155,7 @@ class HttpTransport:
             raise TimeoutError
         if len(body) > ANSWER_LIMIT:
             self._connection.close()
-        return _read_answer(response, body)
+        return _read_answer(response, body, self._settings.signal)
 
     def _plain_reason(self, error: Exception) -> str:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
@@ -186,11 +191,11 @@ def _headers(settings: OtlpSettings, form: Form) -> dict[str, str]:
     return headers
 
 
-def _read_answer(response: HTTPResponse, body: bytes) -> Answer:
+def _read_answer(response: HTTPResponse, body: bytes, signal: Signal) -> Answer:
     status = response.status
     content_type = response.headers.get("content-type", "").strip().lower()
     if 200 <= status < 300:
-        return read_acceptance(body, content_type) if status == 200 else Accepted()
+        return read_acceptance(body, content_type, signal) if status == 200 else Accepted()
     words = read_error_words(body, content_type)
     if status in RETRYABLE:
         after_s = read_retry_after(response.headers.get("retry-after"))

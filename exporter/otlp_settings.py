@@ -2,7 +2,8 @@
 
 Names and meanings: OpenTelemetry specification, "OTLP Exporter" (protocol/exporter.md) and
 "Environment Variable Specification" (the batch span processor's section). A variable that is
-empty counts as not set, and one with `TRACES_` in its name wins over the general one.
+empty counts as not set, and one with the signal in its name (`TRACES_`, `METRICS_`) wins over the
+general one.
 
 Two defaults are not the specification's, because those are made for one process and an agent
 carries a whole machine: the queue and the batch are larger, the delay shorter, and an unanswered
@@ -18,12 +19,11 @@ from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from waggle.errors import UsageError
+from waggle.exporter.signals import TRACES, Signal
 
 GENERAL = "OTEL_EXPORTER_OTLP_"
-TRACES = "OTEL_EXPORTER_OTLP_TRACES_"
 HTTP_DEFAULT_ENDPOINT = "http://localhost:4318"
 GRPC_DEFAULT_ENDPOINT = "http://localhost:4317"
-TRACES_PATH = "/v1/traces"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 GRPC_DEFAULT_PORT = 4317
 HIGHEST_PORT = 65_535
@@ -73,6 +73,7 @@ class QueueSettings:
     delay_s: a request that is not full is sent when its first span has waited this long.
     max_request_bytes: receivers take 4 MiB by gRPC unless told otherwise; this leaves room.
     keep_trying_s: how long one request is tried before its spans are lost as "expired".
+    noun: what is counted as spans here, for messages.
     """
 
     max_spans: int = 200_000
@@ -81,6 +82,7 @@ class QueueSettings:
     max_request_spans: int = 5_000
     max_request_bytes: int = 4 * 1024 * 1024 - 64 * 1024
     keep_trying_s: float = 3_600.0
+    noun: str = TRACES.noun
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,14 @@ class OtlpSettings:
     tls: TlsFiles = TlsFiles()
     queue: QueueSettings = QueueSettings()
     backoff: Backoff = Backoff()
+    signal: Signal = TRACES
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str], endpoint_flag: str | None = None
+        cls,
+        environ: Mapping[str, str],
+        endpoint_flag: str | None = None,
+        signal: Signal = TRACES,
     ) -> "OtlpSettings":
         """Read the `OTEL_EXPORTER_OTLP_*` and `OTEL_BSP_*` variables.
 
@@ -115,7 +121,7 @@ class OtlpSettings:
         and is a base URL like OTEL_EXPORTER_OTLP_ENDPOINT.
         Raises UsageError that names the variable, its value and the remedy.
         """
-        read = _Environment(environ)
+        read = _Environment(environ, signal)
         protocol = read.protocol()
         endpoint = _read_endpoint(read, protocol, endpoint_flag)
         return cls(
@@ -130,12 +136,15 @@ class OtlpSettings:
             compression=read.choice("COMPRESSION", Compression, Compression.NONE),
             tls=read.tls(),
             queue=read.queue(),
+            signal=signal,
         )
 
     @staticmethod
-    def names_an_endpoint(environ: Mapping[str, str]) -> bool:
-        """Whether the environment asks for spans to be sent somewhere."""
-        return any(environ.get(prefix + "ENDPOINT", "").strip() for prefix in (TRACES, GENERAL))
+    def names_an_endpoint(environ: Mapping[str, str], signal: Signal = TRACES) -> bool:
+        """Whether the environment asks for a signal to be sent somewhere."""
+        return any(
+            environ.get(f"{GENERAL}{scope}ENDPOINT", "").strip() for scope in ("", signal.scope)
+        )
 
 
 ZIPKIN = "OTEL_EXPORTER_ZIPKIN_"
@@ -151,7 +160,7 @@ def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None
     setting = _Setting("--zipkin", endpoint_flag) if endpoint_flag else None
     setting = setting or read.named(ZIPKIN + "ENDPOINT")
     endpoint = _http_endpoint(
-        setting or _Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append_path=False
+        setting or _Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append=""
     )
     timeout_ms = _whole_number(
         read.named(ZIPKIN + "TIMEOUT"), 10_000, lowest=0, unit="milliseconds"
@@ -188,17 +197,21 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class _Environment:
-    """Typed access to the variables, the traces-only one first."""
+    """Typed access to the variables, the signal's own one first."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], signal: Signal = TRACES) -> None:
         self._environ = environ
+        self.signal = signal
 
     def named(self, name: str) -> _Setting | None:
         value = self._environ.get(name, "").strip()
         return _Setting(name, value) if value else None
 
+    def own(self, suffix: str) -> _Setting | None:
+        return self.named(GENERAL + self.signal.scope + suffix)
+
     def otlp(self, suffix: str) -> _Setting | None:
-        return self.named(TRACES + suffix) or self.named(GENERAL + suffix)
+        return self.own(suffix) or self.named(GENERAL + suffix)
 
     def choice(self, suffix: str, choices: type[_Choice], default: _Choice) -> _Choice:
         setting = self.otlp(suffix)
@@ -228,9 +241,9 @@ class _Environment:
         return milliseconds / 1000 if milliseconds else None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Key and value pairs; those for traces win over the general ones, name by name."""
+        """Key and value pairs; those for the signal win over the general ones, name by name."""
         merged: dict[str, str] = {}
-        for setting in (self.named(GENERAL + "HEADERS"), self.named(TRACES + "HEADERS")):
+        for setting in (self.named(GENERAL + "HEADERS"), self.own("HEADERS")):
             if setting is not None:
                 merged.update(_parse_headers(setting))
         return tuple(merged.items())
@@ -351,7 +364,7 @@ class _Endpoint:
 
 
 def _read_endpoint(read: _Environment, protocol: Protocol, flag: str | None) -> _Endpoint:
-    per_signal = None if flag else read.named(TRACES + "ENDPOINT")
+    per_signal = None if flag else read.own("ENDPOINT")
     setting = _Setting("--otlp", flag) if flag else per_signal or read.named(GENERAL + "ENDPOINT")
     if protocol is Protocol.GRPC:
         return _grpc_endpoint(
@@ -359,12 +372,12 @@ def _read_endpoint(read: _Environment, protocol: Protocol, flag: str | None) -> 
         )
     return _http_endpoint(
         setting or _Setting("default endpoint", HTTP_DEFAULT_ENDPOINT),
-        append_path=per_signal is None,
+        append="" if per_signal else read.signal.path,
     )
 
 
-def _http_endpoint(setting: _Setting, *, append_path: bool) -> _Endpoint:
-    """A base endpoint gets /v1/traces appended; the one for traces is used as it is."""
+def _http_endpoint(setting: _Setting, *, append: str) -> _Endpoint:
+    """A base endpoint gets a path such as /v1/traces appended; a signal's own is used as it is."""
     url = _split(setting)
     if "://" not in setting.value:
         raise setting.wrong("no scheme", f"write http://{setting.value} or https://{setting.value}")
@@ -372,7 +385,7 @@ def _http_endpoint(setting: _Setting, *, append_path: bool) -> _Endpoint:
         raise setting.wrong(
             f"scheme {url.scheme} is not spoken by OTLP over HTTP", "use http:// or https://"
         )
-    path = url.path.rstrip("/") + TRACES_PATH if append_path else url.path or "/"
+    path = url.path.rstrip("/") + append if append else url.path or "/"
     query = f"?{url.query}" if url.query else ""
     return _Endpoint(
         written=setting.value,

@@ -164,7 +164,7 @@ class Outbox:
     def room(self) -> str:
         """How much is kept while there is no receiver, for messages."""
         spans, size = self._settings.max_spans, self._settings.max_bytes
-        return f"up to {spans:,} spans ({size >> 20} MiB) are kept meanwhile"
+        return f"up to {spans:,} {self._settings.noun} ({size >> 20} MiB) are kept meanwhile"
 
     def finish(self, parcel: Parcel, lost: Mapping[str, int]) -> None:
         """Book the parcel: all of its spans are exported but those in `lost` (reason -> spans).

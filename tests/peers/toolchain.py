@@ -132,16 +132,18 @@ def ensure_go_module(
             _run([*command, *(f"./{package}" for package in packages)], cwd=module, env=env)
 
 
-def ensure_go_tool(module: Path, package: str, program: Path) -> None:
+def ensure_go_tool(module: Path, package: str, program: Path, tags: str = "") -> None:
     """Builds one command that a Go module lists as a tool: `go install` refuses those whose own
-    modules replace others."""
+    modules replace others. tags: build tags, with commas."""
     go = tool("go")
     version = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
-    digest = _digest([module / "go.mod", module / "go.sum"], version, package)
+    words = [version, package, tags] if tags else [version, package]
+    digest = _digest([module / "go.mod", module / "go.sum"], *words)
     with once(f"go-tool-{program.name}", digest) as is_needed:
         if is_needed:
             program.parent.mkdir(parents=True, exist_ok=True)
             command = [go, "build", "-trimpath", "-mod=readonly", f"-p={_JOBS}", "-ldflags=-s -w"]
+            command += [f"-tags={tags}"] if tags else []
             env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
             _run([*command, "-o", str(program), package], cwd=module, env=env)
 

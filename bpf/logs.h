@@ -145,6 +145,16 @@ static long piece_step(u32 index, void *context)
 	return 0;
 }
 
+/* What tells writes of one task from those of another where the request is not known yet. */
+INLINE u64 log_context(u32 tgid)
+{
+	struct waggle_python *python = python_of(tgid);
+	u64 address = python ? current_context(python) : 0;
+	struct context *context = address ? known_context(python, tgid, address) : 0;
+
+	return context ? context->generations[0] : 0;
+}
+
 /* Whose request it is part of. What is known only later gets ids that evidence follows to. */
 OUT_OF_LINE int log_owner(struct log_write *write)
 {
@@ -164,6 +174,7 @@ OUT_OF_LINE int log_owner(struct log_write *write)
 			new_trace_id(&write->random, facts->trace_id);
 		if (!task_call(facts, WAGGLE_EVIDENCE_LOG))
 			return 0;
+		head->context = log_context(head->tgid);
 	}
 	copy_trace_id(head->trace_id, facts->trace_id);
 	copy_span_id(head->span_id, facts->span_id);
@@ -193,6 +204,7 @@ INLINE void begin_log(struct log_write *write, const struct log_target *target, 
 	head->flags = mode & WAGGLE_PROCESS_UNCONFIRMED ? WAGGLE_FLAG_PROVISIONAL : 0;
 	head->link = WAGGLE_LINK_NONE;
 	head->trace_flags = 0;
+	head->context = 0;
 	head->written = written;
 	head->kept = written > most ? most : written;
 	clear_words(head->trace_id, 32);

@@ -397,7 +397,8 @@ struct waggle_log {
 	unsigned char link;    /* enum waggle_link */
 	unsigned char trace_flags;
 	unsigned char role; /* enum waggle_role: CLIENT, as evidence has it */
-	unsigned char reserved[16];
+	unsigned char reserved[8];
+	unsigned long long context; /* of Python: the generation of the current one, or 0 */
 	unsigned char bytes[WAGGLE_LOG_BYTES];
 };
 

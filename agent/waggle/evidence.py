@@ -163,6 +163,15 @@ class Joins:
         kept: Records = np.concatenate([records[~pending], ready])
         return kept
 
+    def resolve(self, records: Records) -> tuple[Records, Records]:
+        """Of records that are kept elsewhere: those of which all is known, in true ids, and the
+        others. They have the fields of an exchange that this module reads or writes."""
+        return self._resolve(records)
+
+    def take(self) -> None:
+        """Take new evidence."""
+        self._take()
+
     def release(self) -> list[Records]:
         """Take new evidence; the records that wait no more."""
         self._take()
@@ -209,10 +218,11 @@ class Joins:
 
     def _add(self, evidence: Records) -> None:
         kind = evidence["kind"]
-        calls = evidence[kind == EvidenceKind.CALL]
+        is_call = (kind == EvidenceKind.CALL) | (kind == EvidenceKind.LOG)
+        calls = evidence[is_call]
         if len(calls):
             self._add_calls(calls)
-        ended = evidence[kind != EvidenceKind.CALL]
+        ended = evidence[~is_call]
         if not len(ended):
             return
         answers = ended[
@@ -296,12 +306,18 @@ class Joins:
         if len(alone):
             found, answers = self._answers.last_before(calls["evidence"][alone])
             rows = alone[found]
+            # What is logged after an answer is its request's where the context is, too: one that
+            # is older may be that of the whole connection, or of the event loop.
+            is_log = calls["evidence"]["kind"][rows] == EvidenceKind.LOG
+            older = calls["evidence"]["contexts"][rows, 0] < answers["start_ns"]
+            rows, answers = rows[~(is_log & older)], answers[~(is_log & older)]
             calls["depth"][rows] = 0
             calls["parent"][rows] = answers
             after[rows] = True
         proven = calls["depth"] < _WORKER
-        self.stats.proven += int(proven.sum())
-        self.stats.unproven += int((~proven).sum())
+        counted = calls["evidence"]["kind"] == EvidenceKind.CALL
+        self.stats.proven += int((proven & counted).sum())
+        self.stats.unproven += int((~proven & counted).sum())
         self._join(calls, proven, after)
 
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:

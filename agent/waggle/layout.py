@@ -428,7 +428,8 @@ LOG = _dtype(
         ("link", "u1", 101),
         ("trace_flags", "u1", 102),
         ("role", "u1", 103),
-        ("reserved", "(16,)u1", 104),
+        ("reserved", "(8,)u1", 104),
+        ("context", "<u8", 112),
         ("bytes", "(904,)u1", 120),
     ],
 )

@@ -22,7 +22,7 @@ def scope_message() -> common_pb2.InstrumentationScope:
 
 def resource_message(resource: Resource) -> resource_pb2.Resource:
     message = resource_pb2.Resource(dropped_attributes_count=resource.dropped)
-    _add_attributes(message.attributes, resource.attributes)
+    add_attributes(message.attributes, resource.attributes)
     return message
 
 
@@ -39,10 +39,10 @@ def span_message(span: Span) -> trace_pb2.Span:
         end_time_unix_nano=span.end_unix_ns,
         flags=span.flags,
     )
-    _add_attributes(message.attributes, span.attributes)
+    add_attributes(message.attributes, span.attributes)
     for event in span.events:
         made = message.events.add(name=event.name, time_unix_nano=event.unix_ns)
-        _add_attributes(made.attributes, event.attributes)
+        add_attributes(made.attributes, event.attributes)
     if span.error:
         message.status.code = STATUS_ERROR
         message.status.message = span.status_message
@@ -54,10 +54,10 @@ def valid_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _add_attributes(
+def add_attributes(
     target: RepeatedCompositeFieldContainer[common_pb2.KeyValue], attributes: Attributes
 ) -> None:
-    """Filled in place: making each pair as a message of its own takes twice as long."""
+    """Add pairs in place: making each as a message of its own takes twice as long."""
     for key, value in attributes.items():
         pair = target.add()
         pair.key = key

@@ -19,7 +19,7 @@ from waggle import layout
 from waggle.columns import Bytes, Positions, gather_bytes, windows
 from waggle.probes.logs.formats import Head, read_head
 from waggle.probes.logs.tracebacks import BEGINNINGS, group, is_second_line, names_error
-from waggle.spans import Records
+from waggle.spans import Attributes, Records
 
 Mask = npt.NDArray[np.bool_]
 
@@ -73,6 +73,12 @@ class Entries:
     facts: npt.NDArray[np.void]
     heads: list[Head | None]
     cut: Mask
+    extra: dict[int, Attributes] = field(default_factory=dict)  # of single rows
+
+    @classmethod
+    def none(cls) -> "Entries":
+        none = np.empty(0, np.intp)
+        return cls(np.empty(0, np.uint8), none, none, np.empty(0, FACTS), [], np.empty(0, np.bool_))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -140,7 +146,7 @@ class Assembler:
         pieces = _Pieces.read(records).behind(self._carried)
         if not len(pieces.facts):
             self._carried = pieces
-            return _nothing()
+            return Entries.none()
         order = np.lexsort([pieces.facts[name] for name in ("inode", "device", "tid", "tgid")])
         batch = _Batch(pieces.take(order), now_ns, last=last)
         self._carried = batch.carried()
@@ -337,7 +343,7 @@ class _Batch:
     def entries(self) -> Entries:
         lines = self._records
         if not len(lines):
-            return _nothing()
+            return Entries.none()
         last = self._last_lines(lines)
         starts = self._line_starts[lines]
         lengths = self._line_starts[last] + self._line_lengths[last] - starts
@@ -397,8 +403,3 @@ def _select(entries: Entries, which: Mask) -> Entries:
         heads,
         entries.cut[rows],
     )
-
-
-def _nothing() -> Entries:
-    none = np.empty(0, np.intp)
-    return Entries(np.empty(0, np.uint8), none, none, np.empty(0, FACTS), [], np.empty(0, np.bool_))

@@ -54,7 +54,7 @@ def test_a_write_is_a_record() -> None:
 
 
 def test_a_line_cut_over_writes() -> None:
-    """A line that a thread writes in parts is one record, whatever other threads write meanwhile."""
+    """A line that a thread writes in parts is one record, whatever others write meanwhile."""
     writes = [Write(b"one ", 1), Write(b"other\n", 2, tid=8), Write(b"and a half", 1)]
     assert assembled(*writes, Write(b"\n", 1)) == [(b"one and a half", 1), (b"other", 2)]
 
@@ -178,7 +178,7 @@ def test_an_open_traceback_waits_shortly() -> None:
 def test_any_cuts_give_the_same_text() -> None:
     """However writes cut a text, and batches the writes, its lines come out once and in order,
     and none has the ids of another request."""
-    chance = random.Random(9)
+    chance = random.Random(9)  # noqa: S311
     for _ in range(200):
         requests = chance.choices([1, 2], k=30)
         lines = [b"request %d %s\n" % (r, b"x" * chance.randrange(1500)) for r in requests]

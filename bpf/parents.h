@@ -97,26 +97,21 @@ OUT_OF_LINE int find_parent(struct connection *connection, u32 tgid, u32 tid, st
 	return inherit(link, owner, facts);
 }
 
-/* Whose request the current thread works on, for what it writes to its log: as a call that
- * it makes now, on a connection that says nothing of itself. */
+/* Whose request the current thread works on, for what it writes to its log. Rule `turn` is
+ * no evidence here: nginx also logs what no read has told it, as that nobody let it connect. */
 OUT_OF_LINE int find_writer(struct waggle_facts *facts)
 {
-	u32 tgid = facts->tgid, tid = facts->tid;
+	u32 tgid = facts->tgid;
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct owner owner = {};
 	u8 link = WAGGLE_LINK_NONE;
 
 	if (!process)
 		return link;
-	if (rule_thread(process, tid, &owner)) {
+	if (rule_thread(process, facts->tid, &owner))
 		link = WAGGLE_LINK_THREAD;
-	} else if (process->mode & WAGGLE_PROCESS_RULE_TURN) {
-		turn_of_thread(tid, &owner);
-		if (owner.sock && turn_trusted(process))
-			link = WAGGLE_LINK_TURN;
-	} else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, &owner)) {
+	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, &owner))
 		link = WAGGLE_LINK_TASK;
-	}
 	return inherit(link, &owner, facts);
 }
 

@@ -34,6 +34,9 @@ struct context {
 	struct owner writes_for; /* by prediction `writer` */
 	u32 epoch;
 	u32 open; /* requests it has read and not answered */
+	u64 sock; /* on which it has read or answered last, */
+	u32 many; /* and whether there were others before */
+	u32 reserved;
 };
 
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
@@ -233,6 +236,14 @@ INLINE void test_predictions(struct connection *connection, struct waggle_python
 	connection->writer_context = address;
 }
 
+/* The context reads or answers on this connection. */
+INLINE void context_meets(struct context *context, u64 sock)
+{
+	if (context->sock && context->sock != sock)
+		context->many = 1;
+	context->sock = sock;
+}
+
 /* A request has been read. */
 OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_process *process,
 			     const struct waggle_facts *facts, u64 sock)
@@ -256,6 +267,7 @@ OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_
 	if (!context)
 		return 0;
 	connection->reader = address;
+	context_meets(context, sock);
 	__sync_fetch_and_add(&context->open, 1);
 	predict(connection, python, sock, tgid, request_mark(facts));
 	return 0;
@@ -297,16 +309,20 @@ OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_f
 	answered(python);
 	address = connection->reader || python->calls ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
-	if (context)
+	if (context) {
 		test_predictions(connection, python, sock, address, context);
+		context_meets(context, sock);
+	}
 	shared = reader_done(connection, python, tgid);
 	if (!python->calls && connection->flags & CONNECTION_BLOCKING)
 		return 0; /* nobody has asked */
 	evidence = begin_evidence(WAGGLE_EVIDENCE_ANSWER, facts);
 	if (!evidence)
 		return 0;
-	if (context)
+	if (context) {
 		evidence->contexts[0] = context->generations[0];
+		evidence->many = context->many;
+	}
 	evidence->shared = shared && reader == address;
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	return 0;

@@ -355,7 +355,8 @@ struct waggle_evidence {
 	unsigned char kind;	   /* enum waggle_evidence_kind */
 	unsigned char trace_flags;
 	unsigned char shared; /* the context serves several requests at once: says nothing */
-	unsigned char reserved[5];
+	unsigned char many; /* it has read or answered on several connections: a loop's own */
+	unsigned char reserved[4];
 };
 
 /* What a process writes to its log (bpf/logs.h), with --logs only. One write is one record

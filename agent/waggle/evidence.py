@@ -53,6 +53,7 @@ _WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
 _UNMATCHED = 127
 _WORKER = 126  # matched, and disproved: the branch goes on after the answer
 _BATCHES_KEPT = 64
+_CHAIN: int = layout.EVIDENCE["contexts"].shape[0]
 _BACK = (1, 2, 3, 4)  # answers of one context that are looked at for what came after
 _TIME_BITS = np.uint64(44)
 _MAX_SPAN = np.uint64((1 << 44) - 1)
@@ -314,6 +315,7 @@ class Joins:
             calls["depth"][rows] = 0
             calls["parent"][rows] = answers
             after[rows] = True
+        self._drop_logs_of_loops(calls)
         proven = calls["depth"] < _WORKER
         counted = calls["evidence"]["kind"] == EvidenceKind.CALL
         self.stats.proven += int((proven & counted).sum())
@@ -339,6 +341,18 @@ class Joins:
         known = (last >= 0) & (contexts[last] == branch)
         goes_on = known & (times[last] > calls["matched_ns"][rows])
         calls["depth"][rows[goes_on]] = _WORKER
+
+    def _drop_logs_of_loops(self, calls: npt.NDArray[np.void]) -> None:
+        """What is logged in a context that serves many connections may be a timer's: it is its
+        request's only where the context was made for that."""
+        rows = np.flatnonzero(
+            (calls["evidence"]["kind"] == EvidenceKind.LOG)
+            & (calls["depth"] < _WORKER)
+            & (calls["parent"]["many"] != 0)
+        )
+        depth = np.minimum(calls["depth"][rows], _CHAIN - 1).astype(np.intp)
+        older = calls["evidence"]["contexts"][rows, depth] < calls["parent"]["start_ns"][rows]
+        calls["depth"][rows[older]] = _WORKER
 
     def _join(self, calls: npt.NDArray[np.void], proven: Mask, after: Mask) -> None:
         rows = np.zeros(len(calls), _JOINED)

@@ -399,7 +399,8 @@ EVIDENCE = _dtype(
         ("kind", "u1", 120),
         ("trace_flags", "u1", 121),
         ("shared", "u1", 122),
-        ("reserved", "(5,)u1", 123),
+        ("many", "u1", 123),
+        ("reserved", "(4,)u1", 124),
     ],
 )
 

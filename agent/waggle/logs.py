@@ -168,6 +168,7 @@ class LogStage:
     def finish(self) -> None:
         """The end: what waits goes with what is known."""
         self.move(last=True)
+        self._failures.give_up()
 
     def flush(self, timeout_s: float) -> None:
         for exporter in self._exporters:
@@ -491,6 +492,11 @@ class _Failures:
             events.append(event)
         if len(self._events) > MAX_FAILURES:
             self.late += len(self._events.popitem(last=False)[1])
+
+    def give_up(self) -> None:
+        """No more spans come."""
+        self.late += sum(map(len, self._events.values()))
+        self._events.clear()
 
     def take(self, span_ids: npt.NDArray[np.uint8]) -> dict[bytes, tuple[Event, ...]]:
         """Those of a batch's spans."""

@@ -40,6 +40,9 @@ exporters:
   file:
     path: {output}
     {writing}
+  file/logs:
+    path: {logs}
+    {writing}
 service:
   telemetry:
     metrics:
@@ -49,6 +52,10 @@ service:
       receivers: [otlp{also}]
       processors: [{processors}]
       exporters: [file, debug]
+    logs:
+      receivers: [otlp]
+      processors: [{processors}]
+      exporters: [file/logs]
 """
 _READING = """\
   otlp_json_file:
@@ -101,12 +108,14 @@ class Collector:
         self.grpc_endpoint = f"{scheme}://127.0.0.1:{grpc_port}"
         self._ports = (http_port, grpc_port)
         self._output = folder / "traces.jsonl"
+        self.logs_file = folder / "logs.jsonl"
         self._config = folder / "otelcol.yaml"
         self._config.write_text(
             _CONFIG.format(
                 http_port=http_port,
                 grpc_port=grpc_port,
                 output=self._output,
+                logs=self.logs_file,
                 files=_READING.format(pattern=reading) if reading else "",
                 also=", otlp_json_file" if reading else "",
                 tls=_TLS.format(certificate=tls[0], key=tls[1]) if tls else "",

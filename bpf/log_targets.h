@@ -13,6 +13,7 @@
 #define SYS_PWRITEV 296
 #define S_IFREG 0100000
 #define S_IFCHR 0020000
+#define S_IFIFO 0010000
 #define SOCK_DGRAM 2
 #define DEV_NULL (1 << 20 | 3)
 #define USER_MSGHDR_NAME 0
@@ -65,14 +66,14 @@ INLINE void log_memory(struct log_memory *memory, u64 number, u64 second, u64 th
 
 INLINE struct file *file_of_descriptor(u32 descriptor)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files, *file = 0;
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct files_struct *files = task->files;
+	struct fdtable *table = files ? files->fdt : 0;
+	struct file *file = 0;
 
-	if (descriptor >= BPF_CORE_READ(table, max_fds))
+	if (!table || descriptor >= table->max_fds)
 		return 0;
-	files = BPF_CORE_READ(table, fd);
-	bpf_probe_read_kernel(&file, sizeof(file), files + descriptor);
+	bpf_probe_read_kernel(&file, sizeof(file), table->fd + descriptor);
 	return file;
 }
 
@@ -160,7 +161,8 @@ INLINE int is_log_file(struct file *file)
 	return end == ('.' | 'l' << 8 | 'o' << 16 | 'g' << 24);
 }
 
-/* Another descriptor may lead to where stdout or stderr does: /dev/stderr, opened anew. */
+/* Another descriptor may lead to the pipe or terminal that stdout or stderr is: /dev/stderr,
+ * opened anew. */
 INLINE u32 source_of_inode(struct inode *inode)
 {
 	for (u32 stream = 1; stream <= 2; stream++) {
@@ -190,8 +192,10 @@ OUT_OF_LINE int find_log_target(struct log_target *target)
 		target->source = target->descriptor;
 	else if (type == S_IFREG && is_log_file(file))
 		target->source = WAGGLE_LOG_SOURCE_FILE;
-	else
+	else if (type == S_IFIFO || type == S_IFCHR)
 		target->source = source_of_inode(inode);
+	if (!target->source)
+		return 0;
 	target->inode = BPF_CORE_READ(inode, i_ino);
 	target->device = BPF_CORE_READ(inode, i_sb, s_dev);
 	return target->source;

@@ -158,9 +158,8 @@ class _Making:
 
         settings = self.settings
         assert settings.json_file is not None  # or it would not have been chosen
-        path = settings.json_file.with_name(
-            f"{settings.json_file.stem}.logs{settings.json_file.suffix}"
-        )
+        # What reads spans*.jsonl must not find it.
+        path = settings.json_file.with_name(f"logs-{settings.json_file.name}")
         transport = FileTransport(path, settings.json_max, settings.json_keep, LogsJson().translate)
         return self._sender("log file", str(path), transport, self._encoder())
 

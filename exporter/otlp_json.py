@@ -28,6 +28,7 @@ _MOST_REMEMBERED = 4096  # fragments, of some 100 bytes each
 _VARINT, _BYTES = 0, 2
 _FIXED_SIZES = {1: 8, 5: 4}  # bytes, by kind of field
 _VARINT_LIMIT = 10  # bytes
+_STRING_VALUE = b"\x0a"  # the tag of AnyValue's first field
 
 
 class _RequestJson:
@@ -199,6 +200,15 @@ def _long(name: str) -> Callable[[Any], str]:
     return lambda value: f'"{name}":"{value}"'
 
 
+def _body(data: bytes) -> str:
+    """An AnyValue that is nothing but a text, as nearly all bodies are; or any other."""
+    if data[:1] == _STRING_VALUE:
+        length, at = _varint(data, 1)
+        if at + length == len(data):
+            return f'{{"stringValue":{quoted(data[at:].decode("utf-8", "replace"))}}}'
+    return _dumped(any_value(common_pb2.AnyValue.FromString(data)))
+
+
 def _status_text(data: bytes) -> str:
     status = trace_pb2.Status.FromString(data)
     return f'"status":{_dumped(_present(message=status.message, code=status.code))}'
@@ -225,7 +235,7 @@ _LOG_FIELDS: dict[int, Callable[[Any], str]] = {
     1: _long("timeUnixNano"),
     2: _number("severityNumber"),
     3: _text("severityText"),
-    5: lambda data: f'"body":{_dumped(any_value(common_pb2.AnyValue.FromString(data)))}',
+    5: lambda data: f'"body":{_body(data)}',
     7: _number("droppedAttributesCount"),
     8: _number("flags"),
     9: _hex("traceId"),

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ from waggle.spans import LINK_METHODS, Attributes, Event, Records, ResourceTable
 
 EVERY_S = 0.2  # how often the ring is looked at when no spans come
 HIGH_WATER = 0.25  # or when it is this full
-MAX_WAITING = 16_384  # records whose request is proven later
+MAX_WAITING = 16_384  # records whose request is proven later,
+MAX_WAITING_BYTES = 32 << 20  # and of their text
 MAX_SHAPES = 4096
 MAX_FAILURES = 4096  # exceptions whose span has not come yet
 FAILURES_A_SPAN = 8
@@ -188,7 +189,7 @@ class LogStage:
     def losses(self) -> dict[str, int]:
         """Records lost here, by reason; those of the kernel are in its counters."""
         lines = self._assembler.stats
-        mine = {"binary": lines.binary, "exception_late": self._failures.late}
+        mine = {"binary": lines.binary, "cut": lines.cut, "exception_late": self._failures.late}
         return {f"log_{name}": n for name, n in {**self.stats.lost, **mine}.items() if n}
 
     # -- records --------------------------------------------------------------------------
@@ -201,10 +202,21 @@ class LogStage:
         self._joins.take()
         while left > 0 and len(records := self.ring.read(left)):
             left -= len(records)
-            self._add(self._accepted(records), now_ns)
+            self._guarded(self._add, records, now_ns)
         if self._assembler.waits() or last:
-            self._begin(self._assembler.add(_no_records(), now_ns, last=last), now_ns)
+            self._guarded(self._carry_on, _no_records(), now_ns, last=last)
         self._release(now_ns, last=last)
+
+    def _guarded(self, step: Callable[..., None], records: Records, *more: Any, **how: Any) -> None:
+        """A fault of ours costs the logs at hand, not the spans that wait behind them."""
+        try:
+            step(records, *more, **how)
+        except Exception:
+            self.stats.lose("internal_error", len(records))
+            self._assembler = Assembler(self._assembler.max_line, self._assembler.stats)
+
+    def _carry_on(self, records: Records, now_ns: int, *, last: bool) -> None:
+        self._begin(self._assembler.add(records, now_ns, last=last), now_ns)
 
     def _accepted(self, records: Records) -> Records:
         provisional = (records["flags"] & np.uint16(Flag.PROVISIONAL)) != 0
@@ -217,6 +229,7 @@ class LogStage:
         return kept
 
     def _add(self, records: Records, now_ns: int) -> None:
+        records = self._accepted(records)
         datagrams = np.isin(records["source"], _DATAGRAMS)
         if datagrams.any():
             self._begin(self._read_datagrams(records[datagrams]), now_ns)
@@ -235,10 +248,11 @@ class LogStage:
             return
         pending = np.flatnonzero(entries.facts["flags"] & _WAITS)
         if len(pending):
+            waiting = entries.take(pending)  # nothing else need stay in memory
             ids = np.empty(len(pending), _IDS)
             for name in _IDS.names or ():
-                ids[name] = pending if name == "row" else entries.facts[name][pending]
-            self._waiting.append(_Waiting(now_ns, entries, ids))
+                ids[name] = np.arange(len(pending)) if name == "row" else waiting.facts[name]
+            self._waiting.append(_Waiting(now_ns, waiting, ids))
         ready = np.ones(len(entries), np.bool_)
         ready[pending] = False
         self._emit(entries, np.flatnonzero(ready))
@@ -246,16 +260,18 @@ class LogStage:
     def _release(self, now_ns: int, *, last: bool) -> None:
         """Records whose request is proven, or that have waited for too long."""
         still: list[_Waiting] = []
-        room = MAX_WAITING
+        room, memory = MAX_WAITING, MAX_WAITING_BYTES
         for waiting in reversed(self._waiting):
             ready, left = self._joins.resolve(waiting.ids)
-            late = last or now_ns - waiting.since_ns > HOLD_S * _S or len(left) > room
-            if late:
+            no_room = len(left) > room or len(waiting.entries.text) > memory
+            if last or no_room or now_ns - waiting.since_ns > HOLD_S * _S:
+                self.stats.lose("unproven", 0 if last else len(left))
                 _forget(left)
                 ready, left = np.concatenate([ready, left]), left[:0]
             self._settle(waiting.entries, ready)
             if len(left):
                 room -= len(left)
+                memory -= len(waiting.entries.text)
                 still.append(replace(waiting, ids=left))
         self._waiting = still[::-1]
 
@@ -274,7 +290,10 @@ class LogStage:
         self.stats.out += len(batch)
         self.stats.with_ids += int(batch.span_ids.any(1).sum())
         for exporter in self._exporters:
-            exporter.export(batch)
+            try:
+                exporter.export(batch)
+            except Exception:  # a fault of ours must cost neither the others nor the spans
+                self.stats.lose(f"failed_in_{exporter.name}", len(batch))
 
     def _batch(self, entries: Entries, rows: Positions) -> LogBatch:
         facts = entries.facts[rows]

@@ -83,6 +83,19 @@ class Entries:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def take(self, rows: Positions) -> "Entries":
+        """Some of the rows, with nothing but their own text."""
+        lengths = self.lengths[rows]
+        return Entries(
+            gather_bytes(self.text, self.starts[rows], lengths),
+            np.cumsum(lengths) - lengths,
+            lengths,
+            self.facts[rows],
+            [self.heads[row] for row in rows.tolist()],
+            self.cut[rows],
+            {n: self.extra[row] for n, row in enumerate(rows.tolist()) if row in self.extra},
+        )
+
     def one(self, row: int) -> bytes:
         start = int(self.starts[row])
         return self.text[start : start + int(self.lengths[row])].tobytes()

@@ -228,3 +228,36 @@ def test_entries_of_the_journal() -> None:
     ]
     assert system.stage.losses() == {"log_journal_unread": 1}
     assert any(found[2].get("code.file.path") == "a.py" for found in system.out.found)
+
+
+class Failing(Collecting):
+    """Has a fault."""
+
+    def export(self, batch: LogBatch) -> None:
+        raise RuntimeError("a fault")
+
+
+def test_a_fault_costs_no_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong with logs is counted, and neither other exporters nor spans suffer."""
+    system = System()
+    system.stage._exporters = [Failing(), system.out]
+    system.log(Write(b"one\n"))
+    system.stage.move()
+    assert [body for body, _, _ in system.out.found] == ["one"]
+    assert system.stage.losses() == {"log_failed_in_collecting": 1}
+    monkeypatch.setattr("waggle.probes.logs.lines.read_head", lambda _: 1 // 0)
+    system.log(Write(b"two\n"), Write(b"three\n"))
+    batch = exchanges(1)
+    assert system.stage.process(batch.records)[0] is batch.records
+    assert system.stage.losses()["log_internal_error"] == 2
+
+
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records wait in bounded memory: the oldest go out without ids, counted."""
+    monkeypatch.setattr("waggle.logs.MAX_WAITING", 2)
+    system = System()
+    for number in range(1, 5):
+        system.ring.put(pending(number, 2_501))
+        system.stage.move()
+    assert [body for body, _, _ in system.out.found] == ["line 1", "line 2"]
+    assert system.stage.losses() == {"log_unproven": 2}

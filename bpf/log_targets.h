@@ -186,7 +186,8 @@ OUT_OF_LINE int find_log_target(struct log_target *target)
 	type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
 	if (type == S_IFSOCK)
 		target->source = source_of_socket(file, target);
-	else if (type == S_IFCHR && BPF_CORE_READ(inode, i_rdev) == DEV_NULL)
+	/* Where everything is traced, what people see on their terminals is none of our business. */
+	else if (type == S_IFCHR && (trace_all || BPF_CORE_READ(inode, i_rdev) == DEV_NULL))
 		return 0;
 	else if (target->descriptor == 1 || target->descriptor == 2)
 		target->source = target->descriptor;

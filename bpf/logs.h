@@ -254,7 +254,8 @@ int BPF_PROG(log_written, struct pt_regs *regs, long result)
 	if (result <= 0 || !is_log_write(number))
 		return 0;
 	mode = traced_mode();
-	if (!mode)
+	/* Where everything is traced, whoever speaks no protocol is never decided about. */
+	if (!mode || (trace_all && mode & WAGGLE_PROCESS_UNCONFIRMED))
 		return 0;
 	HOLD_CPU();
 	write = bpf_map_lookup_elem(&log_writes, &zero);

@@ -116,6 +116,8 @@ class Capture:
         self.tables = self._ring("table_ring", layout.TABLE_EVENT)
         logs = bpf.program(_LOGS).autoload
         self.logs = self._ring("log_ring", layout.LOG, ("length",)) if logs else None
+        if logs:
+            self._program_names += (_LOGS,)
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:

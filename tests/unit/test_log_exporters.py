@@ -111,3 +111,19 @@ def test_lines_for_people() -> None:
     assert request.payload.decode().split(maxsplit=1)[1] == (
         f"ERROR shop  he?llo  trace={'01' * 16}\n"
     )
+
+
+def test_a_spool_keeps_logs_too(made: list[LogSender], tmp_path: Path) -> None:
+    """What nobody took is on disk for the next run, in a folder beside that of spans."""
+    flags = {"logs": True, "spool": str(tmp_path), "otlp": "http://127.0.0.1:1"}
+    (first,) = make_log_exporters(load_settings(flags, {}), {}, lambda _: None)
+    first.export(batch_of([("hello", 0, 5, b"", {})]))
+    first.close(5)
+    assert first.stats().kept == 1
+    assert [folder.name for folder in tmp_path.iterdir()] == ["otlp-logs"]
+    with http_receiver(HttpAnswer()) as receiver:
+        flags["otlp"] = f"http://127.0.0.1:{receiver.port}"
+        made += make_log_exporters(load_settings(flags, {}), {}, lambda _: None)
+        (request,) = receiver.wait_for_requests(1)
+    assert request.path == "/v1/logs"
+    assert b"hello" in request.body

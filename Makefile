@@ -60,7 +60,7 @@ test-full: build .venv/.packages-dev ## Every server with every client, every wa
 	$(GIVE_BACK)
 
 .PHONY: test-backends
-test-backends: build .venv/.packages-dev ## Servers that take minutes to build, once: Jaeger
+test-backends: build .venv/.packages-dev ## Servers that take minutes to build, once: Jaeger, Prometheus
 	@$(AS_ROOT) tests/peers/install.sh
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m backends tests/peers
 	$(GIVE_BACK)
@@ -75,7 +75,7 @@ test-python: build .venv/.packages-dev ## Python: every server, client and shape
 .PHONY: test-grpc
 test-grpc: build .venv/.packages-dev ## HTTP/2 and gRPC: every implementation with every other, both ways
 	@$(AS_ROOT) tests/peers/install.sh grpc
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc.py tests/peers/test_grpc_parents.py tests/peers/test_http2.py
 	$(GIVE_BACK)
 
 .PHONY: test-vm

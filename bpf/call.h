@@ -9,16 +9,11 @@
 #include "closing.h"
 #include "http1_feed.h"
 #include "http2_feed.h"
+#include "python_parts.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
 #define CALL_STEPS 4096 /* pieces of memory and states passed in one call; a chunk is two */
-
-/* What the loop over one call is given. */
-struct walk {
-	struct feed *feed;
-	const struct memory *memory;
-};
 
 struct piece {
 	u64 base;
@@ -105,7 +100,7 @@ INLINE void catch_up(struct feed *feed)
 static long call_step(u32 index, void *context)
 {
 	struct walk *walk = context;
-	struct feed *feed = walk->feed;
+	struct feed *feed = &walk->feed;
 	struct feed_state *state = &feed->scratch->state;
 	int stop;
 
@@ -121,12 +116,12 @@ static long call_step(u32 index, void *context)
 	       is_http2(feed->connection);
 }
 
-INLINE void feed_call(struct feed *feed, const struct memory *memory)
+INLINE void feed_call(struct walk *walk)
 {
+	struct feed *feed = &walk->feed;
 	struct feed_state *state = &feed->scratch->state;
-	struct walk walk = { .feed = feed, .memory = memory };
 
-	LOOP(CALL_STEPS, call_step, &walk);
+	LOOP(CALL_STEPS, call_step, walk);
 	if (is_http2(feed->connection))
 		return;
 	if (!state->fate && (state->left || state->offset < state->length) &&
@@ -198,7 +193,7 @@ OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u
 }
 
 /* The connection of a call, made when it is new; null when it is nothing to us. */
-INLINE struct connection *connection_of(const struct call *call)
+OUT_OF_LINE struct connection *connection_of(const struct call *call)
 {
 	u64 sock = call->endpoint.sock;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
@@ -265,40 +260,39 @@ INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
  * arguments, and not again at each place that calls it. */
 PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct feed feed = {
-		.connection = connection,
-		.tgid = id >> 32,
-		.tid = (u32)id,
-	};
+	struct walk walk = {};
+	struct feed *feed = &walk.feed;
+	struct scratch *scratch;
 	struct feed_state *state;
 
 	if (!connection || !call)
 		return 0;
-	feed.sock = call->endpoint.sock;
-	feed.sent = call->sent;
-	feed.stream = feed.sent ? &connection->sent : &connection->received;
-	feed.scratch = scratch_of(call->user);
-	if (!feed.scratch)
+	feed->user = call->user;
+	scratch = bpf_map_lookup_elem(&scratches, &feed->user);
+	if (!scratch)
 		return 0;
-	state = &feed.scratch->state;
+	begin_feed(feed, connection, scratch, call->endpoint.sock, call->sent);
+	walk.memory = &call->memory;
+	state = &scratch->state;
 	state->now = bpf_ktime_get_ns();
 	connection->last_ns = state->now;
 	if (!connection->sent.started && !connection->received.started) {
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;
 	}
+	if (feed->sent && connection->flags & CONNECTION_WATCHED)
+		task_part(connection, feed->sock);
 	if (!is_http2(connection)) {
-		if (!begin_call(state, feed.stream, call))
+		if (!begin_call(state, feed->stream, call))
 			return 0;
-		feed_call(&feed, &call->memory);
+		feed_call(&walk);
 	}
 	/* From where it is, or has just turned out to be, HTTP/2. */
 	if (is_http2(connection) && open_requests(connection))
-		take_over_request(connection, feed.scratch, call->user, feed.sock);
-	if (is_http2(connection) && begin_call(state, feed.stream, call))
-		feed_http2(&feed, &call->memory, call->user);
-	feed.stream->next = call->endpoint.position + call->memory.length;
+		take_over_request(connection, feed->scratch, call->user, feed->sock);
+	if (is_http2(connection) && begin_call(state, feed->stream, call))
+		feed_http2(&walk);
+	feed->stream->next = call->endpoint.position + call->memory.length;
 	return 0;
 }
 

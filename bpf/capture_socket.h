@@ -9,6 +9,61 @@
 #define WAGGLE_CAPTURE_SOCKET_H
 
 #include "endpoint.h"
+#include "pass_on.h"
+
+/* Arguments of the tracepoints; a hook may read no more than it has. */
+enum send_argument { SEND_SOCK = 0, SEND_MESSAGE = 1, SEND_ROOM = 3 };
+enum receive_argument { RECEIVE_SOCK = 0, RECEIVE_RESULT = 1, RECEIVE_FLAGS = 2 };
+enum ready_argument { READY_SOCK = 0 };
+
+SEC("raw_tp/tcp_sendmsg_locked")
+int socket_send(struct bpf_raw_tracepoint_args *context)
+{
+	u32 mode = traced_mode();
+
+	if (mode)
+		pass_on(context, SCRATCH_SEND, mode);
+	return 0;
+}
+
+SEC("raw_tp/sock_recv_length")
+int socket_receive(struct bpf_raw_tracepoint_args *context)
+{
+	u32 mode;
+
+	if (!worth_a_look(context->args[RECEIVE_RESULT], context->args[RECEIVE_FLAGS]))
+		return 0;
+	mode = traced_mode();
+	if (mode)
+		pass_on(context, SCRATCH_RECEIVE, mode);
+	return 0;
+}
+
+/* UNIX sockets: runs in the sender's context, with the receiver's socket, when the
+ * bytes are queued and before anybody is woken. */
+SEC("raw_tp/sk_data_ready")
+int socket_unix_send(struct bpf_raw_tracepoint_args *context)
+{
+	struct sock *receiver;
+	u32 mode;
+
+	if (!has_types())
+		return 0;
+	receiver = TYPED(struct sock, context->args[READY_SOCK]);
+	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
+	    receiver->__sk_common.skc_state == TCP_LISTEN)
+		return 0;
+	mode = traced_mode();
+	if (mode)
+		pass_on(context, SCRATCH_UNIX, mode);
+	return 0;
+}
+
+INLINE int is_tcp(const struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_TCP && (sk->__sk_common.skc_family == AF_INET ||
+						  sk->__sk_common.skc_family == AF_INET6);
+}
 
 /* The kernel has no room for more: it waits and comes again, or the caller does. */
 INLINE int no_room(struct sock *sk, const struct connection *connection, u64 length)
@@ -16,89 +71,73 @@ INLINE int no_room(struct sock *sk, const struct connection *connection, u64 len
 	return counts_only(&connection->sent, length) && sk->sk_wmem_queued >= sk->sk_sndbuf;
 }
 
-SEC("tp_btf/tcp_sendmsg_locked")
-int BPF_PROG(socket_send, struct sock *sk, struct msghdr *message, void *skb, int size_goal)
+INLINE void on_socket_send(struct bpf_raw_tracepoint_args *context, struct call *call)
 {
+	struct sock *sk = TYPED(struct sock, context->args[SEND_SOCK]);
+	int room = context->args[SEND_ROOM];
 	struct connection *connection;
-	struct tcp_sock *tcp;
-	struct call *call;
 
-	if (!traced_mode())
-		return 0;
-	HOLD_CPU();
-	tcp = bpf_skc_to_tcp_sock(sk);
-	call = call_of(SCRATCH_SEND);
-	if (!tcp || !call)
-		return 0;
-	put_address(&call->sk, sk);
-	positions_direct(tcp, &call->positions);
+	call->sk = context->args[SEND_SOCK];
+	positions_direct(TYPED(struct tcp_sock, call->sk), &call->positions);
 	tcp_endpoint(call, sk->__sk_common.skc_family);
 	connection = connection_of(call);
 	if (!connection)
-		return 0;
-	iterator_direct(message, &call->memory);
+		return;
+	iterator_direct(TYPED(struct msghdr, context->args[SEND_MESSAGE]), &call->memory);
 	/* One turn of the kernel's loop copies no more than this, and comes again. */
-	if (size_goal > 0 && call->memory.length > (u32)size_goal)
-		call->memory.length = size_goal;
-	if (no_room(sk, connection, call->memory.length))
-		return 0;
-	on_call(connection, call);
-	return 0;
+	if (room > 0 && call->memory.length > (u32)room)
+		call->memory.length = room;
+	if (!no_room(sk, connection, call->memory.length))
+		on_call(connection, call);
 }
 
-SEC("tp_btf/sock_recv_length")
-int BPF_PROG(socket_receive, struct sock *sk, int result, int flags)
+INLINE void on_socket_receive(struct bpf_raw_tracepoint_args *context, struct call *call)
 {
-	struct tcp_sock *tcp;
-	struct call *call;
-	u32 mode;
+	struct sock *sk = TYPED(struct sock, context->args[RECEIVE_SOCK]);
 
-	if (!worth_a_look(result, flags))
-		return 0;
-	mode = traced_mode();
-	if (!mode)
-		return 0;
-	HOLD_CPU();
-	call = call_of(SCRATCH_RECEIVE);
-	if (!call)
-		return 0;
-	put_address(&call->sk, sk);
-	call->result = result;
-	call->flags = flags;
-	call->mode = mode;
-	tcp = bpf_skc_to_tcp_sock(sk);
-	if (tcp) {
-		positions_direct(tcp, &call->positions);
+	call->sk = context->args[RECEIVE_SOCK];
+	call->result = context->args[RECEIVE_RESULT];
+	call->flags = context->args[RECEIVE_FLAGS];
+	if (is_tcp(sk)) {
+		positions_direct(TYPED(struct tcp_sock, call->sk), &call->positions);
 		tcp_endpoint(call, sk->__sk_common.skc_family);
 	} else if (sk->__sk_common.skc_family == AF_UNIX && sk->sk_type == SOCK_STREAM) {
 		unix_call(call);
 	} else {
-		return 0;
+		return;
 	}
 	current_arguments(call);
 	on_receive(call);
-	return 0;
 }
 
-/* UNIX sockets: runs in the sender's context, with the receiver's socket, when the
- * bytes are queued and before anybody is woken. */
-SEC("tp_btf/sk_data_ready")
-int BPF_PROG(socket_unix_send, struct sock *receiver)
+INLINE void on_socket_unix_send(struct bpf_raw_tracepoint_args *context, struct call *call)
 {
-	struct call *call;
-
-	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
-	    receiver->__sk_common.skc_state == TCP_LISTEN)
-		return 0;
-	if (!traced_mode())
-		return 0;
-	HOLD_CPU();
-	call = call_of(SCRATCH_UNIX);
-	if (!call)
-		return 0;
-	put_address(&call->peer, receiver);
+	call->peer = context->args[READY_SOCK];
 	current_arguments(call);
 	on_unix_queued(call);
+}
+
+/* Behind the three hooks above: attached to nothing. */
+SEC("raw_tp/socket_call")
+int socket_call(struct bpf_raw_tracepoint_args *context)
+{
+	struct call *call;
+	u32 user, mode = 0;
+
+	if (!has_types())
+		return 0;
+	HOLD_CPU();
+	user = take_over(context, &mode);
+	call = call_of(user);
+	if (!call)
+		return 0;
+	call->mode = mode;
+	if (user == SCRATCH_SEND)
+		on_socket_send(context, call);
+	else if (user == SCRATCH_RECEIVE)
+		on_socket_receive(context, call);
+	else
+		on_socket_unix_send(context, call);
 	return 0;
 }
 

@@ -62,33 +62,33 @@ OUT_OF_LINE struct call *current_call(u32 user, u32 number, struct pt_regs *regs
 }
 
 /* Looks at the bytes that a call is about to send. */
-OUT_OF_LINE int syscall_send(struct call *call)
+INLINE void syscall_send(struct call *call)
 {
 	struct connection *connection;
 
 	memory_of_call(call);
 	call->memory.length = requested_length(call);
 	if (!call->memory.length)
-		return 0;
+		return;
 	if (!tcp_call_by_address(call)) {
 		on_unix_send(call);
-		return 0;
+		return;
 	}
 	call->endpoint.position += call->sent_before;
 	connection = connection_of(call);
 	if (connection)
 		on_call(connection, call);
-	return 0;
 }
 
 struct messages {
 	struct call *call;
 	u64 first;
 	u32 count;
-	u32 reserved;
+	u32 several; /* made by sendmmsg */
 };
 
-/* One message of sendmmsg after the other, each where the one before it will end. */
+/* One message of sendmmsg after the other, each where the one before it will end; or the
+ * one of another call, so that there is one place that sends. */
 static long message_step(u32 index, void *context)
 {
 	struct messages *messages = context;
@@ -96,9 +96,11 @@ static long message_step(u32 index, void *context)
 
 	if (index >= messages->count)
 		return 1;
-	call->second = messages->first + index * USER_MMSGHDR_SIZE;
-	call->number = SYS_SENDMSG;
-	__builtin_memset(&call->memory, 0, sizeof(call->memory));
+	if (messages->several) {
+		call->second = messages->first + index * USER_MMSGHDR_SIZE;
+		call->number = SYS_SENDMSG;
+		__builtin_memset(&call->memory, 0, sizeof(call->memory));
+	}
 	syscall_send(call);
 	call->sent_before += call->memory.length;
 	return 0;
@@ -109,9 +111,13 @@ INLINE void syscall_send_messages(struct call *call)
 	struct messages messages = {
 		.call = call,
 		.first = call->second,
-		.count = call->third,
+		.count = 1,
 	};
 
+	if (call->number == SYS_SENDMMSG) {
+		messages.count = call->third;
+		messages.several = 1;
+	}
 	LOOP(SEGMENTS_MAX, message_step, &messages);
 }
 
@@ -129,10 +135,7 @@ int syscall_enter(struct bpf_raw_tracepoint_args *context)
 	call = current_call(SCRATCH_SEND, number, (void *)context->args[0]);
 	if (!call)
 		return 0;
-	if (number == SYS_SENDMMSG)
-		syscall_send_messages(call);
-	else
-		syscall_send(call);
+	syscall_send_messages(call);
 	return 0;
 }
 

@@ -35,8 +35,10 @@ INLINE u8 local_end(const struct connection *connection)
 }
 
 /* Nothing will be sent or received on this connection any more. */
-OUT_OF_LINE int end_connection(struct connection *connection, u64 sock, u64 now, u32 end)
+PROVEN_ONCE int end_connection(struct connection *connection, u64 sock, u64 now, u32 end)
 {
+	if (!connection)
+		return 0;
 	if (end != WAGGLE_END_RESET && end != WAGGLE_END_TIMED_OUT)
 		finish_until_close(connection, sock, now);
 	end_open_exchanges(connection, sock, now, end);

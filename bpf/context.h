@@ -18,7 +18,13 @@ struct trace_context {
 	u8 valid;
 	u8 pending; /* the trace id may stand for another */
 	u8 reserved[5];
+	u64 sampling; /* as in waggle_facts, as far as whoever called said it */
+	u64 random;   /* what they decided by, WAGGLE_EXPLICIT_RANDOMNESS with it; 0: the trace id */
 };
+
+#define WAGGLE_EXPLICIT_RANDOMNESS (1ULL << 63)
+#define TRACE_FLAG_SAMPLED 1
+#define TRACE_FLAG_RANDOM 2 /* Trace Context, level 2: so are the trace id's last 56 bits */
 
 #define EACH_BYTE 0x0101010101010101ULL
 #define HIGH_BITS 0x8080808080808080ULL
@@ -60,6 +66,8 @@ INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *c
 	u8 flags = unhex_pair(load64(text + 53), &bad);
 
 	context->valid = 0;
+	context->sampling = 0;
+	context->random = 0;
 	/* The trace id lies at 3, the span id behind a dash at 36. */
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 6; i++) {
@@ -109,8 +117,10 @@ INLINE u64 rotated(u64 word, u32 bits)
 	return word << bits | word >> (64 - bits);
 }
 
-OUT_OF_LINE int seed_random(struct random *random)
+PROVEN_ONCE int seed_random(struct random *random)
 {
+	if (!random)
+		return 0;
 #pragma clang loop unroll(full)
 	for (int i = 0; i < 4; i++)
 		random->words[i] = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();

@@ -82,7 +82,8 @@ INLINE u8 tcp_end(const struct connection *connection, int error)
 	return local_end(connection);
 }
 
-SEC("tp_btf/tcp_destroy_sock")
+/* Raw, here and below: a socket as a number can be given to what is proven once. */
+SEC("raw_tp/tcp_destroy_sock")
 int BPF_PROG(tcp_destroy, struct sock *sk)
 {
 	u64 sock = (u64)sk;
@@ -93,7 +94,7 @@ int BPF_PROG(tcp_destroy, struct sock *sk)
 	HOLD_CPU();
 	if (!(connection->flags & CONNECTION_DEAD))
 		end_connection(connection, sock, bpf_ktime_get_ns(),
-			       tcp_end(connection, sk->sk_err));
+			       tcp_end(connection, BPF_CORE_READ(sk, sk_err)));
 	forget_connection(sock);
 	return 0;
 }
@@ -108,7 +109,7 @@ INLINE void on_connect(struct sock *sk)
 
 	if (!uses_turns(id >> 32))
 		return;
-	endpoint.family = sk->__sk_common.skc_family;
+	endpoint.family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	connection = new_connection(&endpoint, 1);
 	if (!connection)
 		return;
@@ -125,7 +126,7 @@ INLINE void on_close(struct connection *connection, u64 sock, u8 end)
 
 INLINE void on_listen(struct sock *sk);
 
-SEC("tp_btf/inet_sock_set_state")
+SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 {
 	u64 sock = (u64)sk;
@@ -151,8 +152,9 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 		return 0;
 	}
 	/* Closed, and not only its sending side: nothing can come any more. */
-	if (new_state == TCP_CLOSE || (sk->sk_shutdown & SHUTDOWN_BOTH) == SHUTDOWN_BOTH)
-		on_close(connection, sock, tcp_end(connection, sk->sk_err));
+	if (new_state == TCP_CLOSE ||
+	    (BPF_CORE_READ(sk, sk_shutdown) & SHUTDOWN_BOTH) == SHUTDOWN_BOTH)
+		on_close(connection, sock, tcp_end(connection, BPF_CORE_READ(sk, sk_err)));
 	else if (connection->role == WAGGLE_ROLE_SERVER)
 		finish_until_close(connection, sock, bpf_ktime_get_ns());
 	return 0;

@@ -132,11 +132,14 @@ INLINE void server_idle(struct connection *connection, u64 sock)
 }
 
 /* Ends the oldest open exchange of a connection and sends its record. */
-OUT_OF_LINE int finish_exchange(struct connection *connection, u64 sock, u64 now, u8 end)
+PROVEN_ONCE int finish_exchange(struct connection *connection, u64 sock, u64 now, u32 end)
 {
 	struct found_exchange found;
-	u32 index = connection->responses;
+	u32 index;
 
+	if (!connection)
+		return 0;
+	index = connection->responses;
 	connection->responses = index + 1;
 	if (find_exchange(connection, sock, index, &found)) {
 		struct waggle_facts *facts = found.facts;

@@ -86,8 +86,32 @@ struct feed {
 	u32 tgid;
 	u32 tid;
 	u32 sent; /* enum direction */
-	u32 reserved;
+	u32 user; /* enum scratch_user */
 };
+
+/* What the loops over one call are given. */
+struct walk {
+	struct feed feed;
+	const struct memory *memory;
+	struct http2_connection *http2;
+	struct http2_scratch *scratch;
+};
+
+/* Anew in every function that is proven once, which is given no pointers in memory. Nor the
+ * scratch memory itself: Linux 6.1 puts into maps only what it knows to be of a map. */
+INLINE void begin_feed(struct feed *feed, struct connection *connection, struct scratch *scratch,
+		       u64 sock, u32 sent)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	feed->connection = connection;
+	feed->stream = sent ? &connection->sent : &connection->received;
+	feed->scratch = scratch;
+	feed->sock = sock;
+	feed->tgid = id >> 32;
+	feed->tid = (u32)id;
+	feed->sent = sent;
+}
 
 INLINE int feed_is_request(const struct feed *feed)
 {

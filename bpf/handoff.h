@@ -13,10 +13,23 @@
 #define WAGGLE_HANDOFF_H
 
 #include "context.h"
-#include "feed.h"
+#include "sampling.h"
 
 #define HANDOFF_CLOCK_NS 1000000000ULL /* how fine last_handoff_ns is */
 #define HANDOFF_QUIET_NS 60000000000LL /* no request waits longer to be read */
+
+/* What is known of a request from before it came: it is part of that trace. */
+INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
+{
+	copy_trace_id(facts->trace_id, context->trace_id);
+	copy_span_id(facts->parent_id, context->span_id);
+	facts->trace_flags = context->flags;
+	facts->link = link;
+	if (!(context->flags & 1))
+		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
+	if (context->pending)
+		facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
+}
 
 /* The inode of a socket's descriptor, 0 before it has one: another for every socket,
  * while addresses come again. */
@@ -113,14 +126,19 @@ INLINE struct handoff *place_for(struct handoff_set *set, const struct handoff_k
 	return &set->ways[masked(place, HANDOFF_WAYS - 1)];
 }
 
-OUT_OF_LINE int leave_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
-			  const struct waggle_facts *facts)
+PROVEN_ONCE int leave_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
+			      const struct waggle_facts *facts)
 {
-	struct handoff value = { .trace_flags = facts->trace_flags, .left_ns = now };
+	struct handoff value = { .left_ns = now };
 	struct handoff_set *set;
 
+	if (!connection || !facts)
+		return 0;
+	value.trace_flags = facts->trace_flags;
 	if (facts->flags & WAGGLE_FLAG_TRACE_PENDING)
 		value.trace_flags |= HANDOFF_PENDING;
+	if (sampling_mode & SAMPLING_ON)
+		pack_sampling(&value, facts->sampling);
 	if (connection->family == AF_UNIX) {
 		if (!(connection->flags & CONNECTION_DELTA_KNOWN))
 			return 0;
@@ -156,16 +174,22 @@ INLINE int take_way(struct handoff *way, const struct handoff_key *key,
 	copy_span_id(context->span_id, found.span_id);
 	context->flags = found.trace_flags;
 	context->pending = !!(found.trace_flags & HANDOFF_PENDING);
+	context->random = 0;
+	context->sampling = sampling_mode & SAMPLING_ON ? unpack_sampling(&found) : 0;
 	context->valid = 1;
 	return 1;
 }
 
-OUT_OF_LINE int find_handoff(const struct connection *connection, u64 sock, u32 position,
-			     struct trace_context *context)
+/* Returns 1 when there was one. expected: where there is none, that is counted too. */
+PROVEN_ONCE int find_handoff(const struct connection *connection, u64 sock, u32 position,
+			     struct trace_context *context, u32 expected)
 {
 	struct handoff_key key __attribute__((aligned(8)));
 	struct handoff_set *set;
 
+	if (!connection || !context)
+		return 0;
+	context->valid = 0;
 	handoff_key_of(&key, connection, sock, 0, position);
 	set = handoff_set_of(&key);
 	if (!set)
@@ -173,8 +197,12 @@ OUT_OF_LINE int find_handoff(const struct connection *connection, u64 sock, u32 
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < HANDOFF_WAYS; i++)
 		if (take_way(&set->ways[i], &key, context))
-			return 1;
-	return 0;
+			break;
+	if (context->valid)
+		count(WAGGLE_COUNT_HANDOFF_FOUND);
+	else if (expected)
+		count(WAGGLE_COUNT_HANDOFF_MISSED);
+	return context->valid;
 }
 
 INLINE int take_handoff(const struct connection *connection, u64 sock, u64 now, u32 position,
@@ -183,12 +211,7 @@ INLINE int take_handoff(const struct connection *connection, u64 sock, u64 now, 
 	context->valid = 0;
 	if (!last_handoff_ns || (s64)(now - last_handoff_ns) > HANDOFF_QUIET_NS)
 		return 0;
-	if (!find_handoff(connection, sock, position, context)) {
-		count(WAGGLE_COUNT_HANDOFF_MISSED);
-		return 0;
-	}
-	count(WAGGLE_COUNT_HANDOFF_FOUND);
-	return 1;
+	return find_handoff(connection, sock, position, context, 1);
 }
 
 #endif

@@ -46,6 +46,8 @@ struct http1_head {
 	u32 target_full_len;
 	u32 traceparent; /* offset of the value, 0: none */
 	u32 traceparent_len;
+	u32 tracestate; /* the same of the first one */
+	u32 tracestate_len;
 	u16 status;
 	u8 verdict;
 	u8 want_request; /* 1: a request line must come first, 0: a status line */
@@ -417,6 +419,10 @@ INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2,
 	if (tag != WAGGLE_KEPT_END) {
 		if (end > value)
 			http1_keep(head, tag, value, end - value);
+		if (tag == WAGGLE_KEPT_TRACESTATE && !head->tracestate) {
+			head->tracestate = value;
+			head->tracestate_len = end - value;
+		}
 		return;
 	}
 	/* Trace Context 3.2: of several none is to be taken. */

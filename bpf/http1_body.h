@@ -60,6 +60,12 @@ INLINE void http1_enter_chunk_line(struct http1_stream *stream)
 }
 
 /* How the body after a request head is framed. */
+/* Whether a message has begun whose end has not passed. */
+INLINE int http1_in_body(const struct http1_stream *stream)
+{
+	return stream->state >= HTTP1_LENGTH && stream->state <= HTTP1_UNTIL_CLOSE;
+}
+
 INLINE int http1_enter_request_body(struct http1_stream *stream, const struct http1_head *head)
 {
 	stream->body = 0;

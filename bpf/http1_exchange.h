@@ -9,6 +9,7 @@
 #include "handoff.h"
 #include "http1_body.h"
 #include "parents.h"
+#include "python_code.h"
 
 struct shape_walk {
 	struct http1_head *head;
@@ -36,51 +37,56 @@ static long shape_step(u32 index, void *context)
 
 /* A seeded hash of the kept fields, so that user space can group records fast. It
  * is a hint: user space compares the bytes before it trusts a group. */
-INLINE u64 shape_of(struct http1_head *head)
+PROVEN_ONCE u64 shape_of(struct http1_head *head)
 {
-	struct shape_walk walk = {
-		.head = head,
-		.hash = shape_seed,
-		.at = head->target_len,
-		.end = head->out_used,
-	};
+	struct shape_walk walk = { .head = head, .hash = shape_seed };
 
+	if (!head)
+		return 0;
+	walk.at = head->target_len;
+	walk.end = head->out_used;
 	LOOP(512, shape_step, &walk);
 	return walk.hash;
 }
 
-INLINE void fill_addresses(struct waggle_facts *facts, const struct feed *feed)
+PROVEN_ONCE int fill_addresses(struct waggle_facts *facts, const struct connection *connection,
+			       u64 sock)
 {
-	const struct waggle_facts *before = &feed->connection->current.record.facts;
-	struct sock *sk = (void *)feed->sock;
-	u8 family = feed->connection->family;
+	const struct waggle_facts *before;
+	struct sock *sk = (void *)sock;
 	u32 mapped = bpf_htonl(0xffff);
+	u8 family;
 
+	if (!facts || !connection)
+		return 0;
+	before = &connection->current.record.facts;
+	family = connection->family;
 	__builtin_memset(facts->local_addr, 0, 32); /* both addresses */
 	facts->family = family;
 	facts->local_port = facts->peer_port = 0;
 	if (family == AF_UNIX) {
 		facts->flags |= WAGGLE_FLAG_NO_POSITION;
-		return;
+		return 0;
 	}
 	/* A connected socket's addresses stay what they are (on_close): see the last exchange. */
 	if (before->family == family) {
 		__builtin_memcpy(facts->local_addr, before->local_addr, 32);
 		facts->local_port = before->local_port;
 		facts->peer_port = before->peer_port;
-		return;
+		return 0;
 	}
 	facts->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	facts->peer_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	if (family == AF_INET6) {
 		bpf_core_read(facts->local_addr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
 		bpf_core_read(facts->peer_addr, 16, &sk->__sk_common.skc_v6_daddr);
-		return;
+		return 0;
 	}
 	__builtin_memcpy(facts->local_addr + 8, &mapped, 4);
 	__builtin_memcpy(facts->peer_addr + 8, &mapped, 4);
 	bpf_core_read(facts->local_addr + 12, 4, &sk->__sk_common.skc_rcv_saddr);
 	bpf_core_read(facts->peer_addr + 12, 4, &sk->__sk_common.skc_daddr);
+	return 0;
 }
 
 /* The entry of the current process, made provisionally when everybody is traced. */
@@ -127,7 +133,6 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 	facts->method = head->method;
 	facts->version = head->version;
 	facts->protocol = WAGGLE_PROTOCOL_HTTP1;
-	facts->trace_flags = 1;
 	facts->target_len = head->target_len;
 	facts->target_full_len = head->target_full_len;
 	facts->kept_len = head->out_used - head->target_len;
@@ -145,7 +150,7 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (feed->connection->flags & CONNECTION_RESYNCED)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
-	fill_addresses(facts, feed);
+	fill_addresses(facts, feed->connection, feed->sock);
 }
 
 PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *context)
@@ -160,16 +165,13 @@ PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *
 	return 0;
 }
 
-INLINE void adopt(struct waggle_facts *facts, const struct trace_context *context, u8 link)
+/* As adopt(), and what that says of sampling. */
+INLINE void adopt_sampled(struct feed *feed, struct waggle_facts *facts,
+			  const struct trace_context *context,
+			  const struct trace_context *header, u8 link)
 {
-	copy_trace_id(facts->trace_id, context->trace_id);
-	copy_span_id(facts->parent_id, context->span_id);
-	facts->trace_flags = context->flags;
-	facts->link = link;
-	if (!(context->flags & 1))
-		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
-	if (context->pending)
-		facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
+	adopt(facts, context, link);
+	sample_adopted(feed->scratch, facts, context, header);
 }
 
 /* An incoming request: the hand-off is nearer than the header, since many programs
@@ -183,11 +185,11 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 	if (take_handoff(feed->connection, feed->sock, feed->scratch->state.now,
 			 feed->stream->head_at, handed) &&
 	    (!header->valid || same_trace(header->trace_id, handed->trace_id)))
-		adopt(facts, handed, WAGGLE_LINK_SOCKET);
+		adopt_sampled(feed, facts, handed, header, WAGGLE_LINK_SOCKET);
 	else if (header->valid)
-		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	else
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
 	if (facts->link)
 		facts->flags |= WAGGLE_FLAG_REMOTE_PARENT;
 }
@@ -200,9 +202,11 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 	facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
 	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
-		adopt(facts, header, WAGGLE_LINK_TRACEPARENT);
+		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
 	} else if (!facts->link) {
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
+	} else {
+		compare_tracestate(facts, header);
 	}
 	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts, WAGGLE_EVIDENCE_CALL);
@@ -268,23 +272,27 @@ INLINE void clear_behind(struct http1_head *head)
 }
 
 /* A large record leaves as a whole. */
-INLINE void clear_tail(struct http1_head *head)
+PROVEN_ONCE int clear_tail(struct http1_head *head)
 {
-	struct shape_walk walk = { .head = head, .at = head->out_used };
+	struct shape_walk walk = { .head = head };
 
+	if (!head)
+		return 0;
+	walk.at = head->out_used;
 	LOOP(512, clear_step, &walk);
+	return 0;
 }
 
-INLINE int store_exchange(struct feed *feed, struct http1_head *head)
+OUT_OF_LINE int store_exchange(struct connection *connection, u64 sock, struct http1_head *head)
 {
-	struct exchange_key key = { .sock = feed->sock, .index = feed->connection->requests };
+	struct exchange_key key = { .sock = sock, .index = connection->requests };
 	struct scratch_exchange *exchange = (void *)head->prefix;
-	struct open_exchange *current = &feed->connection->current;
+	struct open_exchange *current = &connection->current;
 
 	clear_behind(head);
-	if (head->out_used <= WAGGLE_HEAD_SIZE && !feed->connection->current_used) {
-		feed->connection->current_used = 1;
-		feed->connection->current_index = key.index;
+	if (head->out_used <= WAGGLE_HEAD_SIZE && !connection->current_used) {
+		connection->current_used = 1;
+		connection->current_index = key.index;
 		current->owner = exchange->owner;
 		current->record.facts = exchange->facts;
 		copy_head(current->record.head, exchange->head, head->out_used, 0);
@@ -297,14 +305,24 @@ INLINE int store_exchange(struct feed *feed, struct http1_head *head)
 }
 
 /* Returns 0, or the counter that says why the exchange cannot be followed. */
-OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
+PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 sock, u32 sent)
 {
-	struct scratch_exchange *exchange = (void *)head->prefix;
-	struct connection *connection = feed->connection;
-	struct waggle_facts *facts = &exchange->facts;
-	struct waggle_process *process = ensure_process(feed->tgid);
-	struct trace_context *header = &feed->scratch->header;
+	struct scratch_exchange *exchange;
+	struct waggle_facts *facts;
+	struct waggle_process *process;
+	struct trace_context *header;
+	struct http1_head *head;
+	struct scratch *scratch = scratch_of(user);
+	struct feed whole, *feed = &whole;
 
+	if (!connection || !scratch)
+		return WAGGLE_COUNT_LOST_BAD_FRAMING;
+	begin_feed(feed, connection, scratch, sock, sent);
+	head = &scratch->head;
+	exchange = (void *)head->prefix;
+	facts = &exchange->facts;
+	header = &scratch->header;
+	process = ensure_process(feed->tgid);
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
 	/* Found in mid-stream, and a second request before the first was answered: that
@@ -312,11 +330,14 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 	if ((connection->flags & CONNECTION_RESYNCED) && open_requests(connection))
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
+	keep_call_site(feed, head, process);
 	fill_request(feed, head, facts, process);
 	header->valid = 0;
 	header->pending = 0;
 	if (head->traceparent)
 		read_traceparent(head, header);
+	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate)
+		read_tracestate(head, header);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
@@ -332,7 +353,7 @@ OUT_OF_LINE int on_request_head(struct feed *feed, struct http1_head *head)
 			hand_over(connection, feed->sock, feed->scratch->state.now,
 				  feed->stream->head_at, facts);
 	}
-	if (!store_exchange(feed, head))
+	if (!store_exchange(connection, feed->sock, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;
 	connection->requests++;
 	if (connection->role == WAGGLE_ROLE_SERVER)
@@ -354,11 +375,17 @@ INLINE void on_request_done(struct feed *feed)
 enum response_kind { RESPONSE_UNKNOWN = 0, RESPONSE_INTERIM = 1, RESPONSE_FINAL = 2, RESPONSE_SWITCH = 3 };
 
 /* What kind of response this is, and the method it answers. */
-OUT_OF_LINE int on_response_head(struct feed *feed, struct http1_head *head)
+PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 sock, u32 sent)
 {
-	struct connection *connection = feed->connection;
+	struct scratch *scratch = scratch_of(user);
 	struct found_exchange found;
+	struct feed whole, *feed = &whole;
+	struct http1_head *head;
 
+	if (!connection || !scratch)
+		return RESPONSE_UNKNOWN;
+	begin_feed(feed, connection, scratch, sock, sent);
+	head = &scratch->head;
 	if (!open_requests(connection) ||
 	    !find_exchange(connection, feed->sock, connection->responses, &found))
 		return RESPONSE_UNKNOWN;

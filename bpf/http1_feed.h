@@ -94,7 +94,7 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 	int outcome, kind;
 
 	if (head->want_request) {
-		int why = on_request_head(feed, head);
+		int why = on_request_head(connection, feed->user, feed->sock, feed->sent);
 
 		if (why == WAGGLE_COUNT_LOST_BAD_FRAMING)
 			return feed_lost(feed, why);
@@ -105,7 +105,7 @@ INLINE int head_complete(struct feed *feed, struct http1_head *head)
 		if (response_stream(connection)->state == HTTP1_LOST)
 			response_stream(connection)->state = HTTP1_HEAD;
 	} else {
-		kind = on_response_head(feed, head);
+		kind = on_response_head(connection, feed->user, feed->sock, feed->sent);
 		if (kind == RESPONSE_INTERIM) {
 			stream->state = HTTP1_HEAD;
 			return 0;

@@ -14,7 +14,6 @@
 struct stream_ending {
 	u64 sock;
 	u64 now;
-	struct http2_connection *http2; /* null: it is gone */
 	u32 stream;
 	u32 error;
 	u32 end; /* enum waggle_end */
@@ -45,28 +44,35 @@ INLINE void end_facts(struct waggle_facts *facts, u8 *head, u32 used,
 }
 
 INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
-			 const struct stream_ending *ending)
+			 struct http2_connection *http2)
 {
 	stream_left(facts->tgid, counted);
-	if (ending->http2)
-		__sync_fetch_and_add(&ending->http2->open, -1);
+	if (http2)
+		__sync_fetch_and_add(&http2->open, -1);
 }
 
-/* The record is copied before the entry is taken out, since then it may be another's. */
+/* `http2` is null where the connection is gone.
+ * The record is copied before the entry is taken out, since then it may be another's. */
 #define DEFINE_FINISH(name, map, ring, type, why)						\
-	OUT_OF_LINE int name(struct stream_ending *ending)				\
+	PROVEN_ONCE int name(const struct stream_ending *ending,				\
+			     struct http2_connection *http2)				\
 	{											\
-		struct exchange_key key = { .sock = ending->sock, .index = ending->stream };	\
-		struct type *open = bpf_map_lookup_elem(&map, &key);			\
+		struct exchange_key key = {};						\
+		struct type *open;							\
 		__typeof__(open->record) *record;						\
 		u8 counted;								\
 		u32 used;									\
 												\
+		if (!ending)								\
+			return 0;								\
+		key.sock = ending->sock;							\
+		key.index = ending->stream;						\
+		open = bpf_map_lookup_elem(&map, &key);					\
 		if (!open)								\
 			return 0;								\
 		record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);			\
 		if (!record) {								\
-			stream_taken(&open->record.facts, open->stream.counted, ending);	\
+			stream_taken(&open->record.facts, open->stream.counted, http2);		\
 			bpf_map_delete_elem(&map, &key);					\
 			count(why);							\
 			return 1;								\
@@ -79,7 +85,7 @@ INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
 			return 1;								\
 		}										\
 		end_facts(&record->facts, record->head, used, ending);			\
-		stream_taken(&record->facts, counted, ending);				\
+		stream_taken(&record->facts, counted, http2);				\
 		bpf_ringbuf_submit(record, wakeup(&ring));				\
 		count(WAGGLE_COUNT_EXCHANGES);						\
 		return 1;									\
@@ -91,14 +97,15 @@ DEFINE_FINISH(finish_large_stream, large_streams, large_ring, open_large_stream,
 	      WAGGLE_COUNT_LOST_LARGE_RING_FULL)
 
 /* Ends one stream, if it is open, and sends its record. */
-INLINE void finish_stream(struct stream_ending *ending)
+INLINE void finish_stream(const struct stream_ending *ending, struct http2_connection *http2)
 {
-	if (!finish_small_stream(ending))
-		finish_large_stream(ending);
+	if (!finish_small_stream(ending, http2))
+		finish_large_stream(ending, http2);
 }
 
 struct end_walk {
 	struct stream_ending *ending;
+	struct http2_connection *http2;
 	u32 above; /* streams above this one */
 	u32 reserved;
 };
@@ -109,17 +116,18 @@ static long end_stream_step(u32 index, void *context)
 	struct end_walk *walk = context;
 	struct stream_ending *ending = walk->ending;
 
-	if (!ending->http2->open || ending->stream <= walk->above || ending->stream > 0x7fffffff)
+	if (!walk->http2->open || ending->stream <= walk->above || ending->stream > 0x7fffffff)
 		return 1;
-	finish_stream(ending);
+	finish_stream(ending, walk->http2);
 	ending->stream -= 2;
 	return 0;
 }
 
 /* Ends the client's streams above `above`, as far as they are found in time. */
-INLINE void end_streams_above(struct stream_ending *ending, u32 from, u32 above)
+INLINE void end_streams_above(struct stream_ending *ending, struct http2_connection *http2,
+			      u32 from, u32 above)
 {
-	struct end_walk walk = { .ending = ending, .above = above };
+	struct end_walk walk = { .ending = ending, .http2 = http2, .above = above };
 
 	ending->stream = from;
 	LOOP(HTTP2_END_STEPS, end_stream_step, &walk);
@@ -127,17 +135,17 @@ INLINE void end_streams_above(struct stream_ending *ending, u32 from, u32 above)
 
 /* The connection is over, or nobody can follow it any more. Streams that are not found
  * in time are left to a sweep. */
-OUT_OF_LINE int end_http2(u64 sock, u64 now, u32 end)
+PROVEN_ONCE int end_http2(u64 sock, u64 now, u32 end)
 {
 	struct http2_connection *http2 = bpf_map_lookup_elem(&http2_connections, &sock);
-	struct stream_ending ending = { .sock = sock, .now = now, .http2 = http2, .end = end };
+	struct stream_ending ending = { .sock = sock, .now = now, .end = end };
 
 	if (!http2 || http2->ended_ns)
 		return 0;
 	ending.error = http2->error;
-	end_streams_above(&ending, http2->highest, 0);
+	end_streams_above(&ending, http2, http2->highest, 0);
 	if (http2->pushed)
-		end_streams_above(&ending, http2->pushed, 0);
+		end_streams_above(&ending, http2, http2->pushed, 0);
 	tell_table_closed(http2, now);
 	http2->end = end;
 	http2->ended_ns = now;

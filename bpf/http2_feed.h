@@ -12,17 +12,9 @@
 
 INLINE int turn_to_next_piece(struct feed_state *state, const struct memory *memory);
 
-/* What the loop over one call is given. */
-struct http2_walk {
-	struct feed *feed;
-	const struct memory *memory;
-	struct http2_connection *http2;
-	struct http2_scratch *scratch;
-};
-
-INLINE struct http2_side *side_of(const struct http2_walk *walk)
+INLINE struct http2_side *side_of(const struct walk *walk)
 {
-	return &walk->http2->side[walk->feed->sent & 1];
+	return &walk->http2->side[walk->feed.sent & 1];
 }
 
 /* Data of a stream: how many of `available` bytes were taken. */
@@ -67,13 +59,12 @@ INLINE void on_reset(struct http2_connection *http2, const struct http2_side *si
 	struct stream_ending ending = {
 		.sock = scratch->sock,
 		.now = now,
-		.http2 = http2,
 		.stream = side->stream,
 		.error = side->control,
 		.end = scratch->sent ? WAGGLE_END_STREAM_CANCELLED : WAGGLE_END_STREAM_RESET,
 	};
 
-	finish_stream(&ending);
+	finish_stream(&ending, http2);
 }
 
 /* The server says which streams it will not have looked at. */
@@ -83,14 +74,14 @@ INLINE void on_goaway(struct http2_connection *http2, const struct http2_side *s
 	struct stream_ending ending = {
 		.sock = scratch->sock,
 		.now = now,
-		.http2 = http2,
 		.error = side->control,
 		.end = WAGGLE_END_GOAWAY,
 	};
 
 	http2->error = side->control;
 	if (scratch->from == WAGGLE_SIDE_SERVER)
-		end_streams_above(&ending, http2->highest, (side->control >> 32) & 0x7fffffff);
+		end_streams_above(&ending, http2, http2->highest,
+				  (side->control >> 32) & 0x7fffffff);
 }
 
 PROVEN_ONCE int on_control(struct http2_connection *http2, struct http2_scratch *scratch, u64 now,
@@ -111,11 +102,11 @@ PROVEN_ONCE int on_control(struct http2_connection *http2, struct http2_scratch 
 }
 
 /* What a step found. Returns 1 when nothing more can be done. */
-INLINE int on_found(struct http2_walk *walk, int event)
+INLINE int on_found(struct walk *walk, int event)
 {
 	struct http2_window *window = &walk->scratch->window;
 	struct http2_side *side = side_of(walk);
-	struct feed *feed = walk->feed;
+	struct feed *feed = &walk->feed;
 	u32 taken;
 
 	if (event == HTTP2_FOUND_DATA) {
@@ -133,7 +124,7 @@ INLINE int on_found(struct http2_walk *walk, int event)
 	case HTTP2_LOST_BLOCK:
 		read_block(walk->http2, walk->scratch, feed->scratch->state.now,
 			   event == HTTP2_LOST_BLOCK);
-		on_block(feed->connection, feed->scratch, walk->http2, walk->scratch);
+		on_block(feed, walk->http2, walk->scratch);
 		return 0;
 	}
 	on_control(walk->http2, walk->scratch, feed->scratch->state.now, event);
@@ -141,9 +132,9 @@ INLINE int on_found(struct http2_walk *walk, int event)
 }
 
 /* Passes bytes that need not be read, from the call's memory itself: how many. */
-INLINE u32 pass_unread(struct http2_walk *walk)
+INLINE u32 pass_unread(struct walk *walk)
 {
-	struct feed_state *state = &walk->feed->scratch->state;
+	struct feed_state *state = &walk->feed.scratch->state;
 	struct http2_side *side = side_of(walk);
 	u32 left = state->length - state->offset, taken;
 	int event = HTTP2_NOTHING;
@@ -168,9 +159,9 @@ INLINE u32 pass_unread(struct http2_walk *walk)
 }
 
 /* Reads the next window of the piece at hand. */
-INLINE int fill_window(struct http2_walk *walk)
+INLINE int fill_window(struct walk *walk)
 {
-	struct feed_state *state = &walk->feed->scratch->state;
+	struct feed_state *state = &walk->feed.scratch->state;
 	struct http2_window *window = &walk->scratch->window;
 	u32 want = state->length - state->offset;
 
@@ -178,7 +169,7 @@ INLINE int fill_window(struct http2_walk *walk)
 		return 0;
 	if (!state->base) {
 		if (side_of(walk)->state != HTTP2_SEEKING)
-			return feed_lost(walk->feed, WAGGLE_COUNT_LOST_BYTES_UNSEEN);
+			return feed_lost(&walk->feed, WAGGLE_COUNT_LOST_BYTES_UNSEEN);
 		state->offset = state->length;
 		return 0;
 	}
@@ -188,7 +179,7 @@ INLINE int fill_window(struct http2_walk *walk)
 	window->position = state->position + state->offset;
 	window->fill = read_next(state, window->bytes, want, HTTP2_WINDOW_MASK);
 	if (!window->fill)
-		return feed_lost(walk->feed, WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
+		return feed_lost(&walk->feed, WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
 	state->offset += window->fill;
 	return 0;
 }
@@ -211,8 +202,8 @@ INLINE int seek_frame(struct feed_state *state, struct http2_side *side,
 
 static long http2_call_step(u32 index, void *context)
 {
-	struct http2_walk *walk = context;
-	struct feed_state *state = &walk->feed->scratch->state;
+	struct walk *walk = context;
+	struct feed_state *state = &walk->feed.scratch->state;
 	struct http2_window *window = &walk->scratch->window;
 	struct http2_side *side = side_of(walk);
 	int event;
@@ -230,14 +221,15 @@ static long http2_call_step(u32 index, void *context)
 }
 
 /* A block that is not whole waits in a map for the next call, as heads do. */
-INLINE void put_block_aside(struct feed *feed, struct http2_side *side, struct hpack_block *block)
+OUT_OF_LINE int put_block_aside(struct feed *feed, struct http2_side *side,
+				struct hpack_block *block)
 {
 	struct partial_key key = { .sock = feed->sock, .sent = feed->sent };
 	/* The eight bytes before the buffer are ours to use as the value's beginning. */
 	struct partial_head *partial = (void *)(block->bytes - 8);
 
 	if (!side->block_stream || side->block_lost)
-		return;
+		return 0;
 	partial->fill = side->block_fill;
 	partial->reserved = 0;
 	if (bpf_map_update_elem(&partial_heads, &key, partial, BPF_ANY)) {
@@ -245,23 +237,26 @@ INLINE void put_block_aside(struct feed *feed, struct http2_side *side, struct h
 		side->block_lost = 1;
 	}
 	side->kept_aside = 1;
+	return 0;
 }
 
-INLINE void take_block_back(struct feed *feed, struct http2_side *side, struct hpack_block *block)
+OUT_OF_LINE int take_block_back(struct feed *feed, struct http2_side *side,
+				struct hpack_block *block)
 {
 	struct partial_key key = { .sock = feed->sock, .sent = feed->sent };
 	struct partial_head *partial;
 
 	if (!side->kept_aside)
-		return;
+		return 0;
 	side->kept_aside = 0;
 	partial = bpf_map_lookup_elem(&partial_heads, &key);
 	if (!partial) {
 		side->block_lost = 1;
-		return;
+		return 0;
 	}
 	bpf_probe_read_kernel(block->bytes, HPACK_BLOCK_MAX, partial->bytes);
 	bpf_map_delete_elem(&partial_heads, &key);
+	return 0;
 }
 
 /* What was open is not known any more, nor the table of this side; whatever begins anew
@@ -272,11 +267,10 @@ INLINE void lose_side(struct feed *feed, struct http2_connection *http2, struct 
 	struct stream_ending ending = {
 		.sock = feed->sock,
 		.now = now,
-		.http2 = http2,
 		.end = WAGGLE_END_UNSEEN,
 	};
 
-	end_streams_above(&ending, http2->highest, 0);
+	end_streams_above(&ending, http2, http2->highest, 0);
 	table_lost(http2, side, now,
 		   feed_is_request(feed) ? WAGGLE_SIDE_CLIENT : WAGGLE_SIDE_SERVER);
 	side->state = HTTP2_SEEKING;
@@ -303,31 +297,30 @@ OUT_OF_LINE int meet_http2_fate(struct feed *feed, struct http2_connection *http
 	return 0;
 }
 
-INLINE void feed_http2(struct feed *feed, const struct memory *memory, u32 user)
+INLINE void feed_http2(struct walk *walk)
 {
-	u64 sock = feed->sock;
+	struct feed *feed = &walk->feed;
 	struct feed_state *state = &feed->scratch->state;
-	struct http2_walk walk = { .feed = feed, .memory = memory };
 	struct http2_side *side;
 
-	walk.http2 = bpf_map_lookup_elem(&http2_connections, &sock);
-	walk.scratch = http2_scratch_of(user);
-	if (!walk.http2 || !walk.scratch)
+	walk->http2 = bpf_map_lookup_elem(&http2_connections, &feed->sock);
+	walk->scratch = bpf_map_lookup_elem(&http2_scratches, &feed->user);
+	if (!walk->http2 || !walk->scratch)
 		return;
-	side = side_of(&walk);
-	walk.scratch->sock = sock;
-	walk.scratch->sent = feed->sent;
-	walk.scratch->from = feed_is_request(feed) ? WAGGLE_SIDE_CLIENT : WAGGLE_SIDE_SERVER;
-	walk.scratch->window.at = 0;
-	walk.scratch->window.fill = 0;
-	take_block_back(feed, side, &walk.scratch->block);
-	LOOP(HTTP2_STEPS, http2_call_step, &walk);
+	side = side_of(walk);
+	walk->scratch->sock = feed->sock;
+	walk->scratch->sent = feed->sent;
+	walk->scratch->from = feed_is_request(feed) ? WAGGLE_SIDE_CLIENT : WAGGLE_SIDE_SERVER;
+	walk->scratch->window.at = 0;
+	walk->scratch->window.fill = 0;
+	take_block_back(feed, side, &walk->scratch->block);
+	LOOP(HTTP2_STEPS, http2_call_step, walk);
 	if (!state->fate && (state->left || state->offset < state->length))
 		feed_lost(feed, WAGGLE_COUNT_LOST_FRAMING_BUDGET);
 	if (state->fate)
-		meet_http2_fate(feed, walk.http2, side);
+		meet_http2_fate(feed, walk->http2, side);
 	else
-		put_block_aside(feed, side, &walk.scratch->block);
+		put_block_aside(feed, side, &walk->scratch->block);
 }
 
 #endif

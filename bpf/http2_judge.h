@@ -15,15 +15,13 @@
 
 /* The connection speaks HTTP/2 from here on, `role` is ours, `came` bytes of the preface
  * came in earlier calls. Returns 0 when there is no room for another one. */
-OUT_OF_LINE int adopt_http2(struct feed *feed, u32 role, u32 came)
+PROVEN_ONCE int begin_http2(struct connection *connection, u64 sock, u32 tgid, u32 role, u32 came)
 {
-	struct connection *connection = feed->connection;
 	u32 client = role == WAGGLE_ROLE_CLIENT ? 1 : 0; /* direction of the client's bytes */
-	u64 sock = feed->sock;
 	u32 zero = 0;
 	struct http2_connection *http2 = bpf_map_lookup_elem(&blank_http2, &zero);
 
-	if (!http2)
+	if (!connection || !http2)
 		return 0;
 	if (bpf_map_update_elem(&http2_connections, &sock, http2, BPF_ANY)) {
 		count(WAGGLE_COUNT_LOST_HTTP2_MAP_FULL);
@@ -34,7 +32,7 @@ OUT_OF_LINE int adopt_http2(struct feed *feed, u32 role, u32 came)
 	if (!http2)
 		return 0;
 	http2->id = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
-	http2->tgid = feed->tgid;
+	http2->tgid = tgid;
 	http2->side[client & 1].fill = came;
 	http2->side[(client ^ 1) & 1].state = HTTP2_AT_HEADER;
 	http2->from[client & 1] = WAGGLE_SIDE_CLIENT;
@@ -44,6 +42,11 @@ OUT_OF_LINE int adopt_http2(struct feed *feed, u32 role, u32 came)
 	connection->received.state = HTTP1_IS_HTTP2;
 	count(WAGGLE_COUNT_HTTP2_CONNECTIONS);
 	return 1;
+}
+
+INLINE int adopt_http2(struct feed *feed, u32 role, u32 came)
+{
+	return begin_http2(feed->connection, feed->sock, feed->tgid, role, came);
 }
 
 /* A server may speak first: the header of a SETTINGS frame at the very beginning. */

@@ -26,7 +26,7 @@ INLINE void describe_block(struct waggle_http2 *http2, const struct block_at_han
 }
 
 /* Into the record being made. */
-INLINE void keep_block_fresh(struct http2_scratch *scratch, const struct block_at_hand *given)
+OUT_OF_LINE int keep_block_fresh(struct http2_scratch *scratch, const struct block_at_hand *given)
 {
 	struct open_large_stream *fresh = &scratch->fresh;
 	u32 used = fresh->stream.used, kept = given->length;
@@ -39,6 +39,7 @@ INLINE void keep_block_fresh(struct http2_scratch *scratch, const struct block_a
 		   scratch->block.bytes + masked(given->begin, HPACK_BLOCK_MASK));
 	describe_block((void *)fresh->record.head, given, used, kept);
 	fresh->stream.used = used + kept;
+	return 0;
 }
 
 static long clear_head_step(u32 index, void *context)
@@ -59,14 +60,24 @@ INLINE void clear_head(struct http2_scratch *scratch)
 	LOOP(512, clear_head_step, &scratch);
 }
 
-/* Stores the record that was made; returns whether there was room. */
-INLINE int store_fresh(struct http2_scratch *scratch, struct exchange_key *key)
+/* The stream whose record was made is open; returns whether there was room for it. */
+OUT_OF_LINE int store_fresh(struct http2_scratch *scratch, struct http2_connection *http2, u64 sock,
+			    u32 stream)
 {
+	struct exchange_key key = { .sock = sock, .index = stream };
 	struct open_large_stream *fresh = &scratch->fresh;
+	long full;
 
+	count(WAGGLE_COUNT_HTTP2_STREAMS);
 	if (fresh->stream.used <= WAGGLE_HEAD_SIZE)
-		return !bpf_map_update_elem(&http2_streams, key, fresh, BPF_ANY);
-	return !bpf_map_update_elem(&large_streams, key, fresh, BPF_ANY);
+		full = bpf_map_update_elem(&http2_streams, &key, fresh, BPF_ANY);
+	else
+		full = bpf_map_update_elem(&large_streams, &key, fresh, BPF_ANY);
+	if (!full)
+		__sync_fetch_and_add(&http2->open, 1);
+	else
+		count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
+	return !full;
 }
 
 /* The record of an open stream becomes a large one, with the block. */
@@ -85,16 +96,18 @@ INLINE int outgrow(struct http2_scratch *scratch, struct open_stream *open,
 }
 
 /* Adds a block to an open stream. */
-PROVEN_ONCE int keep_block(struct http2_scratch *scratch, const struct block_at_hand *given,
-			   u32 stream)
+PROVEN_ONCE int keep_block(u32 user, u32 stream)
 {
 	struct exchange_key key = { .index = stream };
+	struct http2_scratch *scratch = http2_scratch_of(user);
+	struct block_at_hand *given;
 	struct open_large_stream *large;
 	struct open_stream *open;
 	u32 used, length;
 
-	if (!scratch || !given)
+	if (!scratch)
 		return 0;
+	given = &scratch->given;
 	key.sock = scratch->sock;
 	length = given->bad ? 0 : given->length;
 	open = bpf_map_lookup_elem(&http2_streams, &key);
@@ -150,14 +163,13 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 	facts->role = feed->connection->role;
 	facts->version = HTTP2_VERSION;
 	facts->protocol = WAGGLE_PROTOCOL_HTTP2;
-	facts->trace_flags = 1;
 	if (!(given->flags & WAGGLE_BLOCK_FLAG_END_STREAM))
 		facts->flags |= WAGGLE_FLAG_REQUEST_BODY;
 	if (!process || process->mode & WAGGLE_PROCESS_UNCONFIRMED)
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (http2->resynced)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
-	fill_addresses(facts, feed);
+	fill_addresses(facts, feed->connection, feed->sock);
 	remember_addresses(feed->connection, facts);
 }
 
@@ -200,16 +212,26 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 }
 
 /* A stream begins with the block at hand. */
-INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
-			struct http2_scratch *scratch, const struct block_at_hand *given,
-			u32 pushed)
+PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connection *http2, u32 user,
+			    u32 pushed)
 {
-	struct exchange_key key = { .sock = feed->sock, .index = given->stream };
-	struct open_large_stream *fresh = &scratch->fresh;
-	struct waggle_facts *facts = &fresh->record.facts;
-	struct waggle_http2 *head = (void *)fresh->record.head;
-	struct waggle_process *process = ensure_process(feed->tgid);
+	struct http2_scratch *scratch = http2_scratch_of(user);
+	struct scratch *state = scratch_of(user);
+	struct open_large_stream *fresh;
+	struct block_at_hand *given;
+	struct waggle_facts *facts;
+	struct waggle_http2 *head;
+	struct waggle_process *process;
+	struct feed whole, *feed = &whole;
 
+	if (!connection || !http2 || !scratch || !state)
+		return 0;
+	begin_feed(feed, connection, state, scratch->sock, scratch->sent);
+	given = &scratch->given;
+	fresh = &scratch->fresh;
+	facts = &fresh->record.facts;
+	head = (void *)fresh->record.head;
+	process = ensure_process(feed->tgid);
 	__builtin_memset(&fresh->stream, 0, sizeof(fresh->stream));
 	__builtin_memset(head, 0, WAGGLE_HEAD_SIZE);
 	fresh->stream.connection = http2->id;
@@ -225,7 +247,7 @@ INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
 	if (pushed) {
 		head->flags |= WAGGLE_HTTP2_FLAG_PUSHED | WAGGLE_HTTP2_FLAG_REQUEST_ENDED;
 		facts->flags &= ~WAGGLE_FLAG_REQUEST_BODY;
-		new_trace_id(random_of(feed->scratch), facts->trace_id);
+		begin_trace(feed->scratch, facts);
 		if (facts->role == WAGGLE_ROLE_SERVER)
 			count_stream(&fresh->stream, process);
 	} else {
@@ -237,13 +259,9 @@ INLINE void open_stream(struct feed *feed, struct http2_connection *http2,
 		}
 	}
 	http2->tgid = feed->tgid;
-	count(WAGGLE_COUNT_HTTP2_STREAMS);
-	if (store_fresh(scratch, &key)) {
-		__sync_fetch_and_add(&http2->open, 1);
-		return;
-	}
-	stream_left(facts->tgid, fresh->stream.counted);
-	count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
+	if (!store_fresh(scratch, http2, feed->sock, given->stream))
+		stream_left(facts->tgid, fresh->stream.counted);
+	return 0;
 }
 
 /* A block of the server's side on an open stream: which? 255: not kept. */
@@ -265,7 +283,7 @@ INLINE u8 answer_slot(struct open_stream *open, const struct hpack_walk *walk, u
 	return before && open->stream.data ? 255 : WAGGLE_BLOCK_RESPONSE;
 }
 
-INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given)
+INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given, u32 user)
 {
 	struct open_stream *open = find_stream(scratch->sock, given->stream);
 	struct hpack_walk *walk = &scratch->block.walk;
@@ -281,7 +299,7 @@ INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given
 		if (!(given->flags & WAGGLE_BLOCK_FLAG_END_STREAM))
 			open->record.facts.flags |= WAGGLE_FLAG_RESPONSE_BODY;
 	}
-	keep_block(scratch, given, given->stream);
+	keep_block(user, given->stream);
 }
 
 /* Of a stream: one side has said all. */
@@ -290,7 +308,6 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 {
 	struct stream_ending ending = {
 		.now = now,
-		.http2 = http2,
 		.stream = stream,
 		.end = WAGGLE_END_DONE,
 	};
@@ -301,7 +318,7 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 		return 0;
 	ending.sock = scratch->sock;
 	if (scratch->from == WAGGLE_SIDE_SERVER) {
-		finish_stream(&ending);
+		finish_stream(&ending, http2);
 		return 0;
 	}
 	open = find_stream(scratch->sock, stream);
@@ -315,8 +332,10 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 
 /* A block of the client's side: it opens a stream, or is its trailers. */
 INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
-			     struct http2_scratch *scratch, struct block_at_hand *given)
+			     struct http2_scratch *scratch)
 {
+	struct block_at_hand *given = &scratch->given;
+
 	if (given->stream > http2->highest) {
 		/* Trailers of a stream that began unseen. */
 		if (http2->resynced && !given->bad &&
@@ -325,24 +344,26 @@ INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
 		http2->highest = given->stream;
 		given->slot = WAGGLE_BLOCK_REQUEST;
 		if (given->stream & 1)
-			open_stream(feed, http2, scratch, given, 0);
+			open_stream(feed->connection, http2, feed->user, 0);
 		return;
 	}
 	given->slot = WAGGLE_BLOCK_REQUEST_TRAILERS;
-	keep_block(scratch, given, given->stream);
+	keep_block(feed->user, given->stream);
 	if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
 		on_end_stream(http2, scratch, feed->scratch->state.now, given->stream);
 }
 
 INLINE void on_promise(struct feed *feed, struct http2_connection *http2,
-		       struct http2_scratch *scratch, struct block_at_hand *given)
+		       struct http2_scratch *scratch)
 {
+	struct block_at_hand *given = &scratch->given;
+
 	given->stream = given->promised;
 	if (given->stream <= http2->pushed || given->stream & 1)
 		return;
 	http2->pushed = given->stream;
 	given->slot = WAGGLE_BLOCK_REQUEST;
-	open_stream(feed, http2, scratch, given, 1);
+	open_stream(feed->connection, http2, feed->user, 1);
 }
 
 /* Walks the block that has become whole, or was too large to keep (`lost`): what of it
@@ -388,44 +409,22 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 	return 0;
 }
 
-/* The call, from what functions that are proven once can be given. */
-INLINE void feed_again(struct feed *feed, struct connection *connection, struct scratch *scratch,
-		       const struct http2_scratch *given)
-{
-	u64 id = bpf_get_current_pid_tgid();
-
-	__builtin_memset(feed, 0, sizeof(*feed));
-	feed->connection = connection;
-	feed->stream = given->sent ? &connection->sent : &connection->received;
-	feed->scratch = scratch;
-	feed->sock = given->sock;
-	feed->tgid = id >> 32;
-	feed->tid = (u32)id;
-	feed->sent = given->sent;
-}
-
 /* What scratch->given, which has been read, means for its stream. */
-PROVEN_ONCE int on_block(struct connection *connection, struct scratch *state,
-			 struct http2_connection *http2, struct http2_scratch *scratch)
+INLINE void on_block(struct feed *feed, struct http2_connection *http2,
+		     struct http2_scratch *scratch)
 {
-	struct block_at_hand *given;
-	struct feed feed;
+	struct block_at_hand *given = &scratch->given;
 
-	if (!connection || !state || !http2 || !scratch)
-		return 0;
-	feed_again(&feed, connection, state, scratch);
-	given = &scratch->given;
 	if (given->type == HTTP2_PUSH_PROMISE) {
 		if (scratch->from == WAGGLE_SIDE_SERVER)
-			on_promise(&feed, http2, scratch, given);
+			on_promise(feed, http2, scratch);
 	} else if (scratch->from == WAGGLE_SIDE_CLIENT) {
-		on_request_block(&feed, http2, scratch, given);
+		on_request_block(feed, http2, scratch);
 	} else {
-		on_answer(scratch, given);
+		on_answer(scratch, given, feed->user);
 		if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
-			on_end_stream(http2, scratch, state->state.now, given->stream);
+			on_end_stream(http2, scratch, feed->scratch->state.now, given->stream);
 	}
-	return 0;
 }
 
 #endif

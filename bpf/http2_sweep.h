@@ -24,15 +24,16 @@ static long sweep_stream(void *map, const struct exchange_key *key, struct open_
 		.end = WAGGLE_END_LOCAL_CLOSED,
 	};
 
-	if (http2 && http2->id == open->stream.connection) {
+	if (http2 && http2->id != open->stream.connection)
+		http2 = 0;
+	if (http2) {
 		if (!http2->ended_ns)
 			return 0;
-		ending.http2 = http2;
 		ending.now = http2->ended_ns;
 		ending.end = http2->end;
 		ending.error = http2->error;
 	}
-	finish_stream(&ending);
+	finish_stream(&ending, http2);
 	return 0;
 }
 

@@ -97,10 +97,21 @@ OUT_OF_LINE int tell_table_block(struct http2_connection *http2, struct http2_si
 	return 0;
 }
 
-OUT_OF_LINE int tell_table_plain(const struct table_walk *walk)
+PROVEN_ONCE int tell_table_plain(struct http2_connection *http2, struct http2_side *side, u64 now,
+				 u32 kind, u32 from)
 {
-	struct waggle_table_event *event = table_event(walk);
+	struct table_walk walk = {
+		.http2 = http2,
+		.side = side,
+		.now = now,
+		.kind = kind,
+		.from = from,
+	};
+	struct waggle_table_event *event;
 
+	if (!http2 || !side)
+		return 0;
+	event = table_event(&walk);
 	if (event)
 		bpf_ringbuf_submit(event, wakeup(&table_ring));
 	return 0;
@@ -108,35 +119,19 @@ OUT_OF_LINE int tell_table_plain(const struct table_walk *walk)
 
 INLINE void tell_table_closed(struct http2_connection *http2, u64 now)
 {
-	struct table_walk walk = {
-		.http2 = http2,
-		.side = &http2->side[0],
-		.now = now,
-		.kind = WAGGLE_TABLE_CLOSED,
-		.from = http2->from[0],
-	};
-
-	tell_table_plain(&walk);
+	tell_table_plain(http2, &http2->side[0], now, WAGGLE_TABLE_CLOSED, http2->from[0]);
 }
 
 /* Nobody knows any more how many entries a side's table has got. */
 INLINE void table_lost(struct http2_connection *http2, struct http2_side *side, u64 now, u32 from)
 {
-	struct table_walk walk = {
-		.http2 = http2,
-		.side = side,
-		.now = now,
-		.kind = WAGGLE_TABLE_EPOCH,
-		.from = from,
-	};
-
 	count(WAGGLE_COUNT_LOST_TABLE_COUNT);
 	side->known = 0;
 	side->names = 0;
 	side->old_table = 1;
 	if (side->epoch < 255)
 		side->epoch++;
-	tell_table_plain(&walk);
+	tell_table_plain(http2, side, now, WAGGLE_TABLE_EPOCH, from);
 }
 
 #endif

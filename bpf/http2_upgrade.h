@@ -71,7 +71,7 @@ PROVEN_ONCE int take_over_request(struct connection *connection, struct scratch 
 {
 	struct http2_connection *http2 = bpf_map_lookup_elem(&http2_connections, &sock);
 	struct http2_scratch *scratch = http2_scratch_of(user);
-	struct exchange_key exchange = { .sock = sock }, key = { .sock = sock, .index = 1 };
+	struct exchange_key exchange = { .sock = sock };
 	struct open_exchange *open;
 	struct open_large_stream *fresh;
 	struct waggle_process *process;
@@ -114,11 +114,7 @@ PROVEN_ONCE int take_over_request(struct connection *connection, struct scratch 
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (connection->role == WAGGLE_ROLE_SERVER)
 		count_stream(&fresh->stream, process);
-	count(WAGGLE_COUNT_HTTP2_STREAMS);
-	if (store_fresh(scratch, &key))
-		__sync_fetch_and_add(&http2->open, 1);
-	else
-		count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
+	store_fresh(scratch, http2, sock, 1);
 	return 0;
 }
 

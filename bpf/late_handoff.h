@@ -38,32 +38,34 @@ INLINE struct open_exchange *read_too_early(const struct connection *connection,
 	return open;
 }
 
-INLINE void become_child(struct waggle_facts *child, const u8 *trace_id, const u8 *span_id,
-			 u8 trace_flags)
+INLINE void become_child(struct waggle_facts *child, const struct trace_context *handed)
 {
-	copy_trace_id(child->trace_id, trace_id);
-	copy_span_id(child->parent_id, span_id);
-	child->trace_flags = trace_flags;
+	child->flags &= ~WAGGLE_FLAG_UNSAMPLED;
+	adopt(child, handed, WAGGLE_LINK_SOCKET);
+	child->sampling = handed->sampling;
 	child->flags |= WAGGLE_FLAG_REMOTE_PARENT;
-	if (!(trace_flags & 1))
-		child->flags |= WAGGLE_FLAG_UNSAMPLED;
-	child->link = WAGGLE_LINK_SOCKET;
-	count(WAGGLE_COUNT_HANDOFF_FOUND);
 }
 
 /* Returns 1 when the receiver has the request already and is its child now. */
-OUT_OF_LINE int hand_over_late(struct connection *connection, u64 sock, u64 now, u32 position,
+PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now, u32 position,
 			       struct waggle_facts *facts)
 {
+	struct trace_context handed __attribute__((aligned(8))) = {};
 	struct connection *receiver = 0;
 	struct open_exchange *open;
 
-	if (connection->family != AF_UNIX)
+	if (!connection || !facts || connection->family != AF_UNIX)
 		return 0;
 	open = read_too_early(connection, sock, now, &receiver);
 	if (!open || !receiver)
 		return 0;
-	become_child(&open->record.facts, facts->trace_id, facts->span_id, facts->trace_flags);
+	copy_trace_id(handed.trace_id, facts->trace_id);
+	copy_span_id(handed.span_id, facts->span_id);
+	handed.flags = facts->trace_flags;
+	handed.pending = !!(facts->flags & WAGGLE_FLAG_TRACE_PENDING);
+	handed.sampling = inherited_sampling(facts->sampling);
+	become_child(&open->record.facts, &handed);
+	count(WAGGLE_COUNT_HANDOFF_FOUND);
 	/* Sent before it was read, whenever the hooks ran. */
 	if (open->record.facts.start_ns < facts->start_ns)
 		facts->start_ns = open->record.facts.start_ns;
@@ -94,10 +96,8 @@ INLINE void look_again(struct connection *connection, u64 sock, u32 position,
 	    connection->current_index != connection->requests - 1 || open->record.facts.link ||
 	    (open->record.facts.flags & WAGGLE_FLAG_HAD_TRACEPARENT))
 		return;
-	handed->valid = 0;
-	if (find_handoff(connection, sock, position, handed))
-		become_child(&open->record.facts, handed->trace_id, handed->span_id,
-			     handed->flags);
+	if (find_handoff(connection, sock, position, handed, 0))
+		become_child(&open->record.facts, handed);
 }
 
 #endif

@@ -7,6 +7,7 @@
 #ifndef WAGGLE_MAPS_H
 #define WAGGLE_MAPS_H
 
+#include "code_walk.h"
 #include "context.h"
 #include "http1_body.h"
 #include "kernel_types.h"
@@ -20,6 +21,9 @@ const volatile u64 shape_seed = 1;	  /* so that nobody can aim for collisions */
 const volatile u32 turn_proof = 20;	  /* agreeing responses before rule `turn` is trusted */
 const volatile u32 early_proof = 20;	  /* agreeing answers before a prediction is trusted */
 const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
+
+const volatile u32 sampling_mode = 0;	  /* enum sampling_mode; 0: no sampler, no cost */
+const volatile u32 sample_rules_for_all = 0; /* bits of the rules that ask for no service */
 
 /* When a hand-off was last left, to the second: where nobody leaves any, nobody looks. */
 u64 last_handoff_ns = 0;
@@ -35,6 +39,7 @@ enum connection_flag {
 	CONNECTION_PEER_CLOSED = 128,
 	CONNECTION_COUNTED = 256, /* among its process's open requests */
 	CONNECTION_RULES = 512,	  /* the response may prove a rule other than `thread` */
+	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
 };
 
 /* A request that something may be a child of. */
@@ -141,6 +146,7 @@ struct scratch {
 	struct random random; /* all zero: not seeded yet */
 	struct http1_lines lines;
 	struct http1_head head;
+	struct code_walk code;
 };
 
 /* Programs that may run nested on one CPU (one preempts the other) never share. */
@@ -159,8 +165,8 @@ struct handoff {
 	struct handoff_key key;
 	u8 trace_id[16];
 	u8 span_id[8];
-	u32 trace_flags; /* of W3C, and HANDOFF_PENDING */
-	u32 reserved;
+	u32 trace_flags; /* of W3C, HANDOFF_PENDING, and how it was sampled (sampling.h) */
+	u32 threshold;
 	u64 left_ns; /* 0: free */
 	u64 proof;   /* of all but left_ns, so that half of it is never taken for the whole */
 } __attribute__((aligned(8)));
@@ -220,6 +226,7 @@ MAP(partial_heads, BPF_MAP_TYPE_HASH, 1024, struct partial_key, struct partial_h
 MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
 MAP(handoffs, BPF_MAP_TYPE_ARRAY, 8192, u32, struct handoff_set, 0);
 MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
+MAP(sample_rules, BPF_MAP_TYPE_ARRAY, WAGGLE_SAMPLE_RULES, u32, struct waggle_sample_rule, MAPPED);
 /* Never written: what a new connection begins as, too large for the stack. */
 MAP(blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct connection, 0);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, WAGGLE_COUNTERS, u32, u64, 0);

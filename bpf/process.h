@@ -88,7 +88,8 @@ INLINE void on_listen(struct sock *sk)
 
 	if (watch_processes || trace_all)
 		tell(WAGGLE_PROCESS_LISTEN, task->tgid, task->real_parent->tgid,
-		     task->group_leader->start_boottime, sk->__sk_common.skc_num, task->comm);
+		     task->group_leader->start_boottime, BPF_CORE_READ(sk, __sk_common.skc_num),
+		     task->comm);
 }
 
 #endif

@@ -30,10 +30,15 @@ struct context_key {
 /* A context of Python, as long as its address is not used again. */
 struct context {
 	u64 generations[WAGGLE_CONTEXTS]; /* its own, then those it descends from */
+	u64 addresses[WAGGLE_CONTEXTS]; /* where each of them is, or was */
 	struct owner copied_for; /* what it serves, by prediction `copy` */
 	struct owner writes_for; /* by prediction `writer` */
+	u64 answered_sock; /* where it has answered last, */
+	u64 answered_ns;   /* and when */
 	u32 epoch;
 	u32 open; /* requests it has read and not answered */
+	u32 called; /* in it, or in what was copied from it: its end is told */
+	u32 own; /* what it has answered last it had read itself */
 	u64 sock; /* on which it has read or answered last, */
 	u32 many; /* and whether there were others before */
 	u32 reserved;
@@ -42,6 +47,8 @@ struct context {
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
 /* What is full forgets what was longest not used: such a call has no parent. */
 MAP(contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct context_key, struct context, 0);
+/* Never written: what a context begins as, too large for the stack. */
+MAP(blank_context, BPF_MAP_TYPE_ARRAY, 1, u32, struct context, 0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -57,11 +64,13 @@ INLINE u64 word_at(u64 address)
 }
 
 /* The address of the current thread's context, 0 when it has none or we cannot tell. */
-OUT_OF_LINE u64 current_context(const struct waggle_python *python)
+PROVEN_ONCE u64 current_context(const struct waggle_python *python)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	u64 state, context;
 
+	if (!python)
+		return 0;
 	state = word_at(BPF_CORE_READ(task, thread.fsbase) + (s64)python->slot);
 	if (state && python->indirect >= 0)
 		state = word_at(state + python->indirect);
@@ -79,18 +88,32 @@ INLINE struct context *known_context(const struct waggle_python *python, u32 tgi
 	return context && context->epoch == python->epoch ? context : 0;
 }
 
+/* A context that begins now: odd where its birth was seen, even where it was not. */
+INLINE struct context *new_context(const struct waggle_python *python, u32 tgid, u64 address,
+					u64 odd)
+{
+	struct context_key key = { .address = address, .tgid = tgid };
+	u32 zero = 0;
+	struct context *context = bpf_map_lookup_elem(&blank_context, &zero);
+
+	if (!context)
+		return 0;
+	bpf_map_update_elem(&contexts, &key, context, BPF_ANY);
+	context = bpf_map_lookup_elem(&contexts, &key);
+	if (!context)
+		return 0;
+	context->generations[0] = (bpf_ktime_get_ns() & ~1ULL) | odd;
+	context->addresses[0] = address;
+	context->epoch = python->epoch;
+	return context;
+}
+
 /* What is known of a context; one whose birth nobody saw begins now. */
 OUT_OF_LINE struct context *context_at(const struct waggle_python *python, u32 tgid, u64 address)
 {
-	struct context_key key = { .address = address, .tgid = tgid };
-	struct context fresh = {}, *context = known_context(python, tgid, address);
+	struct context *context = known_context(python, tgid, address);
 
-	if (context)
-		return context;
-	fresh.generations[0] = bpf_ktime_get_ns() & ~1ULL;
-	fresh.epoch = python->epoch;
-	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
-	return bpf_map_lookup_elem(&contexts, &key);
+	return context ? context : new_context(python, tgid, address, 0);
 }
 
 /* The process's entry while rule `task` may be tried on it. */
@@ -101,7 +124,7 @@ INLINE struct waggle_python *python_of(u32 tgid)
 	return python && !python->too_many ? python : 0;
 }
 
-INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts *facts)
+INLINE struct waggle_evidence *blank_evidence(u8 kind, u32 tgid)
 {
 	struct waggle_evidence *evidence =
 		bpf_ringbuf_reserve(&evidence_ring, sizeof(*evidence), 0);
@@ -113,10 +136,20 @@ INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts
 	__builtin_memset(evidence, 0, sizeof(*evidence));
 	evidence->kind = kind;
 	evidence->time_ns = bpf_ktime_get_ns();
+	evidence->tgid = tgid;
+	return evidence;
+}
+
+INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts *facts)
+{
+	struct waggle_evidence *evidence = blank_evidence(kind, facts->tgid);
+
+	if (!evidence)
+		return 0;
 	evidence->start_ns = facts->start_ns;
-	evidence->tgid = facts->tgid;
 	evidence->flags = facts->flags;
 	evidence->trace_flags = facts->trace_flags;
+	evidence->sampling = facts->sampling;
 	__builtin_memcpy(evidence->trace_id, facts->trace_id, 16);
 	__builtin_memcpy(evidence->span_id, facts->span_id, 8);
 	return evidence;
@@ -149,28 +182,87 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 	return !!owner->sock;
 }
 
+/* A context and those that it descends from, one a step. */
+struct lineage {
+	struct context *context;
+	u32 tgid;
+	u32 answering; /* a bit for each that is in the middle of an answer, */
+	u32 over;      /* and for each that is no more */
+	u32 reserved;
+};
+
+/* Whether a context is in the middle of an answer. If so, somebody looks whether it goes
+ * on with it. */
+INLINE int watch_answer(const struct context *context)
+{
+	u64 sock = context->answered_sock;
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	if (!connection || connection->writer != context->generations[0] ||
+	    !open_requests(connection) || !http1_in_body(&connection->sent))
+		return 0;
+	connection->flags |= CONNECTION_WATCHED;
+	return 1;
+}
+
+static long lineage_step(u32 index, void *argument)
+{
+	struct lineage *lineage = argument;
+	u32 at = masked(index, WAGGLE_CONTEXTS - 1);
+	u64 generation = lineage->context->generations[at];
+	struct context_key key = {
+		.address = lineage->context->addresses[at],
+		.tgid = lineage->tgid,
+	};
+	struct context *context;
+
+	if (!generation)
+		return 1;
+	context = bpf_map_lookup_elem(&contexts, &key);
+	if (!context || context->generations[0] != generation) {
+		lineage->over |= 1U << at;
+		return 0;
+	}
+	context->called = 1;
+	/* Who reads by himself has read nothing else yet: no other request to work on. */
+	if (watch_answer(context) && !(context->own && !context->open))
+		lineage->answering |= 1U << at;
+	return 0;
+}
+
 /* A request goes out whose parent is not known yet, or not proven, or something is written to
  * a log (`kind`). Where evidence can come, the trace id of the first is given out as one that
  * may stand for another. */
-OUT_OF_LINE int task_call(struct waggle_facts *facts, u8 kind)
+PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 {
-	u32 tgid = facts->tgid;
-	struct waggle_python *python = python_of(tgid);
+	struct waggle_python *python;
 	struct waggle_evidence *evidence;
 	struct context *context;
 	u64 address;
+	struct lineage lineage = {};
+	u32 tgid;
 
+	if (!facts)
+		return 0;
+	tgid = facts->tgid;
+	python = python_of(tgid);
 	address = python ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	/* A context that reads several requests at once tells none from the other. */
 	if (!context || context->open > 1)
 		return 0;
+	/* What becomes of them is told. */
+	lineage.context = context;
+	lineage.tgid = tgid;
+	LOOP(WAGGLE_CONTEXTS, lineage_step, &lineage);
 	evidence = begin_evidence(kind, facts);
 	if (!evidence)
 		return 0;
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
 	evidence->flags = facts->flags;
 	evidence->unanswered = python->unanswered;
+	evidence->answering = lineage.answering;
+	evidence->over = lineage.over;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
@@ -245,17 +337,20 @@ INLINE void context_meets(struct context *context, u64 sock)
 }
 
 /* A request has been read. */
-OUT_OF_LINE int task_request(struct connection *connection, const struct waggle_process *process,
+PROVEN_ONCE int task_request(struct connection *connection, const struct waggle_process *process,
 			     const struct waggle_facts *facts, u64 sock)
 {
-	u32 tgid = facts->tgid;
 	struct waggle_python *python;
 	struct context *context;
 	u64 address;
+	u32 tgid;
 
+	if (!connection || !facts)
+		return 0;
 	connection->reader = 0;
 	if (!process || !(process->mode & WAGGLE_PROCESS_RULE_TASK))
 		return 0;
+	tgid = facts->tgid;
 	python = python_of(tgid);
 	if (!python)
 		return 0;
@@ -293,48 +388,93 @@ INLINE void answered(struct waggle_python *python)
 		__sync_fetch_and_add(&python->unanswered, -1);
 }
 
+/* The context that answers, as its evidence tells. */
+INLINE void fill_answer(struct waggle_evidence *evidence, const struct connection *connection,
+			const struct context *context, u64 sock)
+{
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+
+	evidence->contexts[0] = context->generations[0];
+	evidence->before_ns = context->answered_ns;
+	evidence->kept = context->answered_sock == sock;
+	if (connection->flags & CONNECTION_BLOCKING && connection->owner_tid == tid)
+		evidence->own = 1;
+}
+
+/* Whether the context that answers need be known: a thread that blocks tells by itself. */
+INLINE int context_tells(const struct connection *connection, const struct waggle_python *python)
+{
+	return !(connection->flags & CONNECTION_BLOCKING) || python->calls;
+}
+
 /* The response's head is being written, and by whom says whose request it was. */
-OUT_OF_LINE int task_answer(struct connection *connection, const struct waggle_facts *facts,
+PROVEN_ONCE int task_answer(struct connection *connection, const struct waggle_facts *facts,
 			    u64 sock)
 {
-	u32 tgid = facts->tgid;
-	struct waggle_python *python = python_of(tgid);
+	struct waggle_python *python;
 	struct waggle_evidence *evidence;
-	u64 address, reader = connection->reader;
+	u64 address, reader;
 	struct context *context;
 	int shared;
+	u32 tgid;
 
+	if (!connection || !facts)
+		return 0;
+	tgid = facts->tgid;
+	python = python_of(tgid);
 	if (!python)
 		return 0;
+	reader = connection->reader;
 	answered(python);
-	address = connection->reader || python->calls ? current_context(python) : 0;
+	address = context_tells(connection, python) ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	if (context) {
 		test_predictions(connection, python, sock, address, context);
 		context_meets(context, sock);
 	}
 	shared = reader_done(connection, python, tgid);
-	if (!python->calls && connection->flags & CONNECTION_BLOCKING)
+	if (!context_tells(connection, python))
 		return 0; /* nobody has asked */
 	evidence = begin_evidence(WAGGLE_EVIDENCE_ANSWER, facts);
 	if (!evidence)
 		return 0;
 	if (context) {
-		evidence->contexts[0] = context->generations[0];
+		fill_answer(evidence, connection, context, sock);
 		evidence->many = context->many;
 	}
+	evidence->own |= reader && reader == address;
 	evidence->shared = shared && reader == address;
+	if (context) {
+		context->answered_sock = sock;
+		context->answered_ns = evidence->time_ns;
+		context->own = evidence->own;
+	}
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	return 0;
 }
 
-/* A request ends without an answer: nobody need wait for one. */
-OUT_OF_LINE int task_gone(struct connection *connection, const struct waggle_facts *facts)
+/* A context in which was called is freed: whoever worked in it is done. */
+INLINE void task_over(u32 tgid, u64 generation)
 {
-	u32 tgid = facts->tgid;
-	struct waggle_python *python = python_of(tgid);
-	struct waggle_evidence *evidence;
+	struct waggle_evidence *evidence = blank_evidence(WAGGLE_EVIDENCE_OVER, tgid);
 
+	if (!evidence)
+		return;
+	evidence->contexts[0] = generation;
+	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
+}
+
+/* A request ends without an answer: nobody need wait for one. */
+PROVEN_ONCE int task_gone(struct connection *connection, const struct waggle_facts *facts)
+{
+	struct waggle_python *python;
+	struct waggle_evidence *evidence;
+	u32 tgid;
+
+	if (!connection || !facts)
+		return 0;
+	tgid = facts->tgid;
+	python = python_of(tgid);
 	if (!python)
 		return 0;
 	answered(python);

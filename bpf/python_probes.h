@@ -47,30 +47,34 @@ INLINE void copied_for_request(struct context *child)
 	connection->copied = thread->read.index + 1;
 }
 
-/* `child` was copied from what the current thread works on. */
-INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 child)
+INLINE void descend(struct context *child, struct context *parent)
 {
-	struct context_key key = { .address = child, .tgid = tgid };
-	u64 now = bpf_ktime_get_ns(), address;
-	struct context fresh = {}, *parent;
+	bpf_probe_read_kernel(&child->generations[1], sizeof(child->generations) - sizeof(u64),
+			      parent->generations);
+	bpf_probe_read_kernel(&child->addresses[1], sizeof(child->addresses) - sizeof(u64),
+			      parent->addresses);
+	child->copied_for = parent->copied_for;
+	child->writes_for = parent->writes_for;
+}
 
-	if (!within_rate(python, now)) {
+/* `child` was copied from what the current thread works on. */
+INLINE void context_copied(struct waggle_python *python, u32 tgid, u64 address)
+{
+	u64 current;
+	struct context *child, *parent;
+
+	if (!within_rate(python, bpf_ktime_get_ns())) {
 		count(WAGGLE_COUNT_CONTEXTS_IGNORED);
 		return;
 	}
-	address = current_context(python);
-	parent = address && address != child ? context_at(python, tgid, address) : 0;
-	fresh.generations[0] = now | 1;
-	fresh.epoch = python->epoch;
-	if (parent) {
-		bpf_probe_read_kernel(&fresh.generations[1],
-				      sizeof(fresh.generations) - sizeof(u64),
-				      parent->generations);
-		fresh.copied_for = parent->copied_for;
-		fresh.writes_for = parent->writes_for;
-	}
-	copied_for_request(&fresh);
-	bpf_map_update_elem(&contexts, &key, &fresh, BPF_ANY);
+	current = current_context(python);
+	parent = current && current != address ? context_at(python, tgid, current) : 0;
+	child = new_context(python, tgid, address, 1);
+	if (!child)
+		return;
+	if (parent)
+		descend(child, parent);
+	copied_for_request(child);
 	count(WAGGLE_COUNT_CONTEXTS_COPIED);
 }
 
@@ -94,7 +98,12 @@ int python_context_freed(struct pt_regs *registers)
 		.address = BPF_CORE_READ(registers, di),
 		.tgid = bpf_get_current_pid_tgid() >> 32,
 	};
+	struct context *context = bpf_map_lookup_elem(&contexts, &key);
 
+	if (!context)
+		return 0;
+	if (context->called)
+		task_over(key.tgid, context->generations[0]);
 	bpf_map_delete_elem(&contexts, &key);
 	return 0;
 }

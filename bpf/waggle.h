@@ -14,7 +14,7 @@
  * records of 512 and 4096 bytes: a batch of them is one numpy array. */
 #define WAGGLE_RECORD_SIZE 504
 #define WAGGLE_LARGE_RECORD_SIZE 4088
-#define WAGGLE_FACTS_SIZE 152
+#define WAGGLE_FACTS_SIZE 160
 #define WAGGLE_HEAD_SIZE (WAGGLE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
 #define WAGGLE_LARGE_HEAD_SIZE (WAGGLE_LARGE_RECORD_SIZE - WAGGLE_FACTS_SIZE)
 #define WAGGLE_COMM_SIZE 16
@@ -83,11 +83,37 @@ enum waggle_flag {
 	WAGGLE_FLAG_REMOTE_PARENT = 64,	   /* the parent span is another process's */
 	WAGGLE_FLAG_UPGRADED = 128,	   /* ended by 101 or a CONNECT tunnel */
 	WAGGLE_FLAG_HAD_TRACEPARENT = 256, /* the request itself carried a traceparent */
-	WAGGLE_FLAG_UNSAMPLED = 512,	   /* the incoming context said: not sampled */
+	WAGGLE_FLAG_UNSAMPLED = 512,	   /* whoever decided about the trace said: not sampled */
 	WAGGLE_FLAG_NO_POSITION = 1024,	   /* a UNIX socket: ports and addresses mean nothing */
 	WAGGLE_FLAG_TRACE_PENDING = 2048,  /* the trace id may stand for another: evidence follows */
 	WAGGLE_FLAG_UNPROVEN = 4096,	   /* the parent is predicted: evidence follows */
 	WAGGLE_FLAG_AFTER_RESPONSE = 8192, /* sent when its parent had been answered */
+};
+
+/* What is known of how a trace was sampled: waggle_facts.sampling. Its low bits are the
+ * rejection threshold that the trace passed, out of 2^56; the four bits from
+ * WAGGLE_SAMPLING_SHIFT on are these; the four above them the number of the rule that
+ * decided, 0 where none did. All zero while there is no sampler. */
+#define WAGGLE_THRESHOLD_MASK 0x00ffffffffffffffULL
+#define WAGGLE_NEVER 0x0100000000000000ULL /* the threshold that nothing passes */
+#define WAGGLE_SAMPLING_SHIFT 56
+#define WAGGLE_SAMPLING_RULE_SHIFT 60
+enum waggle_sampling {
+	WAGGLE_SAMPLING_KNOWN = 1, /* the threshold holds for this span: `ot=th` */
+	WAGGLE_SAMPLING_HERE = 2,  /* decided on this machine and not by who called */
+	WAGGLE_SAMPLING_SAID = 4,  /* the request's own tracestate says so already */
+	WAGGLE_SAMPLING_EDIT = 8,  /* what it says of the threshold is not true (any more) */
+};
+
+/* The samplers: map `sample_rules`. Number 0 is for whatever no other one is for. */
+#define WAGGLE_SAMPLE_RULES 16
+#define WAGGLE_SAMPLE_PATH 64
+struct waggle_sample_rule {
+	unsigned long long threshold; /* at most WAGGLE_NEVER */
+	unsigned int path_len;	      /* bytes that the target must begin with */
+	unsigned int exact;	      /* and then end, or go on with its query */
+	unsigned char path[WAGGLE_SAMPLE_PATH];
+	unsigned char mask[WAGGLE_SAMPLE_PATH]; /* 0xff for each of these bytes */
 };
 
 /* Kept fields of the request head, in waggle_facts' head after the target, each
@@ -102,6 +128,7 @@ enum waggle_kept {
 	WAGGLE_KEPT_FORWARDED = 6,
 	WAGGLE_KEPT_TRACESTATE = 7,
 	WAGGLE_KEPT_UPGRADE = 8,
+	WAGGLE_KEPT_CALL_SITE = 9, /* the last: a number that stands for a line of the caller's code */
 };
 
 /* The part of a record that does not depend on its size. Times are
@@ -138,6 +165,7 @@ struct waggle_facts {
 	unsigned short kept_len;   /* bytes of head after it that are kept fields */
 	unsigned short target_full_len; /* of the target as it was sent */
 	unsigned short http2_len; /* of struct waggle_http2 and header blocks, 0 elsewhere */
+	unsigned long long sampling; /* enum waggle_sampling */
 };
 
 struct waggle_exchange {
@@ -305,6 +333,8 @@ struct waggle_process {
 	unsigned int thread_contradicts;  /* and those that refute it */
 	unsigned int turn_agrees;
 	unsigned int turn_contradicts;
+	unsigned int sample_rules; /* bit n: rule n may be for it; 0: nobody has said yet */
+	unsigned int reserved;
 };
 
 /* Where a Python interpreter keeps what its threads are busy with: value of the map
@@ -335,7 +365,9 @@ enum waggle_evidence_kind {
 	WAGGLE_EVIDENCE_CALL = 1,   /* a request went out, its contexts are these */
 	WAGGLE_EVIDENCE_ANSWER = 2, /* a request was answered by contexts[0] */
 	WAGGLE_EVIDENCE_GONE = 3,   /* a request ended without an answer */
-	WAGGLE_EVIDENCE_LOG = 4,    /* something was written to a log, in these contexts */
+	WAGGLE_EVIDENCE_PART = 4,   /* contexts[0] has called, and goes on with its answer */
+	WAGGLE_EVIDENCE_OVER = 5,   /* contexts[0], in which or below which was called, is freed */
+	WAGGLE_EVIDENCE_LOG = 6,    /* something was written to a log, in these contexts */
 };
 
 /* Generations of contexts: the time of the copy, in ns, made odd when it was seen and
@@ -346,17 +378,88 @@ enum waggle_evidence_kind {
 struct waggle_evidence {
 	unsigned long long time_ns;  /* of the call, the response or the end */
 	unsigned long long start_ns; /* of the request that was answered */
+	unsigned long long before_ns; /* ANSWER: when the context answered before, 0: never */
 	unsigned char trace_id[16];  /* of the call or the request, as it was given out */
 	unsigned char span_id[8];
 	unsigned long long contexts[WAGGLE_CONTEXTS];
+	unsigned long long sampling; /* as in waggle_facts */
 	unsigned int tgid;
 	unsigned short unanswered; /* CALL: requests open in the process at that time */
 	unsigned short flags;	   /* enum waggle_flag of the exchange */
 	unsigned char kind;	   /* enum waggle_evidence_kind */
 	unsigned char trace_flags;
 	unsigned char shared; /* the context serves several requests at once: says nothing */
-	unsigned char many; /* it has read or answered on several connections: a loop's own */
-	unsigned char reserved[4];
+	unsigned char own;    /* ANSWER: the context read the request itself */
+	unsigned char kept;   /* ANSWER: it answered on the same connection before */
+	unsigned char answering; /* CALL: a bit for each context in the middle of an answer, */
+	unsigned char over;	 /* and for each that is freed already */
+	unsigned char many; /* ANSWER: it read or answered on several connections: a loop's own */
+};
+
+/* Where CPython keeps frames and code objects: value of the map `python_code`, measured
+ * per version and verified in the process (probes/python). Bytes, of words of 8. */
+struct waggle_code_layout {
+	unsigned long long code_type; /* address of PyCode_Type: what a code object must be */
+	unsigned long long salt;      /* random: of this look at this process */
+	int slot; /* where a thread's state is: see waggle_python */
+	int indirect;
+	int c_frame; /* of the state: what holds the innermost frame; -1: the state does */
+	unsigned int frame; /* of that: the innermost frame */
+	unsigned int frame_code; /* of a frame */
+	unsigned int frame_globals;
+	unsigned int frame_locals;
+	unsigned int frame_previous;
+	unsigned int frame_instruction;
+	unsigned int file_name; /* of a code object */
+	unsigned int function;
+	unsigned int line_table;
+	unsigned int first_line;
+	unsigned int instructions;
+	unsigned int names;
+	unsigned int items; /* of a tuple */
+	unsigned int text;  /* of a str: its characters, when they are ASCII */
+	unsigned int reserved;
+};
+
+/* By user space: whose code it is. */
+enum waggle_code_kind {
+	WAGGLE_CODE_UNKNOWN = 0,
+	WAGGLE_CODE_LIBRARY = 1,
+	WAGGLE_CODE_APPLICATION = 2,
+	WAGGLE_CODE_LOOP = 3, /* runs other people's work: who is further out did not call */
+};
+
+enum waggle_code_event_kind {
+	WAGGLE_CODE_OBJECT = 1, /* a code object, with a piece of its line table */
+	WAGGLE_CODE_SITE = 2,	/* which frames a place stands for */
+};
+
+#define WAGGLE_WALK 64	 /* frames that are looked at for a call */
+#define WAGGLE_FRAMES 32 /* and that may be the one, a power of two */
+#define WAGGLE_LINE_TABLE 1008
+
+/* Ring `code_ring`: once for everything. Whoever reads a record and then all that waits
+ * here knows what its place stands for. */
+struct waggle_code_event {
+	unsigned long long id;	     /* of the code object, or of the place */
+	unsigned long long kind_key; /* OBJECT: if not 0, it may be passed by this as well */
+	unsigned int tgid;
+	unsigned int first_line;
+	unsigned int table_size; /* of the line table, all of it */
+	unsigned int offset;	 /* of this piece */
+	unsigned short length;	 /* of this piece */
+	unsigned short file_name_size;
+	unsigned short function_size;
+	unsigned char kind;   /* enum waggle_code_event_kind */
+	unsigned char frames; /* SITE: that may be the one, innermost first */
+	unsigned char runs_loop; /* OBJECT: it names what runs an event loop */
+	unsigned char text;   /* OBJECT: as in waggle_code_layout */
+	unsigned char reserved[6];
+	unsigned long long codes[WAGGLE_FRAMES]; /* ids of their code objects */
+	unsigned int offsets[WAGGLE_FRAMES];	 /* of the instructions that they are at, in bytes */
+	unsigned char file_name[352]; /* str objects from their lengths on, as they lie in memory */
+	unsigned char function[248];
+	unsigned char line_table[WAGGLE_LINE_TABLE];
 };
 
 /* What a process writes to its log (bpf/logs.h), with --logs only. One write is one record
@@ -441,20 +544,25 @@ enum waggle_counter {
 	WAGGLE_COUNT_HTTP2_CONNECTIONS = 33,
 	WAGGLE_COUNT_HTTP2_STREAMS = 34,	/* begun */
 	WAGGLE_COUNT_HTTP2_RESYNCED = 35,	/* connections found in mid-stream */
-	WAGGLE_COUNT_LOGS_WRITTEN = 36, /* writes to logs that were recorded */
-	WAGGLE_COUNT_LOST_LOG_RATE = 37, /* writes of a process that writes too much */
-	WAGGLE_COUNT_LOST_LOG_RING_FULL = 38,
-	WAGGLE_COUNT_LOST_LOG_UNREADABLE = 39,
-	WAGGLE_COUNTERS = 40,
+	WAGGLE_COUNT_TRACES_SAMPLED = 36, /* begun here, and decided about by a sampler */
+	WAGGLE_COUNT_TRACES_UNSAMPLED = 37,
+	WAGGLE_COUNT_CALL_SITES = 38, /* calls with a line of code, or what may turn out to be one */
+	WAGGLE_COUNT_LOST_CODE_RING_FULL = 39, /* lines of code that stay unknown */
+	WAGGLE_COUNT_LOGS_WRITTEN = 40, /* writes to logs that were recorded */
+	WAGGLE_COUNT_LOST_LOG_RATE = 41, /* writes of a process that writes too much */
+	WAGGLE_COUNT_LOST_LOG_RING_FULL = 42,
+	WAGGLE_COUNT_LOST_LOG_UNREADABLE = 43,
+	WAGGLE_COUNTERS = 44,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
 _Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange");
 _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
-_Static_assert(sizeof(struct waggle_evidence) == 120, "evidence");
+_Static_assert(sizeof(struct waggle_evidence) == 136, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
 _Static_assert(sizeof(struct waggle_log) == WAGGLE_LOG_RECORD_SIZE, "log");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
+_Static_assert(sizeof(struct waggle_code_event) == 2040, "code event");
 
 #endif

@@ -57,7 +57,7 @@ def valid_text(text: str) -> str:
 def add_attributes(
     target: RepeatedCompositeFieldContainer[common_pb2.KeyValue], attributes: Attributes
 ) -> None:
-    """Add pairs in place: making each as a message of its own takes twice as long."""
+    """Add them in place: making each pair as a message of its own takes twice as long."""
     for key, value in attributes.items():
         pair = target.add()
         pair.key = key

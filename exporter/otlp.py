@@ -112,6 +112,7 @@ class SendingExporter:
         self.name = destination.name
         # OTEL_BSP_SCHEDULE_DELAY, for the pipeline too
         self.patience_s = destination.queue.delay_s
+        self.most = destination.queue.max_spans
         self._encoder = encoder
         self._outbox: AnyOutbox = _make_outbox(destination.queue, spool)
         self._sender = _Sender(destination, self._outbox, on_event)
@@ -165,6 +166,10 @@ class SendingExporter:
 
     def stats(self) -> ExporterStats:
         return self._outbox.stats()
+
+    def trouble(self) -> str | None:
+        """What keeps it from delivering, in words, and for how long; None when nothing does."""
+        return self._sender.reporter.trouble()
 
 
 class OtlpExporter(SendingExporter):
@@ -358,10 +363,20 @@ class _Reporter:
         self._outbox = outbox
         self._listener = on_event
         self._failing_since: float | None = None
+        self._reason = ""
+        self._refusal = ""  # of what was sent last
         self._lost_before = 0
         self._said: set[str] = set()
 
+    def trouble(self) -> str | None:
+        """Read from other threads than the sender's."""
+        since, reason = self._failing_since, self._reason
+        if self._refusal:
+            return self._refusal
+        return None if since is None else f"{reason}, for {time.monotonic() - since:.0f} s"
+
     def failing(self, answer: TryAgain) -> None:
+        self._reason = answer.reason
         if self._failing_since is not None:
             return
         self._failing_since = time.monotonic()
@@ -403,6 +418,7 @@ class _Reporter:
 
     def refused(self, answer: Refused) -> None:
         reason = f"refused_{answer.code}"
+        self._refusal = f"refused: {answer.code}"
         remedy = self._remedies.get(reason, "its log may say why")
         words = f" ({answer.message})" if answer.message else ""
         self._once(
@@ -411,6 +427,7 @@ class _Reporter:
         )
 
     def remark(self, answer: Accepted) -> None:
+        self._refusal = ""
         if answer.rejected:
             self._once(
                 REJECTED,

@@ -12,7 +12,7 @@ request is kept for an hour instead of thirty seconds. A variable that is set is
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -121,7 +121,7 @@ class OtlpSettings:
         and is a base URL like OTEL_EXPORTER_OTLP_ENDPOINT.
         Raises UsageError that names the variable, its value and the remedy.
         """
-        read = _Environment(environ, signal)
+        read = Environment(environ, signal)
         protocol = read.protocol()
         endpoint = _read_endpoint(read, protocol, endpoint_flag)
         return cls(
@@ -138,6 +138,10 @@ class OtlpSettings:
             queue=read.queue(),
             signal=signal,
         )
+
+    def with_queue(self, queue: QueueSettings) -> "OtlpSettings":
+        """The same with other bounds of what waits."""
+        return replace(self, queue=queue)
 
     @staticmethod
     def names_an_endpoint(environ: Mapping[str, str], signal: Signal = TRACES) -> bool:
@@ -156,15 +160,13 @@ def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None
 
     endpoint_flag: takes the place of the variable. Both are used as they are. Raises UsageError.
     """
-    read = _Environment(environ)
-    setting = _Setting("--zipkin", endpoint_flag) if endpoint_flag else None
+    read = Environment(environ)
+    setting = Setting("--zipkin", endpoint_flag) if endpoint_flag else None
     setting = setting or read.named(ZIPKIN + "ENDPOINT")
     endpoint = _http_endpoint(
-        setting or _Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append=""
+        setting or Setting("default endpoint", ZIPKIN_DEFAULT_ENDPOINT), append=""
     )
-    timeout_ms = _whole_number(
-        read.named(ZIPKIN + "TIMEOUT"), 10_000, lowest=0, unit="milliseconds"
-    )
+    timeout_ms = whole_number(read.named(ZIPKIN + "TIMEOUT"), 10_000, lowest=0, unit="milliseconds")
     return OtlpSettings(
         endpoint=endpoint.written,
         protocol=Protocol.HTTP_JSON,
@@ -179,11 +181,11 @@ def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None
 
 def queue_settings(environ: Mapping[str, str], signal: Signal = TRACES) -> QueueSettings:
     """What OTEL_BSP_*, or of logs OTEL_BLRP_*, say. Raises UsageError."""
-    return _Environment(environ, signal).queue()
+    return Environment(environ, signal).queue()
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
+class Setting:
     """A value and the name under which the user gave it."""
 
     name: str
@@ -196,21 +198,21 @@ class _Setting:
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-class _Environment:
+class Environment:
     """Typed access to the variables, the signal's own one first."""
 
     def __init__(self, environ: Mapping[str, str], signal: Signal = TRACES) -> None:
         self._environ = environ
         self.signal = signal
 
-    def named(self, name: str) -> _Setting | None:
+    def named(self, name: str) -> Setting | None:
         value = self._environ.get(name, "").strip()
-        return _Setting(name, value) if value else None
+        return Setting(name, value) if value else None
 
-    def own(self, suffix: str) -> _Setting | None:
+    def own(self, suffix: str) -> Setting | None:
         return self.named(GENERAL + self.signal.scope + suffix)
 
-    def otlp(self, suffix: str) -> _Setting | None:
+    def otlp(self, suffix: str) -> Setting | None:
         return self.own(suffix) or self.named(GENERAL + suffix)
 
     def choice(self, suffix: str, choices: type[_Choice], default: _Choice) -> _Choice:
@@ -237,7 +239,7 @@ class _Environment:
 
     def timeout(self) -> float | None:
         """Seconds, or None for 0: no limit."""
-        milliseconds = _whole_number(self.otlp("TIMEOUT"), 10_000, lowest=0, unit="milliseconds")
+        milliseconds = whole_number(self.otlp("TIMEOUT"), 10_000, lowest=0, unit="milliseconds")
         return milliseconds / 1000 if milliseconds else None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -287,7 +289,7 @@ class _Environment:
         noun = self.signal.noun
         max_spans = self._bsp("MAX_QUEUE_SIZE", default.max_spans, 1, noun)
         batch = self.named(self._batch + "MAX_EXPORT_BATCH_SIZE")
-        max_request_spans = _whole_number(
+        max_request_spans = whole_number(
             batch, min(default.max_request_spans, max_spans), lowest=1, unit=noun
         )
         if batch is not None and max_request_spans > max_spans:
@@ -313,10 +315,11 @@ class _Environment:
         return "OTEL_BLRP_" if self.signal is LOGS else "OTEL_BSP_"
 
     def _bsp(self, suffix: str, default: int, lowest: int, unit: str) -> int:
-        return _whole_number(self.named(self._batch + suffix), default, lowest=lowest, unit=unit)
+        return whole_number(self.named(self._batch + suffix), default, lowest=lowest, unit=unit)
 
 
-def _whole_number(setting: _Setting | None, default: int, *, lowest: int, unit: str) -> int:
+def whole_number(setting: Setting | None, default: int, *, lowest: int, unit: str) -> int:
+    """The number that a variable says. Raises UsageError."""
     if setting is None:
         return default
     if not (setting.value.isascii() and setting.value.isdigit() and len(setting.value) <= 15):
@@ -327,12 +330,12 @@ def _whole_number(setting: _Setting | None, default: int, *, lowest: int, unit: 
     return number
 
 
-def _parse_headers(setting: _Setting) -> dict[str, str]:
+def _parse_headers(setting: Setting) -> dict[str, str]:
     """`name=value,name=value`, values percent-encoded; names compare without case.
 
     Messages name the header but never repeat the values: they are often credentials.
     """
-    hidden = _Setting(setting.name, "…")
+    hidden = Setting(setting.name, "…")
     headers: dict[str, str] = {}
     for position, member in enumerate(setting.value.split(","), start=1):
         if not member.strip():
@@ -348,7 +351,7 @@ def _parse_headers(setting: _Setting) -> dict[str, str]:
     return headers
 
 
-def _header_value(hidden: _Setting, name: str, encoded: str) -> str:
+def _header_value(hidden: Setting, name: str, encoded: str) -> str:
     try:
         value = unquote(encoded, errors="strict")
     except UnicodeDecodeError:
@@ -370,20 +373,20 @@ class _Endpoint:
     path: str
 
 
-def _read_endpoint(read: _Environment, protocol: Protocol, flag: str | None) -> _Endpoint:
+def _read_endpoint(read: Environment, protocol: Protocol, flag: str | None) -> _Endpoint:
     per_signal = None if flag else read.own("ENDPOINT")
-    setting = _Setting("--otlp", flag) if flag else per_signal or read.named(GENERAL + "ENDPOINT")
+    setting = Setting("--otlp", flag) if flag else per_signal or read.named(GENERAL + "ENDPOINT")
     if protocol is Protocol.GRPC:
         return _grpc_endpoint(
-            setting or _Setting("default endpoint", GRPC_DEFAULT_ENDPOINT), read.insecure()
+            setting or Setting("default endpoint", GRPC_DEFAULT_ENDPOINT), read.insecure()
         )
     return _http_endpoint(
-        setting or _Setting("default endpoint", HTTP_DEFAULT_ENDPOINT),
+        setting or Setting("default endpoint", HTTP_DEFAULT_ENDPOINT),
         append="" if per_signal else read.signal.path,
     )
 
 
-def _http_endpoint(setting: _Setting, *, append: str) -> _Endpoint:
+def _http_endpoint(setting: Setting, *, append: str) -> _Endpoint:
     """A base endpoint gets a path such as /v1/traces appended; a signal's own is used as it is."""
     url = _split(setting)
     if "://" not in setting.value:
@@ -403,7 +406,7 @@ def _http_endpoint(setting: _Setting, *, append: str) -> _Endpoint:
     )
 
 
-def _grpc_endpoint(setting: _Setting, insecure: bool) -> _Endpoint:
+def _grpc_endpoint(setting: Setting, insecure: bool) -> _Endpoint:
     """http:// is plain text, https:// is TLS; for a bare host:port the INSECURE variable decides.
 
     `unix:PATH`, gRPC's own form for a socket, is taken too and is always plain text.
@@ -415,7 +418,7 @@ def _grpc_endpoint(setting: _Setting, insecure: bool) -> _Endpoint:
     full = setting
     if "://" not in setting.value:
         scheme = "http" if insecure else "https"
-        full = _Setting(setting.name, f"{scheme}://{setting.value}")
+        full = Setting(setting.name, f"{scheme}://{setting.value}")
     url = _split(full)
     if url.scheme not in DEFAULT_PORTS:
         raise setting.wrong(
@@ -436,7 +439,7 @@ def _grpc_endpoint(setting: _Setting, insecure: bool) -> _Endpoint:
     )
 
 
-def _split(setting: _Setting) -> SplitResult:
+def _split(setting: Setting) -> SplitResult:
     if any(character.isspace() or not character.isprintable() for character in setting.value):
         raise setting.wrong("a URL has no blanks in it", "write them as %20 or take them out")
     try:
@@ -445,9 +448,9 @@ def _split(setting: _Setting) -> SplitResult:
         raise setting.wrong(f"not a URL ({error})", "write it like http://host:4318") from None
 
 
-def _host(setting: _Setting, url: SplitResult) -> str:
+def _host(setting: Setting, url: SplitResult) -> str:
     if url.username is not None or url.password is not None:
-        raise _Setting(setting.name, "…").wrong(
+        raise Setting(setting.name, "…").wrong(
             "credentials in the URL are not sent",
             f"put them into {GENERAL}HEADERS=authorization=Basic%20...",
         )
@@ -456,7 +459,7 @@ def _host(setting: _Setting, url: SplitResult) -> str:
     return url.hostname
 
 
-def _port(setting: _Setting, url: SplitResult, default: int) -> int:
+def _port(setting: Setting, url: SplitResult, default: int) -> int:
     try:
         port = url.port
     except ValueError:

@@ -84,6 +84,7 @@ KEYED = (
     "trace_flags",
     "target_len",
     "kept_len",
+    "sampling",
 )
 
 _SPANS_TAG = b"\x12"  # ScopeSpans.spans, and ResourceSpans.scope_spans: field 2, bytes

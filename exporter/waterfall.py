@@ -173,6 +173,7 @@ class _Line:
     duration: str
     process: str
     program: str  # "(gunicorn)", when it says more than the service does
+    code: str  # "shop.py:36", in the place of a process that need not be named again
     evidence: str
     error: str
 
@@ -250,6 +251,7 @@ def _line(trace: Trace, row: Row, tree: str, glyphs: Glyphs) -> _Line:
     process, program = _process(row)
     if row.parent >= 0 and process == _process(trace.rows[row.parent])[0]:
         process = program = ""
+    code = "" if process else _code(attributes)
     method = attributes.get(LINK_METHOD)
     status = attributes.get("http.response.status_code", "")
     return _Line(
@@ -259,6 +261,7 @@ def _line(trace: Trace, row: Row, tree: str, glyphs: Glyphs) -> _Line:
         duration=duration(span.end_unix_ns - span.start_unix_ns),
         process=process,
         program=program,
+        code=code,
         evidence=printable(_EVIDENCE.get(str(method), str(method))) if method else "",
         error=_error(span, glyphs) if span.error else "",
     )
@@ -276,6 +279,13 @@ def _process(row: Row) -> tuple[str, str]:
     service = str(attributes.get("service.name", "unknown_service"))
     named = f"{service} {attributes.get('process.pid', '')}".rstrip()
     return printable(named), printable(f"({row.resource.program})") if row.resource.program else ""
+
+
+def _code(attributes: Attributes) -> str:
+    """The line of code that made a call: its file's name and number."""
+    line = attributes.get("code.line.number")
+    name = str(attributes.get("code.file.path", "")).rpartition("/")[2]
+    return printable(f"{name}:{line}") if name and line is not None else ""
 
 
 def _fit(lines: list[_Line], width: int) -> _Columns:
@@ -308,7 +318,7 @@ def _choices(lines: list[_Line], width: int) -> Iterator[tuple[_Columns, int]]:
         yield full, _NAME_GOOD
         small = replace(full, bar=min(full.bar, 10))
         yield small, _NAME_GOOD
-        plain = replace(small, process=widest(attrgetter("process")), program=False)
+        plain = replace(small, process=widest(_without_program), program=False)
         yield plain, _NAME_GOOD
         full = replace(plain, process=min(plain.process, max(width // 5, 12)))
         yield full, _NAME_GOOD
@@ -334,7 +344,11 @@ def _spread(columns: _Columns, width: int) -> _Columns:
 
 
 def _with_program(line: _Line) -> str:
-    return f"{line.process} {line.program}" if line.program else line.process
+    return f"{line.process} {line.program}" if line.program else _without_program(line)
+
+
+def _without_program(line: _Line) -> str:
+    return line.process or line.code
 
 
 class _Pen:
@@ -395,10 +409,8 @@ def _draw_name(pen: _Pen, row: Row, line: _Line, width: int, look: Look) -> None
 
 
 def _draw_process(pen: _Pen, line: _Line, columns: _Columns) -> None:
-    if columns.program:
-        pen.column(_with_program(line), columns.process)
-    else:
-        pen.column(line.process, columns.process)
+    text = _with_program(line) if columns.program else _without_program(line)
+    pen.column(text, columns.process, style=Style.DIM if line.code else "")
 
 
 def _status_style(status: str) -> str:

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from waggle import memory, privileges
+from waggle import memory, privileges, start
 from waggle.capture import Capture, CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
+from waggle.sampling import Sampling, sampling_of
 
 
 def run(settings: Settings) -> int:
@@ -21,18 +22,20 @@ def run(settings: Settings) -> int:
 
     Returns the exit code. Raises WaggleError when tracing cannot begin.
     """
+    sampling = sampling_of(settings, os.environ)
     privileges.require()
     memory.keep_one_arena()
     with _launched(settings) as launched:
-        loading = _Loading(_options(settings))
-        with _one_blas_thread():
+        loading = _Loading(_options(settings, sampling))
+        # numpy's linear algebra, which we never use, would start a thread for every CPU.
+        with start.variable("OPENBLAS_NUM_THREADS", "1"):
             from waggle.session import Session  # numpy and the rest, at the same time
             from waggle.spans import load_decoders
         load_decoders()
 
         capture = loading.finish()
         try:
-            return Session(settings, capture, launched).run()
+            return Session(settings, capture, launched, sampling).run()
         finally:
             capture.close()
 
@@ -76,27 +79,12 @@ def _launched(settings: Settings) -> Iterator[Launched | None]:
         launched.close()
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """While numpy is imported: its linear algebra, which we never use, would start a thread and
-    reserve memory for every CPU. What we start must not inherit the variable."""
-    name = "OPENBLAS_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _options(settings: Settings) -> CaptureOptions:
+def _options(settings: Settings, sampling: Sampling) -> CaptureOptions:
     return CaptureOptions(
         capture=settings.capture,
         trace_all=settings.selects_all,
         watch_processes=bool(settings.port or settings.exe or settings.name),
         ring_bytes=settings.ring_size,
         log_rate=settings.logs_rate if settings.wants_logs(os.environ) else 0,
+        sampling=sampling,
     )

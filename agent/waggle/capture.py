@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.libbpf import Link, LoadError, Object
+from waggle.sampling import Sampling, threshold_of
 
 if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # loading needs none of these, and begins before they are imp
 
     from waggle.discovery import Decision
     from waggle.layout import Counter
+    from waggle.libbpf import ProgramInfo
     from waggle.ring import Ring
 
 OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
@@ -38,11 +40,18 @@ _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_s
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """One way to see the bytes of sockets."""
+    """One way to see the bytes of sockets.
+
+    programs: to be attached. behind: the one that they pass on to (bpf/pass_on.h).
+    """
 
     name: str
     programs: tuple[str, ...]
     needs: str
+    behind: str | None = None
+
+    def loaded(self) -> tuple[str, ...]:
+        return self.programs if self.behind is None else (*self.programs, self.behind)
 
 
 FLAVOURS = (
@@ -50,6 +59,7 @@ FLAVOURS = (
         "socket",
         ("socket_send", "socket_receive", "socket_unix_send"),
         "the tracepoints tcp_sendmsg_locked, sock_recv_length and sk_data_ready (Linux 6.16)",
+        behind="socket_call",
     ),
     # Where there are tracepoints for what is received (6.4), they also see calls that
     # began before we came.
@@ -57,6 +67,7 @@ FLAVOURS = (
         "probe",
         ("probe_send", "socket_receive", "socket_unix_send"),
         "fentry programs, and the tracepoints sock_recv_length and sk_data_ready (Linux 6.4)",
+        behind="socket_call",
     ),
     Flavour(
         "probe",
@@ -82,7 +93,8 @@ class CaptureOptions:
     watch_processes: record every new program until it is decided about.
     ring_bytes: of the ring of ordinary records, a power of two. log_rate: records of 0.9 KB
     a second that one process may write to its logs, 0: logs are not looked at. max_entries:
-    other bounds than the maps have by themselves, by name of the map.
+    other bounds than the maps have by themselves, by name of the map. sampling: who decides
+    what is recorded, and how (see Sampling).
     """
 
     capture: str = "auto"
@@ -91,6 +103,7 @@ class CaptureOptions:
     ring_bytes: int = 8 << 20
     log_rate: int = 0
     max_entries: Mapping[str, int] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 class Capture:
@@ -108,12 +121,15 @@ class Capture:
         self._processes = bpf.map("processes")
         hints = bpf.map("process_hints")
         self._hints = mmap.mmap(hints.fd, hints.value_size)
+        #: What the kernel samples by, layout.SAMPLE_RULE; what is written there holds at once.
+        self.sample_rules = _mapped_rules(bpf)
         in_use = ("target_len", "kept_len", "http2_len")  # of the head
         self.exchanges = self._ring("exchange_ring", layout.EXCHANGE, in_use)
         self.large_exchanges = self._ring("large_ring", layout.LARGE_EXCHANGE, in_use)
         self.events = self._ring("event_ring", layout.PROCESS_EVENT)
         self.evidence = self._ring("evidence_ring", layout.EVIDENCE)
         self.tables = self._ring("table_ring", layout.TABLE_EVENT)
+        self.codes = self._ring("code_ring", layout.CODE_EVENT)
         logs = bpf.program(_LOGS).autoload
         self.logs = self._ring("log_ring", layout.LOG, ("length",)) if logs else None
         if logs:
@@ -155,14 +171,14 @@ class Capture:
     ) -> Capture:
         bpf = Object.open(path)
         try:
-            programs = (*_COMMON, *flavour.programs, *((_LOGS,) if options.log_rate else ()))
-            bpf.load_only(_SWEEP, *_PROBES, *programs)
+            logs = (_LOGS,) if options.log_rate else ()
+            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs)
             _configure(bpf, options)
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
-            links = [bpf.attach(name) for name in programs]
-            return cls(bpf, flavour, links)
+            write_rules(_mapped_rules(bpf), options.sampling)
+            return cls(bpf, flavour, [*attach(bpf, flavour), *map(bpf.attach, logs)])
         except BaseException:
             bpf.close()
             raise
@@ -173,12 +189,16 @@ class Capture:
         ring = self.bpf.map(name)
         return Ring(ring.fd, ring.max_entries, dtype, used)
 
-    def decide(self, decision: Decision) -> None:
-        """Apply a decision about one process; its scores are kept when it is known already."""
+    def decide(self, decision: Decision, sample_rules: int = 0) -> None:
+        """Apply a decision about one process; its scores are kept when it is known already.
+
+        sample_rules: see Sampling.rules_for; 0 where nobody has asked for the service.
+        """
         key = decision.tgid.to_bytes(4, "little")
         row = self._process(key, decision.start_ns)
         if decision.mode:
             row["mode"] = decision.mode
+            row["sample_rules"] = sample_rules
             if not row["start_ns"][0]:
                 row["start_ns"] = decision.start_ns
             self._hints[decision.tgid % len(self._hints)] = 1
@@ -211,12 +231,39 @@ class Capture:
         rows = np.ascontiguousarray(values).view(layout.PROCESS).reshape(-1)
         return dict(zip(tgids.tolist(), rows, strict=True))
 
+    def open_requests(self) -> dict[tuple[int, int], int]:
+        """Requests of HTTP/1 that servers have read and not answered whole: by process and
+        layout.Method. Method.OTHER also stands for those whose head was long; one that waits
+        behind another on its connection counts under that one's method."""
+        import numpy as np
+
+        from waggle import layout
+
+        found: dict[tuple[int, int], int] = {}
+        for _, values in self.bpf.map("connections").chunks():
+            rows = np.ascontiguousarray(values).view(layout.CONNECTION).reshape(-1)
+            some = rows[(rows["role"] == layout.Role.SERVER) & (rows["tgid"] != 0)]
+            some = some[some["requests"] != some["responses"]]
+            methods = np.where(some["current_used"] != 0, some["method"], layout.Method.OTHER)
+            counts = (some["requests"] - some["responses"]).tolist()
+            keys = zip(some["tgid"].tolist(), methods.tolist(), strict=True)
+            for key, count in zip(keys, counts, strict=True):
+                found[key] = found.get(key, 0) + count
+        return found
+
     def counters(self) -> dict[Counter, int]:
         """Everything the kernel side counted since it was loaded."""
         from waggle.layout import Counter
 
         totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
         return {counter: int(totals[counter]) for counter in Counter}
+
+    def traces_begun(self) -> tuple[int, int]:
+        """Traces that a sampler has decided about so far: kept, dropped."""
+        from waggle.layout import Counter
+
+        totals: npt.NDArray[np.uint64] = self._counters.sum_over_cpus()
+        return int(totals[Counter.TRACES_SAMPLED]), int(totals[Counter.TRACES_UNSAMPLED])
 
     def sweep(self) -> int:
         """End and forget connections that no hook saw end; how many."""
@@ -225,6 +272,16 @@ class Capture:
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already."""
         return sum(self.bpf.program(name).info().recursion_misses for name in self._program_names)
+
+    @property
+    def attached(self) -> bool:
+        """Whether programs still run."""
+        return bool(self._links)
+
+    def program_infos(self) -> list[ProgramInfo]:
+        """What the kernel knows of each program that may run, the probes' too."""
+        names = (*self._program_names, _SWEEP, *_PROBES)
+        return [self.bpf.program(name).info() for name in names]
 
     def detach(self) -> None:
         """Stop capturing; rings and counters can still be read."""
@@ -235,7 +292,8 @@ class Capture:
     def close(self) -> None:
         self.detach()
         rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
-        for ring in (*rings, *((self.logs,) if self.logs is not None else ())):
+        logs = (self.logs,) if self.logs is not None else ()
+        for ring in (*rings, self.codes, *logs):
             ring.close()
         self._hints.close()
         self.bpf.close()
@@ -251,11 +309,46 @@ def _wanted(capture: str) -> tuple[Flavour, ...]:
     return found
 
 
+def attach(bpf: Object, flavour: Flavour) -> list[Link]:
+    """Everything that a flavour attaches, in working order."""
+    if flavour.behind is not None:
+        first, program = (0).to_bytes(4, "little"), bpf.program(flavour.behind)
+        bpf.map("behind_hooks").update(first, program.fd.to_bytes(4, "little"))
+    return [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
+
+
+def _mapped_rules(bpf: Object) -> npt.NDArray[np.void]:
+    """The map of rules in our own memory, for as long as the array is referred to."""
+    import numpy as np
+
+    from waggle import layout
+
+    rules = bpf.map("sample_rules")
+    memory = mmap.mmap(rules.fd, rules.max_entries * layout.SAMPLE_RULE.itemsize)
+    return np.frombuffer(memory, layout.SAMPLE_RULE)
+
+
+def write_rules(rules: npt.NDArray[np.void], sampling: Sampling) -> None:
+    """What each rule is for, and its threshold."""
+    import numpy as np
+
+    for number, rule in enumerate(sampling.rules, 1):
+        path = np.frombuffer(rule.path, np.uint8)
+        rules["path"][number, : len(path)] = path
+        rules["mask"][number, : len(path)] = 0xFF
+        rules["path_len"][number] = len(path)
+        rules["exact"][number] = rule.exact
+    for number, probability in enumerate(sampling.probabilities):
+        rules["threshold"][number] = threshold_of(probability)
+
+
 def _configure(bpf: Object, options: CaptureOptions) -> None:
     settings: Mapping[str, int] = {
         "agent_tgid": os.getpid(),
         "trace_all": int(options.trace_all),
         "watch_processes": int(options.watch_processes),
+        "sampling_mode": options.sampling.mode,
+        "sample_rules_for_all": options.sampling.rules_for_all,
         "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
     if options.log_rate:

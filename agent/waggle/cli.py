@@ -32,6 +32,8 @@ EXAMPLES
       OTLP JSON, one TracesData a line
   sudo OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 waggle run --otlp-protocol grpc
       the endpoint from the environment, by gRPC
+  sudo waggle run --sample 'path=/health*:0' --sample 0.1 --tail error,slow=500ms
+      one trace in ten and no health checks, but whatever failed or was slow
   sudo waggle run --config waggle.yaml --exclude '*/curl'
       settings from a file; a flag wins over the file
 """
@@ -132,15 +134,28 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @_one("--logs-line", metavar="SIZE", text="Most of one record that is kept.  [default: 16K]")
 @_one("--spool", metavar="DIR", text="Keep what cannot be sent on disk, over restarts too.")
 @_one("--spool-max", metavar="SIZE", text="Most that each exporter keeps there.  [default: 512M]")
+@_many("--sample", metavar="RULE", text="0.1, or service=NAME,path=/PATH*:0.1. Repeatable.")
+@_one("--sample-limit", metavar="N", text="Most traces a second that begin here.")
+@_one("--tail", metavar="WHAT", text="Of those dropped keep: error,slow=500ms,p95.")
+@_one("--tail-max", metavar="SIZE", text="Memory for those that may be kept.  [default: 64M]")
 @click.option("--json", "json_lines", is_flag=True, help="Print OTLP JSON lines on stdout.")
 @_one("--json-file", metavar="FILE", text="Write OTLP JSON lines to this file, and rotate it.")
 @_one("--json-max", metavar="SIZE", text="Size at which it is rotated.  [default: 100M]")
 @_one("--json-keep", metavar="N", text="Older files that are kept.  [default: 5]")
+@click.option("--metrics", is_flag=True, help="Send metrics too, to the OTLP endpoint.")
+@_one("--prometheus", metavar="HOST:PORT", text="Answer Prometheus there, at /metrics.")
+@_one("--metrics-limit", metavar="N", text="Most series of a metric and process.  [default: 2000]")
+@click.option("--guess-routes", is_flag=True, help="Metrics by waggle.route.guess: /users/{id}.")
+@click.option("--probe-stats", is_flag=True, help="Have the kernel measure our BPF programs.")
+@_one("--health", metavar="HOST:PORT", text="Answer there at /healthz and /readyz.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no traces.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr; tracebacks on errors.")
 @click.option("--no-color", is_flag=True, help="No colours, even on a terminal.")
 @_one("--ready-fd", metavar="FD", text="Write a byte to this descriptor when tracing.")
 @_one("--capture", metavar="HOW", text="auto, socket, probe or syscall.  [default: auto]")
+@_one(
+    "--call-site", metavar="WHERE", text="Lines of code on spans: off or client.  [default: client]"
+)
 @_one("--ring-size", metavar="SIZE", text="Memory between kernel and agent.  [default: 8M]")
 @_one("--max-processes", metavar="N", text="Most processes traced at once.  [default: 8192]")
 @_one("--config", metavar="FILE", text="Read settings from this YAML file.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import yaml
 
 Capture = Literal["auto", "socket", "probe", "syscall"]
+CallSite = Literal["off", "client"]
 Protocol = Literal["http/protobuf", "http/json", "grpc"]
 Compression = Literal["none", "gzip"]
 
@@ -41,6 +42,14 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int) else value
+
+
+def _ruled(value: object) -> object:
+    """The same for what has commas of its own: text from the environment is split at blanks."""
+    if isinstance(value, str):
+        return value.split()
+    given = value if isinstance(value, list | tuple) else [value]
+    return [str(one) if type(one) in (int, float) else one for one in given]
 
 
 def _headers(value: object) -> object:
@@ -127,6 +136,26 @@ class Settings(BaseModel):
     spool_max: Annotated[int, BeforeValidator(_bytes)] = Field(
         512 << 20, ge=16 << 20, description="a size such as 512M, at least 16M"
     )
+    sample: Annotated[tuple[str, ...], BeforeValidator(_ruled)] = Field(
+        (), description="a probability such as 0.1, or rules such as path=/health*:0"
+    )
+    sample_limit: Annotated[float, _Number] | None = Field(
+        None, gt=0, allow_inf_nan=False, description="traces a second, more than 0"
+    )
+    tail: Annotated[tuple[_Glob, ...], _List] = Field(
+        (), description="what to keep, such as error,slow=500ms,p95"
+    )
+    tail_max: Annotated[int, BeforeValidator(_bytes)] = Field(
+        64 << 20, ge=1 << 20, description="a size such as 64M, at least 1M"
+    )
+    metrics: bool = Field(False, description="true or false")
+    prometheus: str | None = Field(None, description="an address such as 127.0.0.1:9464")
+    metrics_limit: Annotated[int, _Number] = Field(
+        2000, ge=2, le=1_000_000, description="a number from 2 to 1000000"
+    )
+    guess_routes: bool = Field(False, description="true or false")
+    probe_stats: bool = Field(False, description="true or false")
+    health: str | None = Field(None, description="an address such as 127.0.0.1:8686")
     quiet: bool = Field(False, description="true or false")
     verbose: bool = Field(False, description="true or false")
     no_color: bool = Field(False, description="true or false")
@@ -134,6 +163,7 @@ class Settings(BaseModel):
         None, ge=1, description="the number of an open file descriptor"
     )
     capture: Capture = Field("auto", description="auto, socket, probe or syscall")
+    call_site: CallSite = Field("client", description="off or client")
     ring_size: Annotated[int, BeforeValidator(_size)] = Field(
         8 << 20, ge=64 << 10, le=1 << 30, description="a power of two from 64K to 1G"
     )

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.hash import GNUHashTable
-from elftools.elf.sections import SymbolTableSection
+if TYPE_CHECKING:  # nobody waits for it who meets no program to be looked into
+    from elftools.elf.elffile import ELFFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,9 @@ class _Path:
 
 @lru_cache(maxsize=256)
 def _read(file: _Path, names: tuple[str, ...]) -> Image | None:
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         with Path(file.path).open("rb") as stream:
             elf = ELFFile(stream)
@@ -88,8 +90,11 @@ def _read(file: _Path, names: tuple[str, ...]) -> Image | None:
         return None
 
 
-def _dynamic_symbols(elf: ELFFile, names: tuple[str, ...]) -> dict[str, int]:
+def _dynamic_symbols(elf: "ELFFile", names: tuple[str, ...]) -> dict[str, int]:
     """By the hash table, which needs a few reads; else by walking the table once."""
+    from elftools.elf.hash import GNUHashTable
+    from elftools.elf.sections import SymbolTableSection
+
     table = elf.get_section_by_name(".dynsym")
     if not isinstance(table, SymbolTableSection):
         return {}

@@ -4,13 +4,16 @@ The kernel gives a call whose request is not known yet a trace id of its own and
 (Flag.TRACE_PENDING); whatever it leads to on this machine carries the same id and the
 same flag. A call whose request was predicted has a parent and Flag.UNPROVEN: it waits
 until that is proven or corrected. Evidence follows in a ring of its own (bpf/python.h):
-the contexts each call was made in, and the context that wrote each answer. The rule, WK
-in docs/parents.md:
+the contexts each call was made in, the context that wrote each answer, or went on with one
+after it had called, and which contexts are no more. The rule, WK in docs/parents.md:
 
-    a call belongs to the first request that is answered, after the call, by the call's
-    context or by one it descends from; the nearer of two wins; and the branch that the
-    call grew on must have begun while that request was being served, and ended with it: one
-    that goes on to call after the answer may be a worker, who does anybody's work
+    a call belongs to the request whose answer is the first that its context, or one that
+    it descends from, writes after the call; the nearer of two wins; and the branch that
+    the call grew on must have begun while that request was being served, and must end with
+    it: one that lives on may be a worker, who does anybody's work
+
+Where that answer might as well be the next piece of work of a context that has answered
+before, nothing is proven.
 
     records = joins.hold(records)      what need not wait, ids made true; the rest is kept
     for records in joins.release():    what waited, now that more is known
@@ -29,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.layout import EvidenceKind, Flag, Link, Role
+from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 from waggle.spans import Records
 
 U64 = npt.NDArray[np.uint64]
@@ -41,20 +44,24 @@ HOLD_S = 30.0
 MAX_HELD = 16_384
 # A request further up has answered; one nearer still may, though hardly after this.
 NEARER_NS = 1 * _S
-# For so long after the answer a branch is watched: does it go on to call?
-BRANCH_NS = _S * 3 // 10
+# A branch that is not over so long after the answer has not ended with its request.
+BRANCH_NS = _S
+# Work after the answer may take longer, until it is over too.
+AFTER_NS = 5 * _S
 _CALLS_REMEMBERED_NS = 2 * _S
 ANSWERS_KEPT = 16_384
 JOINED_KEPT = 65_536
 CALLS_KEPT = 65_536
+REFUTED_KEPT = 4096
+WENT_ON_KEPT = 4096
 _HOPS = 8  # a pending trace may stand for another that is pending itself
 
 _WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
+# What a child does not inherit: it has no tracestate of its own.
+_OF_THE_REQUEST = np.uint64((Sampling.SAID | Sampling.EDIT) << 56)
 _UNMATCHED = 127
 _WORKER = 126  # matched, and disproved: the branch goes on after the answer
 _BATCHES_KEPT = 64
-_CHAIN: int = layout.EVIDENCE["contexts"].shape[0]
-_BACK = (1, 2, 3, 4)  # answers of one context that are looked at for what came after
 _TIME_BITS = np.uint64(44)
 _MAX_SPAN = np.uint64((1 << 44) - 1)
 
@@ -63,8 +70,13 @@ _CALL = np.dtype(
         ("evidence", layout.EVIDENCE),
         ("left", np.int64),  # requests that were open at the call and are not answered yet
         ("depth", np.int8),  # of the context that answered, _UNMATCHED: none yet
+        ("after", np.bool_),  # the answer was written before the call
         ("matched_ns", np.uint64),
         ("parent", layout.EVIDENCE),  # the answer
+        # A bit for each context of the call's, the nearest the lowest:
+        ("seen", np.uint8),  # it has answered since
+        ("unsure", np.uint8),  # what it answers need not be what it works on
+        ("over", np.uint8),  # it is no more
     ]
 )
 
@@ -78,6 +90,7 @@ _JOINED = np.dtype(
         ("parent_id", np.uint8, 8),
         ("trace_flags", np.uint8),
         ("flags", np.uint16),  # of the parent
+        ("sampling", np.uint64),
     ]
 )
 
@@ -123,8 +136,23 @@ def _words(ids: npt.NDArray[np.uint8]) -> U64:
     return words
 
 
+class Follower(Protocol):
+    """Wants the same evidence, for what is no call (log_evidence.py)."""
+
+    def add(self, evidence: Records) -> None: ...
+
+    def settle(self, *, last: bool = False) -> None:
+        """What need wait no longer; last: nothing need."""
+        ...
+
+    def waits(self) -> bool: ...
+
+
 class Joins:
     """Holds what waits for proof, and lets it go with true ids."""
+
+    #: Evidence of what is to be joined to requests.
+    asks = EvidenceKind.CALL
 
     def __init__(
         self,
@@ -140,10 +168,21 @@ class Joins:
         self._max_held = max_held
         self._calls = np.empty(0, _CALL)
         self._answers = _Answers()
+        self._reused = _Reused()
+        self._seen_until = 0  # what had happened before was in the ring when it was read
         self._latest: list[Records] = []  # calls of the last seconds, whatever became of them
         self._joined = np.empty(0, _JOINED)  # sorted by key
         self._order: list[npt.NDArray[np.void]] = []  # of joining, to forget the oldest first
         self._held: list[tuple[int, Records]] = []  # since when, oldest first
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Give all evidence to somebody else, too."""
+        self._followers.append(follower)
+
+    def holds(self) -> bool:
+        """Whether anything waits for evidence, or for time."""
+        return len(self) > 0 or any(follower.waits() for follower in self._followers)
 
     def __len__(self) -> int:
         """Records that wait."""
@@ -163,11 +202,6 @@ class Joins:
             self._held.append((self._clock(), waiting))
         kept: Records = np.concatenate([records[~pending], ready])
         return kept
-
-    def resolve(self, records: Records) -> tuple[Records, Records]:
-        """Of records that are kept elsewhere: those of which all is known, in true ids, and the
-        others. They have the fields of an exchange that this module reads or writes."""
-        return self._resolve(records)
 
     def take(self) -> None:
         """Take new evidence."""
@@ -203,6 +237,8 @@ class Joins:
         """The end: whatever waits leaves with what is known."""
         released = self.release()
         self._settle(np.ones(len(self._calls), np.bool_))
+        for follower in self._followers:
+            follower.settle(last=True)
         for _, records in self._held:
             ready, waiting = self._resolve(records)
             released += [ready, _as_they_are(waiting)]
@@ -212,28 +248,30 @@ class Joins:
     # -- evidence -------------------------------------------------------------------------
 
     def _take(self) -> None:
+        self._seen_until = self._clock()
         while len(evidence := self._source.read()):
             self._add(evidence)
+            for follower in self._followers:
+                follower.add(evidence)
         if len(self._calls):
             self._settle(self._settled())
+        for follower in self._followers:
+            follower.settle()
 
     def _add(self, evidence: Records) -> None:
         kind = evidence["kind"]
-        is_call = (kind == EvidenceKind.CALL) | (kind == EvidenceKind.LOG)
-        calls = evidence[is_call]
+        calls = evidence[kind == self.asks]
         if len(calls):
             self._add_calls(calls)
-        ended = evidence[~is_call]
-        if not len(ended):
-            return
-        answers = ended[
-            (ended["kind"] == EvidenceKind.ANSWER)
-            & (ended["shared"] == 0)
-            & (ended["contexts"][:, 0] != 0)
-        ]
+        over = evidence[kind == EvidenceKind.OVER]
+        if len(over) and len(self._calls):
+            self._note_over(over)
+        answers = evidence[(kind == EvidenceKind.ANSWER) & (evidence["contexts"][:, 0] != 0)]
+        self._reused.meet(answers)
         if len(self._calls):
-            self._match(answers)
-            self._count_down(ended)
+            parts = evidence[kind == EvidenceKind.PART]
+            self._match(np.concatenate([answers, parts]))
+            self._count_down(evidence[(kind == EvidenceKind.ANSWER) | (kind == EvidenceKind.GONE)])
         self._answers.keep(answers)
 
     def _add_calls(self, evidence: Records) -> None:
@@ -241,14 +279,25 @@ class Joins:
         fresh = np.zeros(len(evidence), _CALL)
         fresh["evidence"] = evidence
         fresh["left"] = evidence["unanswered"]
+        fresh["unsure"] = evidence["answering"]
+        fresh["over"] = evidence["over"]
         fresh["depth"] = _UNMATCHED
         self._calls = np.concatenate([self._calls, fresh])
         too_many = len(self._calls) - CALLS_KEPT
         if too_many > 0:
             self._settle(np.arange(len(self._calls)) < too_many)
 
+    def _note_over(self, over: Records) -> None:
+        """These contexts are no more. Each was used by a call that came before in the ring."""
+        chains = self._calls["evidence"]["contexts"]
+        is_over = np.isin(chains, over["contexts"][:, 0]) & (chains != 0)
+        self._calls["over"] |= np.packbits(is_over, axis=1, bitorder="little")[:, 0]
+
     def _match(self, answers: Records) -> None:
-        """Give calls the answers that prove whose they are, nearer contexts first."""
+        """Give calls the answers that prove whose they are, nearer contexts first.
+
+        Of each context only the first answer after the call counts, whatever it proves.
+        """
         if not len(answers):
             return
         chains = self._calls["evidence"]["contexts"]
@@ -256,18 +305,35 @@ class Joins:
         times = self._calls["evidence"]["time_ns"]
         tgids = self._calls["evidence"]["tgid"]
         for depth in range(chains.shape[1]):
-            open_ = np.flatnonzero((chains[:, depth] != 0) & (self._calls["depth"] > depth))
+            bit = np.uint8(1 << depth)
+            may = (self._calls["depth"] > depth) & ((self._calls["seen"] & bit) == 0)
+            open_ = np.flatnonzero((chains[:, depth] != 0) & may)
             if not len(open_):
-                break
+                continue
             found = index.first_after(chains[open_, depth], times[open_])
             hit = found >= 0
             rows, at = open_[hit], found[hit]
+            own = answers["tgid"][at] == tgids[rows]
+            rows, at = rows[own], at[own]
+            if not len(rows):
+                continue
             began = times[rows] if depth == 0 else chains[rows, depth - 1]
-            fits = (answers["start_ns"][at] <= began) & (answers["tgid"][at] == tgids[rows])
-            rows, at = rows[fits], at[fits]
+            met = answers[at]
+            in_time = met["start_ns"] <= began
+            goes_on = met["kind"] == EvidenceKind.PART
+            if depth == 0:
+                self._reused.learn(met[~in_time & (met["before_ns"] <= times[rows])])
+            # An answer that was lost on the way lies between the call and this one.
+            missed = met["before_ns"] > times[rows]
+            unsure = in_time & ~goes_on & (missed | ~self._reused.is_sure(met))
+            self._calls["seen"][rows] |= bit
+            self._calls["unsure"][rows[unsure]] |= bit
+            # In the middle of an answer only that it goes on is proof.
+            fits = in_time & (goes_on | ((self._calls["unsure"][rows] & bit) == 0))
+            rows, met = rows[fits], met[fits]
             self._calls["depth"][rows] = depth
-            self._calls["parent"][rows] = answers[at]
-            self._calls["matched_ns"][rows] = answers["time_ns"][at]
+            self._calls["parent"][rows] = met
+            self._calls["matched_ns"][rows] = met["time_ns"]
 
     def _count_down(self, ended: Records) -> None:
         """Of the requests that were open at each call, these are open no more."""
@@ -282,17 +348,48 @@ class Joins:
 
     def _settled(self) -> Mask:
         """Which calls need wait no longer."""
-        now = np.uint64(max(0, self._clock()))
-        matched = self._calls["depth"] != _UNMATCHED
-        nearer_is_late = self._calls["matched_ns"] + np.uint64(NEARER_NS) < now
-        too_old = self._calls["evidence"]["time_ns"] + np.uint64(self._hold_ns) < now
-        exhausted = self._calls["left"] <= 0
-        on_branch = matched & (self._calls["depth"] > 0)
-        branch_is_over = self._calls["matched_ns"] + np.uint64(BRANCH_NS) <= now
-        settled: Mask = (self._calls["depth"] == 0) | (matched & nearer_is_late) | exhausted
-        settled &= ~on_branch | branch_is_over
-        settled |= too_old
+        self._look_back()
+        calls, now = self._calls, np.uint64(max(0, self._seen_until))
+        depth, times = calls["depth"], calls["evidence"]["time_ns"]
+        matched = depth != _UNMATCHED
+        in_branch = np.where(matched, (1 << np.minimum(depth, 8).astype(np.int64)) - 1, 0)
+        over = (calls["over"] & in_branch) == in_branch
+        nearer_is_late = calls["matched_ns"] + np.uint64(NEARER_NS) < now
+        answering = calls["evidence"]["answering"] & ~(calls["seen"] | calls["over"])
+        exhausted = (calls["left"] <= 0) & (answering == 0)
+        settled: Mask = (matched & (over | nearer_is_late)) | exhausted
+        settled &= ~matched | over | self._is_branch_late(now)
+        settled |= times + np.uint64(self._hold_ns) < now
         return settled
+
+    def _is_branch_late(self, now: np.uint64) -> Mask:
+        """Which calls have waited long enough for their branch to be over."""
+        patience = np.where(self._calls["after"], np.uint64(AFTER_NS), np.uint64(BRANCH_NS))
+        since = np.maximum(self._calls["matched_ns"], self._calls["evidence"]["time_ns"])
+        late: Mask = since + patience <= now
+        branch_is_over = _bit_below(self._calls["over"], self._calls["depth"])
+        return late | branch_is_over
+
+    def _look_back(self) -> None:
+        """Calls that nobody who might have been meant has proven: then it is what comes after
+        an answer that their context gave before."""
+        alone = np.flatnonzero(
+            (self._calls["depth"] == _UNMATCHED)
+            & (self._calls["left"] <= 0)
+            & (self._calls["unsure"] & 1 == 0)
+        )
+        if not len(alone):
+            return
+        depth, answers = self._answers.last_before(
+            self._calls["evidence"][alone], self._calls["unsure"][alone]
+        )
+        found = depth >= 0
+        rows = alone[found]
+        self._calls["depth"][rows] = depth[found]
+        self._calls["after"][rows] = True
+        self._calls["parent"][rows] = answers
+        self._calls["matched_ns"][rows] = answers["time_ns"]
+        self._reused.note(answers["contexts"][depth[found] == 0, 0])
 
     def _settle(self, which: Mask) -> None:
         if not which.any():
@@ -300,35 +397,21 @@ class Joins:
         calls = self._calls[which]
         self._calls = self._calls[~which]
         self._drop_workers(calls)
-        after = np.zeros(len(calls), np.bool_)
-        # Everybody who might have been meant has answered: then it is what comes after
-        # the answer that this context gave before.
-        alone = np.flatnonzero((calls["depth"] == _UNMATCHED) & (calls["left"] <= 0))
-        if len(alone):
-            found, answers = self._answers.last_before(calls["evidence"][alone])
-            rows = alone[found]
-            # What is logged after an answer is its request's where the context is, too: one that
-            # is older may be that of the whole connection, or of the event loop.
-            is_log = calls["evidence"]["kind"][rows] == EvidenceKind.LOG
-            older = calls["evidence"]["contexts"][rows, 0] < answers["start_ns"]
-            rows, answers = rows[~(is_log & older)], answers[~(is_log & older)]
-            calls["depth"][rows] = 0
-            calls["parent"][rows] = answers
-            after[rows] = True
-        self._drop_logs_of_loops(calls)
         proven = calls["depth"] < _WORKER
-        counted = calls["evidence"]["kind"] == EvidenceKind.CALL
-        self.stats.proven += int((proven & counted).sum())
-        self.stats.unproven += int((~proven & counted).sum())
-        self._join(calls, proven, after)
+        self.stats.proven += int(proven.sum())
+        self.stats.unproven += int((~proven).sum())
+        self._join(calls, proven, calls["after"] & proven)
 
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
-        """Calls on branches that went on to call after the answer are proven by nothing."""
+        """Calls on branches that live on after the answer, or call again, are proven by nothing."""
+        on_branch = (calls["depth"] > 0) & (calls["depth"] != _UNMATCHED)
+        lives_on = on_branch & ~_bit_below(calls["over"], calls["depth"])
+        calls["depth"][lives_on] = _WORKER
         oldest = max(0, self._clock() - _CALLS_REMEMBERED_NS)
         self._latest = [
             batch for batch in self._latest[-_BATCHES_KEPT:] if batch["time_ns"].max() >= oldest
         ]
-        rows = np.flatnonzero((calls["depth"] > 0) & (calls["depth"] != _UNMATCHED))
+        rows = np.flatnonzero((calls["depth"] > 0) & (calls["depth"] < _WORKER) & ~calls["after"])
         if not len(rows) or not self._latest:
             return
         latest = np.concatenate(self._latest)
@@ -342,18 +425,6 @@ class Joins:
         goes_on = known & (times[last] > calls["matched_ns"][rows])
         calls["depth"][rows[goes_on]] = _WORKER
 
-    def _drop_logs_of_loops(self, calls: npt.NDArray[np.void]) -> None:
-        """What is logged in a context that serves many connections may be a timer's: it is its
-        request's only where the context was made for that."""
-        rows = np.flatnonzero(
-            (calls["evidence"]["kind"] == EvidenceKind.LOG)
-            & (calls["depth"] < _WORKER)
-            & (calls["parent"]["many"] != 0)
-        )
-        depth = np.minimum(calls["depth"][rows], _CHAIN - 1).astype(np.intp)
-        older = calls["evidence"]["contexts"][rows, depth] < calls["parent"]["start_ns"][rows]
-        calls["depth"][rows[older]] = _WORKER
-
     def _join(self, calls: npt.NDArray[np.void], proven: Mask, after: Mask) -> None:
         rows = np.zeros(len(calls), _JOINED)
         evidence, parent = calls["evidence"], calls["parent"]
@@ -366,7 +437,10 @@ class Joins:
         rows["trace_id"] = np.where(proven[:, None], parent["trace_id"], evidence["trace_id"])
         rows["parent_id"][proven] = parent["span_id"][proven]
         rows["trace_flags"] = np.where(proven, parent["trace_flags"], evidence["trace_flags"])
-        rows["flags"] = np.where(proven, parent["flags"], 0)
+        unsampled = evidence["flags"] & np.uint16(Flag.UNSAMPLED)
+        rows["flags"] = np.where(proven, parent["flags"], unsampled)
+        inherited = parent["sampling"] & ~_OF_THE_REQUEST
+        rows["sampling"] = np.where(proven, inherited, evidence["sampling"])
         self._order.append(rows)
         total = sum(len(batch) for batch in self._order)
         while total > JOINED_KEPT and len(self._order) > 1:
@@ -384,7 +458,7 @@ class Joins:
         pending = _has(records, Flag.TRACE_PENDING)
         if not pending.any():
             return records, waiting
-        ready, unknown = self._to_true_traces(records[pending])
+        ready, unknown = self.to_true_traces(records[pending])
         return np.concatenate([records[~pending], ready]), np.concatenate([waiting, unknown])
 
     def _verify(self, records: Records) -> tuple[Records, Records]:
@@ -409,14 +483,16 @@ class Joins:
 
     def _correct(self, records: Records, rows: Index, proof: npt.NDArray[np.void]) -> None:
         """Give records the proven parents. What the calls led to keeps the predicted trace."""
-        for field in ("trace_id", "parent_id", "trace_flags"):
+        for field in ("trace_id", "parent_id", "trace_flags", "sampling"):
             records[field][rows] = proof[field]
-        kept = records["flags"][rows] & np.uint16(0xFFFF ^ Flag.TRACE_PENDING)
         inherited = np.uint16(Flag.TRACE_PENDING | Flag.UNSAMPLED)
+        kept = records["flags"][rows] & ~inherited
         records["flags"][rows] = kept | (proof["flags"] & inherited)
 
-    def _to_true_traces(self, records: Records) -> tuple[Records, Records]:
+    def to_true_traces(self, records: Records) -> tuple[Records, Records]:
         """Records of pending traces whose true id is known, rewritten; and the others."""
+        if not len(self._joined):
+            return records[:0], records
         first = self._find(key_of(records["trace_id"]))
         at, known = first.copy(), first >= 0
         moving = known & self._stands_for_pending(at)
@@ -450,7 +526,8 @@ class Joins:
         is_call &= own["proven"]
         records["trace_id"] = true["trace_id"]
         records["trace_flags"] = true["trace_flags"]
-        flags = records["flags"] & np.uint16(0xFFFF ^ Flag.TRACE_PENDING)
+        records["sampling"] = true["sampling"]
+        flags = records["flags"] & np.uint16(0xFFFF ^ (Flag.TRACE_PENDING | Flag.UNSAMPLED))
         flags |= true["flags"] & np.uint16(Flag.UNSAMPLED)
         flags[is_call & own["after"]] |= np.uint16(Flag.AFTER_RESPONSE)
         records["flags"] = flags
@@ -477,9 +554,9 @@ class _AnswerIndex:
         """Row of the first answer that each context wrote at or after a time; -1: none."""
         return self._beside(contexts, times, 0)
 
-    def last_before(self, contexts: U64, times: U64, back: int = 1) -> Index:
-        """Row of the answer that each context wrote last before a time, or one further back."""
-        return self._beside(contexts, times, -back)
+    def last_before(self, contexts: U64, times: U64) -> Index:
+        """Row of the answer that each context wrote last before a time; -1: none."""
+        return self._beside(contexts, times, -1)
 
     def _beside(self, contexts: U64, times: U64, step: int) -> Index:
         ranks = np.searchsorted(self._contexts, contexts)
@@ -506,28 +583,80 @@ class _Answers:
         while total > ANSWERS_KEPT and len(self._batches) > 1:
             total -= len(self._batches.pop(0))
 
-    def last_before(self, calls: Records) -> tuple[Mask, Records]:
-        """Which calls were made after an answer of their own request, and those answers."""
-        found = np.zeros(len(calls), np.bool_)
+    def last_before(self, calls: Records, unsure: npt.NDArray[np.uint8]) -> tuple[Index, Records]:
+        """At which depth each call was made after an answer (-1: at none), and those answers."""
+        depths = np.full(len(calls), -1, np.intp)
         if not self._batches:
-            return found, np.empty(0, layout.EVIDENCE)
+            return depths, np.empty(0, layout.EVIDENCE)
         answers = np.concatenate(self._batches)
         index = _AnswerIndex(answers)
-        rows = np.full(len(calls), -1, np.intp)
+        chosen = np.zeros(len(calls), np.intp)
         chains, times = calls["contexts"], calls["time_ns"]
         for depth in range(chains.shape[1]):
-            for back in _BACK:  # past requests that its context served later
-                open_ = np.flatnonzero((chains[:, depth] != 0) & (rows < 0))
-                at = index.last_before(chains[open_, depth], times[open_], back)
-                hit = at >= 0
-                began = times[open_] if depth == 0 else chains[open_, depth - 1]
-                # A branch that is older than the answer may be a worker by now, whose
-                # context still says in which request it was born.
-                hit &= answers["time_ns"][at] <= began
-                hit &= answers["tgid"][at] == calls["tgid"][open_]
-                rows[open_[hit]] = at[hit]
-        found = rows >= 0
-        return found, answers[rows[found]]
+            is_unsure = (unsure >> np.uint8(depth)) & 1 != 0
+            open_ = np.flatnonzero((chains[:, depth] != 0) & (depths < 0) & ~is_unsure)
+            # A branch that is older than the answer may be a worker by now, whose context
+            # still says in which request it was born.
+            began = times[open_] if depth == 0 else chains[open_, depth - 1]
+            at = index.last_before(chains[open_, depth], began)
+            hit = (at >= 0) & (answers["shared"][at] == 0)
+            hit &= answers["tgid"][at] == calls["tgid"][open_]
+            # When it began, its context may have been at work on the next request.
+            after = index.first_after(chains[open_, depth], began)
+            hit &= (after < 0) | (answers["start_ns"][after] > began)
+            depths[open_[hit]] = depth
+            chosen[open_[hit]] = at[hit]
+        return depths, answers[chosen[depths >= 0]]
+
+
+class _Reused:
+    """Contexts that answer one request after the other, which others have read: when do they
+    begin with the next? A call between two answers is part of the second, unless something
+    goes on after answers in that process: once a call was seen there between an answer and
+    the reading of the next request, nothing is sure any more."""
+
+    def __init__(self) -> None:
+        self._refuted: set[tuple[int, bool]] = set()  # process, and whether on one connection
+        self._went_on = np.empty(0, np.uint64)  # contexts that called after their answers
+
+    def note(self, contexts: U64) -> None:
+        """These contexts have called after their answers, when no other request was open."""
+        if len(contexts):
+            self._went_on = np.concatenate([self._went_on, contexts])[-WENT_ON_KEPT:]
+
+    def meet(self, answers: Records) -> None:
+        """Of contexts that answer again it is known what they do after an answer."""
+        again = answers["before_ns"] != 0
+        if again.any() and len(self._went_on):
+            self.learn(answers[again & np.isin(answers["contexts"][:, 0], self._went_on)])
+
+    def learn(self, answers: Records) -> None:
+        """Answers of contexts that have called between the answer before and this request."""
+        again = answers[(answers["before_ns"] != 0) & (answers["own"] == 0)]
+        for tgid, kept in np.unique(again[["tgid", "kept"]]).tolist():
+            if len(self._refuted) < REFUTED_KEPT:
+                self._refuted.add((tgid, bool(kept)))
+
+    def is_sure(self, answers: Records) -> Mask:
+        """Whether what was done before these answers, and after the same context's answers
+        before them, was done for them."""
+        fresh = answers["before_ns"] == 0
+        # It was read while its context was still at work on another one.
+        waited = answers["before_ns"] > answers["start_ns"]
+        refuted = np.zeros(len(answers), np.bool_)
+        for tgid, kept in self._refuted:
+            refuted |= (answers["tgid"] == tgid) & (answers["kept"] == kept)
+        sure: Mask = fresh | (~waited & ((answers["own"] != 0) | ~refuted))
+        sure &= answers["shared"] == 0
+        return sure
+
+
+def _bit_below(bits: npt.NDArray[np.uint8], depth: npt.NDArray[np.int8]) -> Mask:
+    """Whether the context below the one at `depth` has its bit; none is below the first."""
+    below = np.clip(depth, 1, 8).astype(np.uint8) - np.uint8(1)
+    has: Mask = (bits >> below) & 1 != 0
+    has |= depth == 0
+    return has
 
 
 def _has(records: npt.NDArray[np.void], flags: int) -> Mask:

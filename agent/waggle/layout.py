@@ -1,7 +1,7 @@
 """Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE,
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT,
 LOG) include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
@@ -22,6 +22,18 @@ class BlockFlag(IntEnum):
     CUT = 2
     CHANGES = 4
     END_STREAM = 8
+
+
+class CodeEventKind(IntEnum):
+    OBJECT = 1
+    SITE = 2
+
+
+class CodeKind(IntEnum):
+    UNKNOWN = 0
+    LIBRARY = 1
+    APPLICATION = 2
+    LOOP = 3
 
 
 class Counter(IntEnum):
@@ -61,10 +73,14 @@ class Counter(IntEnum):
     HTTP2_CONNECTIONS = 33
     HTTP2_STREAMS = 34
     HTTP2_RESYNCED = 35
-    LOGS_WRITTEN = 36
-    LOST_LOG_RATE = 37
-    LOST_LOG_RING_FULL = 38
-    LOST_LOG_UNREADABLE = 39
+    TRACES_SAMPLED = 36
+    TRACES_UNSAMPLED = 37
+    CALL_SITES = 38
+    LOST_CODE_RING_FULL = 39
+    LOGS_WRITTEN = 40
+    LOST_LOG_RATE = 41
+    LOST_LOG_RING_FULL = 42
+    LOST_LOG_UNREADABLE = 43
 
 
 class End(IntEnum):
@@ -85,7 +101,9 @@ class EvidenceKind(IntEnum):
     CALL = 1
     ANSWER = 2
     GONE = 3
-    LOG = 4
+    PART = 4
+    OVER = 5
+    LOG = 6
 
 
 class Flag(IntEnum):
@@ -123,6 +141,7 @@ class Kept(IntEnum):
     FORWARDED = 6
     TRACESTATE = 7
     UPGRADE = 8
+    CALL_SITE = 9
 
 
 class Link(IntEnum):
@@ -186,6 +205,13 @@ class Role(IntEnum):
     CLIENT = 2
 
 
+class Sampling(IntEnum):
+    KNOWN = 1
+    HERE = 2
+    SAID = 4
+    EDIT = 8
+
+
 class Side(IntEnum):
     CLIENT = 0
     SERVER = 1
@@ -243,7 +269,8 @@ EXCHANGE = _dtype(
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
         ("http2_len", "<u2", 158),
-        ("head", "(352,)u1", 160),
+        ("sampling", "<u8", 160),
+        ("head", "(344,)u1", 168),
     ],
 )
 
@@ -282,7 +309,8 @@ LARGE_EXCHANGE = _dtype(
         ("kept_len", "<u2", 154),
         ("target_full_len", "<u2", 156),
         ("http2_len", "<u2", 158),
-        ("head", "(3936,)u1", 160),
+        ("sampling", "<u8", 160),
+        ("head", "(3928,)u1", 168),
     ],
 )
 
@@ -349,7 +377,7 @@ HTTP2 = _dtype(
 )
 
 PROCESS = _dtype(
-    32,
+    40,
     [
         ("start_ns", "<u8", 0),
         ("mode", "<u4", 8),
@@ -358,6 +386,19 @@ PROCESS = _dtype(
         ("thread_contradicts", "<u4", 20),
         ("turn_agrees", "<u4", 24),
         ("turn_contradicts", "<u4", 28),
+        ("sample_rules", "<u4", 32),
+        ("reserved", "<u4", 36),
+    ],
+)
+
+SAMPLE_RULE = _dtype(
+    144,
+    [
+        ("threshold", "<u8", 0),
+        ("path_len", "<u4", 8),
+        ("exact", "<u4", 12),
+        ("path", "(64,)u1", 16),
+        ("mask", "(64,)u1", 80),
     ],
 )
 
@@ -384,23 +425,28 @@ PYTHON = _dtype(
 )
 
 EVIDENCE = _dtype(
-    128,
+    144,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
         ("time_ns", "<u8", 8),
         ("start_ns", "<u8", 16),
-        ("trace_id", "(16,)u1", 24),
-        ("span_id", "(8,)u1", 40),
-        ("contexts", "(8,)<u8", 48),
-        ("tgid", "<u4", 112),
-        ("unanswered", "<u2", 116),
-        ("flags", "<u2", 118),
-        ("kind", "u1", 120),
-        ("trace_flags", "u1", 121),
-        ("shared", "u1", 122),
-        ("many", "u1", 123),
-        ("reserved", "(4,)u1", 124),
+        ("before_ns", "<u8", 24),
+        ("trace_id", "(16,)u1", 32),
+        ("span_id", "(8,)u1", 48),
+        ("contexts", "(8,)<u8", 56),
+        ("sampling", "<u8", 120),
+        ("tgid", "<u4", 128),
+        ("unanswered", "<u2", 132),
+        ("flags", "<u2", 134),
+        ("kind", "u1", 136),
+        ("trace_flags", "u1", 137),
+        ("shared", "u1", 138),
+        ("own", "u1", 139),
+        ("kept", "u1", 140),
+        ("answering", "u1", 141),
+        ("over", "u1", 142),
+        ("many", "u1", 143),
     ],
 )
 
@@ -432,5 +478,70 @@ LOG = _dtype(
         ("reserved", "(8,)u1", 104),
         ("context", "<u8", 112),
         ("bytes", "(904,)u1", 120),
+    ],
+)
+
+CODE_LAYOUT = _dtype(
+    88,
+    [
+        ("code_type", "<u8", 0),
+        ("salt", "<u8", 8),
+        ("slot", "<i4", 16),
+        ("indirect", "<i4", 20),
+        ("c_frame", "<i4", 24),
+        ("frame", "<u4", 28),
+        ("frame_code", "<u4", 32),
+        ("frame_globals", "<u4", 36),
+        ("frame_locals", "<u4", 40),
+        ("frame_previous", "<u4", 44),
+        ("frame_instruction", "<u4", 48),
+        ("file_name", "<u4", 52),
+        ("function", "<u4", 56),
+        ("line_table", "<u4", 60),
+        ("first_line", "<u4", 64),
+        ("instructions", "<u4", 68),
+        ("names", "<u4", 72),
+        ("items", "<u4", 76),
+        ("text", "<u4", 80),
+        ("reserved", "<u4", 84),
+    ],
+)
+
+CODE_EVENT = _dtype(
+    2048,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("id", "<u8", 8),
+        ("kind_key", "<u8", 16),
+        ("tgid", "<u4", 24),
+        ("first_line", "<u4", 28),
+        ("table_size", "<u4", 32),
+        ("offset", "<u4", 36),
+        ("length", "<u2", 40),
+        ("file_name_size", "<u2", 42),
+        ("function_size", "<u2", 44),
+        ("kind", "u1", 46),
+        ("frames", "u1", 47),
+        ("runs_loop", "u1", 48),
+        ("text", "u1", 49),
+        ("reserved", "(6,)u1", 50),
+        ("codes", "(32,)<u8", 56),
+        ("offsets", "(32,)<u4", 312),
+        ("file_name", "(352,)u1", 440),
+        ("function", "(248,)u1", 792),
+        ("line_table", "(1008,)u1", 1040),
+    ],
+)
+
+CONNECTION = _dtype(
+    744,
+    [
+        ("requests", "<u4", 144),
+        ("responses", "<u4", 148),
+        ("tgid", "<u4", 156),
+        ("role", "u1", 160),
+        ("current_used", "u1", 188),
+        ("method", "u1", 380),
     ],
 )

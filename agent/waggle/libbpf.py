@@ -507,8 +507,20 @@ class Map:
         One system call for thousands of elements where the kernel can, one per
         element where it cannot.
         """
-        found = self._items_by_batch()
-        return self._items_by_key() if found is None else found
+        import numpy as np
+
+        keys, values = zip(*self.chunks(), strict=True)
+        return np.concatenate(keys), np.concatenate(values)
+
+    def chunks(self) -> Iterator[tuple[Bytes, Bytes]]:
+        """The same, a few thousand elements at a time (at least one chunk, which may be empty):
+        for maps whose values are too large to hold them all."""
+        read = False
+        for chunk in self._batches():
+            read = True
+            yield chunk
+        if not read:
+            yield self._items_by_key()
 
     def sum_over_cpus(self, dtype: npt.DTypeLike = "<u8") -> npt.NDArray[Any]:
         """The totals of a per-cpu array: (max_entries,) or (max_entries, numbers a value)."""
@@ -531,13 +543,11 @@ class Map:
             )
         return key
 
-    def _items_by_batch(self) -> tuple[Bytes, Bytes] | None:
-        """items() through BPF_MAP_LOOKUP_BATCH; None where that is not to be had."""
+    def _batches(self) -> Iterator[tuple[Bytes, Bytes]]:
+        """Chunks through BPF_MAP_LOOKUP_BATCH; none where that is not to be had."""
         import numpy as np
 
         chunk = min(_BATCH, self.max_entries)
-        keys: list[Bytes] = []
-        values: list[Bytes] = []
         position: bytes | None = None
         while True:
             some_keys = np.zeros((chunk, self.key_size), np.uint8)
@@ -546,14 +556,13 @@ class Map:
             if result == -errno.ENOSPC and chunk < self.max_entries:
                 chunk = min(2 * chunk, self.max_entries)  # one bucket held more than fits
                 continue
-            if -result in _NO_BATCH and not keys:
-                return None
+            if -result in _NO_BATCH and position is None:
+                return
             if result != -errno.ENOENT:
                 _check(result, f"read map {self.name}")
-            keys.append(some_keys[:count])
-            values.append(some_values[:count])
+            yield some_keys[:count], some_values[:count]
             if result == -errno.ENOENT or count == 0:
-                return np.concatenate(keys), np.concatenate(values)
+                return
             position = after
 
     def _batch(self, position: bytes | None, keys: Bytes, values: Bytes) -> tuple[int, int, bytes]:

@@ -22,6 +22,7 @@ from waggle.columns import Bytes, Positions
 from waggle.evidence import HOLD_S, Joins
 from waggle.exporter.base import ExporterStats
 from waggle.layout import Flag, LogSource
+from waggle.log_evidence import LogJoins
 from waggle.logrecords import LogBatch, LogShape
 from waggle.probes.logs import journal
 from waggle.probes.logs.lines import FACTS, MAX_LINE, Assembler, Entries
@@ -49,9 +50,11 @@ _IDS = np.dtype(
         ),
         ("link", np.uint8),
         ("role", np.uint8),
+        ("sampling", np.uint64),  # of the request; nobody asks
         ("row", np.intp),
     ]
 )
+_OF_RECORDS = tuple(name for name in _IDS.names or () if name not in ("sampling", "row"))
 
 
 class LogRing(Protocol):
@@ -136,6 +139,7 @@ class LogStage:
         self.stats = LogStats()
         self.ring = ring
         self._joins = joins
+        self._requests = LogJoins(joins)
         self._processes = processes
         self._exporters = exporters
         self._clock = clock
@@ -200,6 +204,8 @@ class LogStage:
         left = self.ring.pending()
         now_ns = time.monotonic_ns()
         self._joins.take()
+        if last:
+            self._requests.settle(last=True)
         while left > 0 and len(records := self.ring.read(left)):
             left -= len(records)
             self._guarded(self._add, records, now_ns)
@@ -249,9 +255,10 @@ class LogStage:
         pending = np.flatnonzero(entries.facts["flags"] & _WAITS)
         if len(pending):
             waiting = entries.take(pending)  # nothing else need stay in memory
-            ids = np.empty(len(pending), _IDS)
-            for name in _IDS.names or ():
-                ids[name] = np.arange(len(pending)) if name == "row" else waiting.facts[name]
+            ids = np.zeros(len(pending), _IDS)
+            ids["row"] = np.arange(len(pending))
+            for name in _OF_RECORDS:
+                ids[name] = waiting.facts[name]
             self._waiting.append(_Waiting(now_ns, waiting, ids))
         ready = np.ones(len(entries), np.bool_)
         ready[pending] = False
@@ -262,7 +269,7 @@ class LogStage:
         still: list[_Waiting] = []
         room, memory = MAX_WAITING, MAX_WAITING_BYTES
         for waiting in reversed(self._waiting):
-            ready, left = self._joins.resolve(waiting.ids)
+            ready, left = self._requests.resolve(waiting.ids)
             no_room = len(left) > room or len(waiting.entries.text) > memory
             if last or no_room or now_ns - waiting.since_ns > HOLD_S * _S:
                 self.stats.lose("unproven", 0 if last else len(left))

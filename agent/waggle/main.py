@@ -3,11 +3,14 @@
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from waggle.cli import parse
+from waggle import start
 from waggle.errors import WaggleError
+
+if TYPE_CHECKING:
+    from waggle.cli import Action
 
 _INTERRUPTED = 130  # 128 + SIGINT
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -19,7 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 an error, 2 usage, 3 a privilege is missing, 4 not supported here, 5 a
     target that is not there; the command's own code when a command was started.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with start.no_collection():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def parse(arguments: Sequence[str]) -> "Action | None":
+    """As waggle.cli has it. What that imports belongs to the start, and may fail as all else."""
+    # Whatever is installed beside us has nothing to do in a privileged program.
+    with start.variable("PYDANTIC_DISABLE_PLUGINS", "1"):
+        from waggle import cli
+    return cli.parse(arguments)
+
+
+def _main(given: Sequence[str]) -> int:
     verbose = _asks_for_more(given)
     try:
         action = parse(given)
@@ -54,6 +69,8 @@ def _flushed(code: int) -> int:
 
 def _complain(message: str, code: int, *, verbose: bool) -> int:
     if verbose:
+        import traceback
+
         traceback.print_exc()
     print(f"waggle: error: {message}", file=sys.stderr)
     return code

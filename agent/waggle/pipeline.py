@@ -64,7 +64,10 @@ class Stage(Protocol):
         ...
 
     def process(self, records: Records) -> Sequence[Records]:
-        """The same records, changed, as arrays of one layout each; none may be added."""
+        """The same records, changed, as arrays of one layout each.
+
+        A stage may leave some out, and let out later what it held back.
+        """
         ...
 
 
@@ -87,6 +90,12 @@ class Processes(Protocol):
     def resources_of(self, records: Records) -> npt.NDArray[np.intp]:
         """One index into `table` per record."""
         ...
+
+
+class Meter(Protocol):
+    """Measures every exchange, before sampling."""
+
+    def measure(self, batch: SpanBatch) -> None: ...
 
 
 def patience_of(exporters: Sequence[Exporter]) -> float:
@@ -143,14 +152,14 @@ class Failures:
 
 @dataclass(slots=True)
 class PipelineStats:
-    """Every record read is in `rejected`, `unsampled` or `spans_out`; times are ns of our CPU.
+    """Every record read is in `rejected`, `held` or `spans_out`; times are ns of our CPU.
 
     spans_out counts spans handed to the exporters, once however many there are.
     """
 
     spans_in: int = 0
     rejected: int = 0  # provisional records of processes that are not traced
-    unsampled: int = 0  # the incoming context said so: parentbased_always_on, the default sampler
+    held: int = 0  # left out by a stage, or not let out yet: it says why
     spans_out: int = 0
     batches: int = 0
     cpu_ns: int = 0
@@ -162,7 +171,8 @@ class Pipeline:
 
     rings: sources of exchange records, any layouts. clock: gives Unix time
     minus monotonic time in ns. max_records bounds a batch, and with it memory:
-    a step holds one batch at a time. watched: rings that a stage takes, which wake us too.
+    a step holds one batch at a time. stages, then meter, then sampler: what the meter
+    is given is whole, and all of it. watched: rings that a stage takes, which wake us too.
     annotators: add to a batch what is known of its spans from elsewhere.
     """
 
@@ -177,6 +187,8 @@ class Pipeline:
         max_records: int = MAX_RECORDS,
         gather_s: float = GATHER_S,
         joins: Joins | None = None,
+        meter: Meter | None = None,
+        sampler: Stage | None = None,
         watched: Sequence[Source] = (),
         annotators: Sequence[Annotator] = (),
     ) -> None:
@@ -189,6 +201,8 @@ class Pipeline:
         self._clock = clock
         self._joins = joins
         self._stages = stages
+        self._last = () if sampler is None else (sampler,)
+        self._meter = meter
         self._max_records = max_records
         self._gather_s = gather_s
         self._next_read = 0.0
@@ -207,7 +221,9 @@ class Pipeline:
         if not self._gather():
             self._poller.wait(self._idle_s if timeout_s is None else timeout_s)
         waiting = any(ring.pending() for ring in self._watched)
-        moved = self._move_all() if waiting else 0
+        # What waits for evidence waits for time as well, also when nothing new comes.
+        held = self._joins is not None and self._joins.holds()
+        moved = self._move_all() if waiting or held else 0
         # Also when all that waits is still being written: it must not be polled in a tight loop.
         self._next_read = time.monotonic() + self._gather_s if waiting else 0.0
         longest_s = max(IDLE_WAIT_S, self._gather_s)
@@ -286,7 +302,7 @@ class Pipeline:
         return moved
 
     def _poll_stages(self) -> None:
-        for stage in self._stages:
+        for stage in (*self._stages, *self._last):
             stage.poll()
 
     def _process(self, records: Records) -> None:
@@ -299,40 +315,45 @@ class Pipeline:
             self._deliver(records)
 
     def _deliver(self, records: Records) -> None:
-        """Records that are as they shall be, to the exporters."""
-        records = self._sampled(records)
+        """Records that are as they shall be, through the stages to the exporters."""
         if len(records) == 0:
             return
-        self.traces.add(records)
-        for part in self._staged(records):
-            self._hand_over(part)
+        self.stats.held += len(records)
+        for part in _through(self._stages, [records]):
+            measured = self._measured(part)
+            for kept in _through(self._last, [part]):
+                self.stats.held -= len(kept)
+                if measured is None or kept is not part:
+                    self._hand_over(self._batch(kept))
+                else:
+                    self._hand_over(measured)
 
-    def _staged(self, records: Records) -> Sequence[Records]:
-        """What the stages make of a batch."""
-        parts: Sequence[Records] = (records,)
-        for stage in self._stages:
-            parts = [made for part in parts for made in stage.process(part)]
-        return parts
+    def _measured(self, records: Records) -> SpanBatch | None:
+        """Everything, sampled or not; the batch, where somebody measures."""
+        if self._meter is None or len(records) == 0:
+            return None
+        batch = self._batch(records)
+        try:
+            self._meter.measure(batch)
+        except Exception as error:
+            self.stats.failures.setdefault("metrics", Failures()).add(error, len(records))
+        return batch
 
-    def _hand_over(self, records: Records) -> None:
-        batch = SpanBatch(
-            records, self._processes.resources_of(records), self._processes.table, self._clock()
-        )
+    def _hand_over(self, batch: SpanBatch) -> None:
+        if len(batch) == 0:
+            return
         for annotator in self._annotators:
             batch = annotator.annotate(batch)
-        self.stats.spans_out += len(records)
+        self.traces.add(batch.records)
+        self.stats.spans_out += len(batch)
         self.stats.batches += 1
         for exporter in self._exporters:
             self._export(exporter, batch)
 
-    def _sampled(self, records: Records) -> Records:
-        """Without the records whose trace its root decided not to keep."""
-        unsampled = (records["flags"] & np.uint16(Flag.UNSAMPLED)) != 0
-        if not unsampled.any():
-            return records
-        self.stats.unsampled += int(unsampled.sum())
-        kept: Records = records[~unsampled]
-        return kept
+    def _batch(self, records: Records) -> SpanBatch:
+        return SpanBatch(
+            records, self._processes.resources_of(records), self._processes.table, self._clock()
+        )
 
     def _accepted(self, records: Records) -> Records:
         """Without the provisional records of processes that are not to be traced."""
@@ -364,6 +385,13 @@ class Pipeline:
 
     def _failures(self, exporter: Exporter) -> Failures:
         return self.stats.failures.setdefault(exporter.name, Failures())
+
+
+def _through(stages: Sequence[Stage], parts: Sequence[Records]) -> Sequence[Records]:
+    """What the stages, one after the other, make of batches."""
+    for stage in stages:
+        parts = [made for part in parts for made in stage.process(part)]
+    return parts
 
 
 def _next_look(full: float, elapsed_s: float) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,14 @@ class ProcessStats:
 
 
 _Key = tuple[int, int]  # tgid, start in clock ticks: all that /proc and events have in common
+
+
+class Known(NamedTuple):
+    """A process that has a row in the table of resources."""
+
+    tgid: int
+    start_ns: int
+    row: int
 
 
 class _Distinct:
@@ -206,6 +215,10 @@ class ProcessTable:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def known(self) -> list[Known]:
+        """Every process that has a row and is remembered."""
+        return [Known(key[0], entry.start_ns, entry.row) for key, entry in self._entries.items()]
 
     def _find(self, tgid: int, start_ns: int) -> _Entry | None:
         tick = start_ns // TICK_NS

@@ -150,6 +150,15 @@ class ProcFs:
         head = _stat(base)
         if head is None:
             return None
+        if head.flags & _PF_KTHREAD:  # most of what runs, and nothing more to be said of it
+            return ProcessFacts(
+                tgid,
+                head.start_ns,
+                head.parent,
+                head.comm,
+                kernel_thread=True,
+                ended=head.state in "ZXx",
+            )
         cgroup = _text(base + "cgroup")
         container_id = naming.container_of(cgroup)
         facts = ProcessFacts(
@@ -165,7 +174,6 @@ class ProcFs:
             container_id=container_id,
             uid=_uid(base),
             image=_read(base + "auxv"),
-            kernel_thread=bool(head.flags & _PF_KTHREAD),
             ended=head.state in "ZXx",
         )
         after = _stat(base)  # the id may have been given to another process meanwhile

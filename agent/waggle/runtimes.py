@@ -77,7 +77,7 @@ _EXECUTABLES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
         (r"python(?P<version>\d+\.\d+)?[\d.]*t?d?", CPYTHON),
-        (r"pypy(?P<version>\d+\.\d+)?[\d.]*(-c)?", PYPY),
+        (r"pypy[\d.]*(-c)?", PYPY),  # that is the language's version, not the runtime's
         (r"node(js)?(-?(?P<version>\d+))?", NODEJS),
         (r"deno", DENO),
         (r"bun", BUN),
@@ -97,7 +97,7 @@ _PYTHON_IN_MAPS = re.compile(r"/(?:lib)?python(\d+\.\d+)[/.t]")
 _LIBPYTHON_IN_MAPS = re.compile(r" (/\S*/libpython\d+\.\d+\S*\.so\S*)$", re.MULTILINE)
 
 # A version that stands as a folder in the path: version managers install that way.
-_VERSION_IN_PATH = re.compile(r"/(?:[a-z]+-)*v?(\d+\.\d+\.\d+)[^/]*/bin/")
+_VERSION_IN_PATH = re.compile(r"/(?:[a-z]+-|pypy\d\.\d+-)*v?(\d+\.\d+\.\d+)[^/]*/bin/")
 
 
 def detect(

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from waggle import privileges
-from waggle.attach import Attacher
+from waggle import privileges, start
+from waggle.attach import Attacher, Probe
 from waggle.capture import Capture
 from waggle.config import Settings
 from waggle.discovery import Discovery, Selector
@@ -27,11 +27,16 @@ from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
 from waggle.log_session import close_logs, log_summary, open_logs
+from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
+from waggle.probes.python.call_sites import call_sites
+from waggle.probes.python.code_attach import CodeProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
+from waggle.sampler import make_sampler
+from waggle.sampling import Sampling
 from waggle.spans import ResourceTable
 from waggle.summary import AgentCost, Summary, render
 from waggle.watcher import Watcher
@@ -43,7 +48,13 @@ _LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
 class Session:
     """What a run holds together, from the decision about processes to the summary."""
 
-    def __init__(self, settings: Settings, capture: Capture, launched: Launched | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        capture: Capture,
+        launched: Launched | None,
+        sampling: Sampling,
+    ) -> None:
         self._settings = settings
         self._capture = capture
         self._launched = launched
@@ -57,14 +68,27 @@ class Session:
         table = ProcessTable(ResourceTable(), source, capacity=settings.max_processes)
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
-        attacher = Attacher([PythonProbe(capture.bpf)], source, say)
-        self._watcher = Watcher(self._capture, self._discovery, table, attacher)
+        self._call_sites = call_sites(capture) if settings.call_site != "off" else None
+        probes: list[Probe] = [PythonProbe(capture.bpf)]
+        if self._call_sites is not None:
+            probes.append(CodeProbe(capture.bpf))
+        attacher = Attacher(probes, source, say)
+        self._watcher = Watcher(self._capture, self._discovery, table, attacher, sampling)
+        self._sampler = make_sampler(sampling, capture)
 
     def run(self) -> int:
         """Trace until Ctrl-C, SIGTERM, or the end of the command; the exit code."""
         if self._launched is not None:
             self._watcher.adopt(self._launched.pid)
         self._watcher.begin()
+        observing = Observing(self._settings, os.environ, say, self._capture, self._watcher)
+        try:
+            return self._run(observing)
+        finally:
+            observing.release()
+
+    def _run(self, observing: Observing) -> int:
+        observing.measure_programs()
         privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
         clock = WallClock()
@@ -76,18 +100,25 @@ class Session:
             clock,
             gather_s=patience_of(exporters),
             joins=self._joins,
-            stages=[self._streams, *logs],
+            stages=[
+                stage for stage in (self._streams, self._call_sites, *logs) if stage is not None
+            ],
+            meter=observing.meter,
+            sampler=self._sampler,
             watched=[stage.ring for stage in logs],
             annotators=logs,
         )
+        observing.start(pipeline, exporters, self._sampler)
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
             self._announce()
-            self._move_until_stopped(pipeline, exporters)
+            self._move_until_stopped(pipeline, exporters, observing)
+            observing.health.stop()
             self._capture.detach()
             pipeline.drain()
             pipeline.close(CLOSE_TIMEOUT_S)
             close_logs(logs, CLOSE_TIMEOUT_S)
-        summary = self._summary(pipeline, exporters)
+            observing.close(CLOSE_TIMEOUT_S)
+        summary = self._summary(pipeline, exporters, observing)
         log_summary(summary, logs)
         if not self._settings.quiet:
             say(render(summary), prefix="")
@@ -136,14 +167,18 @@ class Session:
             self._launched.release()
         waiting = self._discovery.waiting_for()
         what = waiting or self._watcher.tracing()
+        start.settle()
         self._start_cpu_s = time.process_time()
         say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
         if self._settings.ready_fd is not None:
             tell_ready(self._settings.ready_fd)
 
-    def _move_until_stopped(self, pipeline: Pipeline, exporters: list[Exporter]) -> None:
+    def _move_until_stopped(
+        self, pipeline: Pipeline, exporters: list[Exporter], observing: Observing
+    ) -> None:
         while not self._stop.is_set():
             pipeline.step()
+            observing.health.beat()
             if self._command_ended():
                 self._stop.wait(_LAST_WORDS_S)
                 return
@@ -156,7 +191,9 @@ class Session:
     def _command_ended(self) -> bool:
         return self._launched is not None and self._launched.poll() is not None
 
-    def _summary(self, pipeline: Pipeline, exporters: list[Exporter]) -> Summary:
+    def _summary(
+        self, pipeline: Pipeline, exporters: list[Exporter], observing: Observing
+    ) -> Summary:
         failed = {
             f"failed_in_{name}": failures.spans
             for name, failures in pipeline.stats.failures.items()
@@ -169,8 +206,13 @@ class Session:
             cost=AgentCost.since(self._started, self._start_cpu_s),
             processes=self._watcher.processes_seen(),
             kernel=self._capture.counters(),
-            exporters=[(exporter.name, exporter.stats()) for exporter in exporters],
+            unsampled=self._sampler.stats.dropped,
+            kept_by_tail=self._sampler.stats.kept,
+            forgotten_by_tail=self._sampler.stats.forgotten,
+            exporters=[(exporter.name, exporter.stats()) for exporter in exporters]
+            + observing.stats(),
             lost=failed
+            | observing.losses()
             | {"programs_busy": self._capture.missed_runs()}
             | {f"proof_{name}": count for name, count in self._joins.stats.missed().items()}
             | {"header_tables_forgotten": self._streams.tables.stats.forgotten_connections},

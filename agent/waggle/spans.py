@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
+from waggle.callsites import SITES
 from waggle.columns import Positions, Slices, gather_bytes
+from waggle.sampling import threshold_text
 
 AttributeValue = str | int | bool | float | list[str]
 Attributes = dict[str, AttributeValue]
@@ -38,6 +40,11 @@ KIND_CLIENT = 3
 # opentelemetry.proto SpanFlags: above the eight bits of the W3C trace flags.
 FLAG_HAS_IS_REMOTE = 0x100
 FLAG_IS_REMOTE = 0x200
+
+# Facts.sampling: the threshold below, layout.Sampling above.
+SAMPLING_SHIFT = 56
+THRESHOLD_MASK = (1 << SAMPLING_SHIFT) - 1
+TAIL_REASONS: Mapping[int, str] = {1: "error", 2: "slow", 3: "p95"}
 
 _U64 = (1 << 64) - 1
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -153,6 +160,7 @@ class Facts(NamedTuple):
     kept_len: int
     target_full_len: int
     http2_len: int
+    sampling: int
 
 
 @dataclass(slots=True)
@@ -285,12 +293,13 @@ def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:
     facts = exchange.facts
     decoded = _decoded(exchange)
     parent_id = facts.parent_id if any(facts.parent_id) else b""
+    _add_call_site(decoded.attributes, exchange)
     _add_waggle_attributes(decoded.attributes, facts, parent_id)
     return Span(
         trace_id=facts.trace_id,
         span_id=facts.span_id,
         parent_id=parent_id,
-        trace_state=exchange.text(layout.Kept.TRACESTATE),
+        trace_state=_trace_state(exchange),
         name=decoded.name,
         kind=decoded.kind,
         start_unix_ns=(facts.start_ns + clock_offset_ns) & _U64,
@@ -319,7 +328,7 @@ def read_exchange(records: Records, i: int) -> Exchange:
     target_end = min(_HEAD + facts.target_len, len(raw))
     kept_end = min(target_end + facts.kept_len, len(raw))
     kept: dict[int, bytes] = {}
-    for tag, value in _kept_fields(raw, target_end, kept_end):
+    for tag, value in kept_fields(raw, target_end, kept_end):
         if tag not in kept:
             kept[tag] = value
         elif tag in _LISTS:
@@ -378,7 +387,8 @@ def varying_field(protocol: int, tag: int) -> VaryingField | None:
     return own or _COMMON_VARYING.get(tag)
 
 
-def _kept_fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+def kept_fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Tag and value of the kept fields between two places."""
     while at + 4 <= end:
         tag, _, length = _KEPT_HEADER.unpack_from(raw, at)
         if tag == layout.Kept.END:
@@ -416,6 +426,21 @@ def _decoded(exchange: Exchange) -> Decoded:
     return Decoded(name=f"protocol {exchange.facts.protocol}", kind=KIND_INTERNAL, attributes={})
 
 
+def _add_call_site(attributes: Attributes, exchange: Exchange) -> None:
+    """The line of code that made the call, where it is known.
+
+    https://opentelemetry.io/docs/specs/semconv/general/attributes/#source-code-attributes
+    """
+    raw = exchange.kept.get(layout.Kept.CALL_SITE)
+    site = SITES.at(int.from_bytes(raw, "little")) if raw else None
+    if site is None:
+        return
+    attributes["code.file.path"] = site.file
+    attributes["code.function.name"] = site.function
+    if site.line:
+        attributes["code.line.number"] = site.line
+
+
 def _add_waggle_attributes(attributes: Attributes, facts: Facts, parent_id: bytes) -> None:
     """What has no name in the conventions. No parent, no evidence for it."""
     method = LINK_METHODS.get(facts.link)
@@ -425,6 +450,28 @@ def _add_waggle_attributes(attributes: Attributes, facts: Facts, parent_id: byte
         attributes["waggle.after_response"] = True
     if facts.flags & layout.Flag.RESYNCED:
         attributes["waggle.resynced"] = True
+    if reason := TAIL_REASONS.get(tail_reason(facts.sampling)):
+        attributes["waggle.sampling.tail"] = reason
+
+
+def tail_reason(sampling: int) -> int:
+    """Why a span is kept that was dropped when its trace began (TAIL_REASONS); 0 for others."""
+    known = sampling & layout.Sampling.KNOWN << SAMPLING_SHIFT
+    return 0 if known else sampling & 0xFF
+
+
+def _trace_state(exchange: Exchange) -> str:
+    """The request's tracestate; with the threshold it passed, where a sampler has decided."""
+    facts, text = exchange.facts, exchange.text(layout.Kept.TRACESTATE)
+    if not facts.sampling:
+        return text
+    if not facts.flags & layout.Flag.HAD_TRACEPARENT:
+        text = ""  # void without (Trace Context 3.3.1)
+    state = facts.sampling >> SAMPLING_SHIFT
+    if not state & layout.Sampling.KNOWN or state & layout.Sampling.SAID:
+        return text
+    own = f"ot=th:{threshold_text(facts.sampling & THRESHOLD_MASK)}"
+    return f"{own},{text}" if text else own
 
 
 def _span_flags(facts: Facts, parent_id: bytes) -> int:

@@ -144,6 +144,8 @@ class Summary:
     kernel: the counters of the kernel's side.
     exporters: name and final stats of each.
     lost: losses of the pipeline itself, reason -> spans.
+    unsampled: spans that were not to be kept, by who decided so; kept_by_tail: those that were
+        kept all the same, by why; forgotten_by_tail: those it had no room for.
     """
 
     spans: int
@@ -154,6 +156,9 @@ class Summary:
     kernel: Mapping[Counter, int] = field(default_factory=dict)
     exporters: Sequence[tuple[str, ExporterStats]] = ()
     lost: Mapping[str, int] = field(default_factory=dict)
+    unsampled: Mapping[str, int] = field(default_factory=dict)
+    kept_by_tail: Mapping[str, int] = field(default_factory=dict)
+    forgotten_by_tail: int = 0
 
 
 def kernel_losses(counters: Mapping[Counter, int]) -> dict[str, int]:
@@ -172,6 +177,7 @@ def render(summary: Summary) -> str:
         lines += _wrapped("processes", summary.processes)
     for name, stats in summary.exporters:
         lines.append(_field("exported", f"{stats.exported:,} by {name}{_queued(stats)}"))
+    lines += _sampling(summary)
     lines += _losses(summary)
     lines.append(_field("cost", _cost(summary.cost, summary.spans)))
     return "\n".join(lines) + "\n"
@@ -214,6 +220,22 @@ def _wrapped(name: str, words: Sequence[str], most_lines: int = 3) -> list[str]:
             lines.append("")
         lines[-1] = f"{lines[-1]} {more}".lstrip()
     return [_field(name, lines[0]), *(_INDENT + line for line in lines[1:])]
+
+
+def _sampling(summary: Summary) -> list[str]:
+    """What was left out because somebody wanted it so: no loss."""
+    if not summary.unsampled:
+        return []
+    text = f"{_count(sum(summary.unsampled.values()), 'span')} ({_reasons(summary.unsampled)})"
+    if kept := sum(summary.kept_by_tail.values()):
+        text += f"; {kept:,} of them kept by the tail ({_reasons(summary.kept_by_tail)})"
+    if summary.forgotten_by_tail:
+        text += f"; {summary.forgotten_by_tail:,} could not wait for a reason: --tail-max"
+    return [_field("unsampled", text)]
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
 def _losses(summary: Summary) -> list[str]:

@@ -12,10 +12,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from waggle.spans import Resource, ResourceTable, Span
+from waggle.runtimes import CPYTHON
+from waggle.spans import KIND_SERVER, Resource, ResourceTable, Span
 
 LINK_METHOD = "waggle.link.method"
 PARENT_IS_REMOTE = 0x200  # of Span.flags
+_RUNTIME = "process.runtime.name"
 _MILLISECOND = 1_000_000
 
 
@@ -24,6 +26,8 @@ class Waits:
     """How long after its last span a trace is still held back, in nanoseconds.
 
     settle: nothing is missing. Spans of one trace may come by several rings.
+    late: nothing is missing, but a server's calls may only now be proven to be its own
+        (evidence.py watches them for a while after the answer).
     remote: a parent is missing that may be on another machine, or never exported.
     here: a parent is missing that was seen on this machine, so its span comes when it
         ends. This is the time by which a request may outlive its last call and still
@@ -34,6 +38,7 @@ class Waits:
     """
 
     settle: int = 100 * _MILLISECOND
+    late: int = 1_500 * _MILLISECOND
     remote: int = 300 * _MILLISECOND
     here: int = 10_000 * _MILLISECOND
     again: int = 2_000 * _MILLISECOND
@@ -94,11 +99,14 @@ class _Pending:
     spans: dict[bytes, tuple[Span, Resource]] = field(default_factory=dict)
     missing: dict[bytes, bool] = field(default_factory=dict)  # parent id -> expected here
     rooted: bool = False
+    late: bool = False  # it has a server whose calls are proven late
     more: int = 0
 
     def add(self, span: Span, resource: Resource) -> None:
         self.spans[span.span_id] = (span, resource)
         self.missing.pop(span.span_id, None)
+        if span.kind == KIND_SERVER and resource.attributes.get(_RUNTIME) == CPYTHON:
+            self.late = True
         if not span.parent_id:
             self.rooted = True
         elif span.parent_id not in self.spans:
@@ -116,6 +124,8 @@ class _Pending:
         in_a_circle = not self.rooted and not self.missing
         if in_a_circle or any(self.missing.values()):
             return waits.again if self.continued else waits.here
+        if self.late:
+            return waits.late
         return waits.remote if self.missing else waits.settle
 
 

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
-from waggle.processes import ProcessTable
+from waggle.processes import Known, ProcessTable
 from waggle.ring import RingPoller
+from waggle.sampling import Sampling
 from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
@@ -36,6 +37,7 @@ class Watcher:
     discovery: Discovery
     processes: ProcessTable
     attacher: Attacher | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _traced: set[int] = field(default_factory=set)
     _ended: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -78,6 +80,11 @@ class Watcher:
     def processes_seen(self) -> list[str]:
         """Every process that had a span, as `shop 4121`, in the order they came."""
         return list(self._names.values())
+
+    def known(self) -> list[Known]:
+        """The processes that had spans, as far as they are remembered."""
+        with self._lock:
+            return self.processes.known()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -160,14 +167,24 @@ class Watcher:
         due = self.attacher.work()
         return _EVENT_WAIT_S if due is None else min(due, _EVENT_WAIT_S)
 
+    def _rules_for(self, decision: Decision) -> int:
+        """Which sampling rules may be for a process: its name is asked for only where it counts."""
+        if not self.sampling.by_service or not decision.traced:
+            return 0
+        if decision.facts is not None:
+            row = self.processes.remember(decision.facts)
+        else:
+            row = self.processes.row(decision.tgid, decision.start_ns)
+        return self.sampling.rules_for(self.processes.service(row))
+
     def _apply(self, decision: Decision) -> None:
-        self.capture.decide(decision)
+        self.capture.decide(decision, self._rules_for(decision))
         if self.attacher is not None:
             self._considered.append(decision)
         if decision.traced:
             self._traced.add(decision.tgid)
             self._ended.pop(decision.tgid, None)
-            if decision.facts is not None:
+            if decision.facts is not None and not self.sampling.by_service:
                 self.processes.remember(decision.facts)
         elif decision.mode:  # excluded
             self._traced.discard(decision.tgid)

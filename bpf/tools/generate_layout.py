@@ -19,9 +19,26 @@ STRUCTS = {
     "waggle_table_event": ("TABLE_EVENT", True),
     "waggle_http2": ("HTTP2", False),
     "waggle_process": ("PROCESS", False),
+    "waggle_sample_rule": ("SAMPLE_RULE", False),
     "waggle_python": ("PYTHON", False),
     "waggle_evidence": ("EVIDENCE", True),
     "waggle_log": ("LOG", True),
+    "waggle_code_layout": ("CODE_LAYOUT", False),
+    "waggle_code_event": ("CODE_EVENT", True),
+}
+# Of a map's values what user space reads: C struct -> (name in Python, members by their paths).
+PARTS = {
+    "connection": (
+        "CONNECTION",
+        (
+            "requests",
+            "responses",
+            "tgid",
+            "role",
+            "current_used",
+            "current.record.facts.method",
+        ),
+    ),
 }
 # Ring records are preceded by the kernel's own header: u32 length, u32 page.
 RING_HEADER = [("ring_length", "<u4", 0), ("ring_page", "<u4", 4)]
@@ -30,7 +47,7 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE,
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT,
 LOG) include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
@@ -84,6 +101,16 @@ class Types:
                 found.append((member["name"], self._format(t), offset))
         return found
 
+    def at(self, struct: dict[str, Any], path: str, base: int = 0) -> tuple[str, str, int]:
+        """One member, which may lie in a member, as fields() has it."""
+        first, _, rest = path.partition(".")
+        for member in struct["members"]:
+            if member["name"] == first:
+                offset = base + member["bits_offset"] // 8
+                t = self.resolve(member["type_id"])
+                return self.at(t, rest, offset) if rest else (first, self._format(t), offset)
+        raise SystemExit(f"generate_layout: no member {path} in {struct['name']}")
+
     def _format(self, t: dict[str, Any]) -> str:
         if t["kind"] == "ARRAY":
             return f"({t['nr_elems']},){self._format(self.resolve(t['type_id']))}"
@@ -95,6 +122,8 @@ class Types:
 
 # Enumerators that are not called after their enum.
 _PREFIXES = {
+    "code_event_kind": "CODE",
+    "code_kind": "CODE",
     "counter": "COUNT",
     "evidence_kind": "EVIDENCE",
     "process_event_kind": "PROCESS",
@@ -122,8 +151,18 @@ def dtype(types: Types, c_name: str) -> str:
     struct = types.named("STRUCT", c_name)
     shift = RING_HEADER_SIZE if in_ring else 0
     fields = (RING_HEADER if in_ring else []) + types.fields(struct, shift)
+    return _written(name, struct["size"] + shift, fields)
+
+
+def part(types: Types, c_name: str) -> str:
+    name, paths = PARTS[c_name]
+    struct = types.named("STRUCT", c_name)
+    return _written(name, struct["size"], [types.at(struct, path) for path in paths])
+
+
+def _written(name: str, size: int, fields: list[tuple[str, str, int]]) -> str:
     rows = "\n".join(f'        ("{n}", "{f}", {o}),' for n, f, o in fields)
-    return f"{name} = _dtype(\n    {struct['size'] + shift},\n    [\n{rows}\n    ],\n)"
+    return f"{name} = _dtype(\n    {size},\n    [\n{rows}\n    ],\n)"
 
 
 HELPER = """def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
@@ -143,6 +182,7 @@ def main() -> None:
     parts += [enum_class(e) for e in types.enums()]
     parts.append(HELPER)
     parts += [dtype(types, c_name) for c_name in STRUCTS]
+    parts += [part(types, c_name) for c_name in PARTS]
     print("\n\n".join(p.rstrip("\n") if i else p for i, p in enumerate(parts)))
 
 

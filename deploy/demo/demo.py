@@ -1,7 +1,8 @@
-"""The demo: a small shop of four programs that know nothing of tracing, and Waggle looking at them.
+"""The demo: a small shop of five programs that know nothing of tracing, and Waggle looking at them.
 
 nginx stands before `shop` (Flask under gunicorn), which calls `stock` (Go, Gin) and `pay` (FastAPI
-under uvicorn). Six requests are made, one slow, one failing; the agent prints their traces.
+under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack, which streams.
+Six requests are made, one slow, one failing; the agent prints their traces.
 
     demo.py PATH_OF_WAGGLE [ARGUMENTS OF waggle run...]
     demo.py --without-agent
@@ -33,7 +34,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
-from peers.ports import lease_port  # noqa: E402 (the path comes first)
+from peers.ports import is_open, lease_port  # noqa: E402 (the path comes first)
 from peers.processes import BUILD, Program, ProgramError, answers  # noqa: E402
 from peers.toolchain import VENV, ensure_go_module, ensure_python_peers, tool  # noqa: E402
 
@@ -77,12 +78,12 @@ def say(text: str) -> None:
 
 @contextmanager
 def running_shop() -> Iterator[Shop]:
-    """Starts the four programs, innermost first, and ends them."""
+    """Starts the five programs, innermost first, and ends them."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="waggle-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         ports = {}
-        for name in ("stock", "pay", "shop", "nginx"):
+        for name in ("prices", "calls", "stock", "pay", "shop", "nginx"):
             lease = lease_port()
             stack.callback(lease.release)
             ports[name] = lease.port
@@ -90,7 +91,7 @@ def running_shop() -> Iterator[Shop]:
         for name, command in _commands(ports, folder).items():
             program = Program(f"demo-{name}", command, env=_environment(ports), cwd=HERE)
             stack.callback(program.stop)
-            _wait_until_ready(program, ports[name])
+            _wait_until_ready(program, ports[name], by_http=name != "prices")
             pids += program.pids()
         yield Shop(ports["nginx"], pids)
 
@@ -100,9 +101,18 @@ def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]
     config = folder / "nginx.conf"
     config.write_text(_nginx_config(ports, folder))
     gunicorn: list[str | Path] = [VENV / "bin" / "gunicorn", "shop:app", "--no-control-socket"]
+    listen, calls, prices = (f"127.0.0.1:{ports[name]}" for name in ("stock", "calls", "prices"))
     return {
-        "stock": [_BIN / "stock", "--listen", f"127.0.0.1:{ports['stock']}"],
-        "pay": [VENV / "bin" / "uvicorn", "pay:app", "--port", str(ports["pay"])],
+        "prices": [VENV / "bin" / "python", "prices.py", prices],
+        "stock": [_BIN / "stock", "--listen", listen, "--grpc", calls, "--prices", prices],
+        "pay": [
+            VENV / "bin" / "uvicorn",
+            "pay:app",
+            "--loop",
+            "asyncio",
+            "--port",
+            str(ports["pay"]),
+        ],
         "shop": [*gunicorn, "--bind", f"127.0.0.1:{ports['shop']}", "--threads", "4"],
         "nginx": [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config],
     }
@@ -111,6 +121,7 @@ def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]
 def _environment(ports: dict[str, int]) -> dict[str, str]:
     return {
         "STOCK_URL": f"http://127.0.0.1:{ports['stock']}",
+        "STOCK_GRPC": f"127.0.0.1:{ports['calls']}",
         "PAY_URL": f"http://127.0.0.1:{ports['pay']}",
         "NO_PROXY": "127.0.0.1",
     }
@@ -129,8 +140,10 @@ def _nginx_config(ports: dict[str, int], folder: Path) -> str:
     return text
 
 
-def _wait_until_ready(program: Program, port: int) -> None:
+def _wait_until_ready(program: Program, port: int, *, by_http: bool) -> None:
     def is_ready() -> bool:
+        if not by_http:
+            return is_open(port)
         return answers(http.client.HTTPConnection("127.0.0.1", port, timeout=5))
 
     program.wait_until(is_ready, _READY_TIMEOUT_S)
@@ -268,7 +281,7 @@ def run(waggle: Path | None, arguments: list[str]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Waggle's demo: a shop of four programs, traced.")
+    parser = argparse.ArgumentParser(description="Waggle's demo: a shop of five programs, traced.")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("waggle", nargs="?", type=Path, help="path of the waggle executable")
     which.add_argument("--without-agent", action="store_true", help="only run the shop")

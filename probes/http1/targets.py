@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from waggle.columns import gather_bytes
+from waggle.columns import gather_bytes, words
 from waggle.spans import Targets
 
 REDACTED = "REDACTED"
@@ -133,12 +133,14 @@ def plain_targets(targets: Targets) -> npt.NDArray[np.bool_]:
 def _suspects(targets: Targets) -> npt.NDArray[np.intp]:
     """Rows whose query may hold a credential; a few more is no harm, one less is.
 
-    First all queries at once by three letters of each word, then the few that have
+    First all queries at once by four letters of each word, then the few that have
     such letters one by one.
     """
     lengths = targets.lengths - targets.queries
     text = gather_bytes(targets.buffer, targets.starts + targets.queries, lengths)
-    hits = _TRIPLES[_triples(text)].nonzero()[0]
+    hits = _QUADS[_quads(text)].nonzero()[0]
+    if not len(hits):
+        return hits
     ends = np.cumsum(lengths)
     rows = np.unique(np.searchsorted(ends, hits, side="right"))
     guilty = [
@@ -149,19 +151,20 @@ def _suspects(targets: Targets) -> npt.NDArray[np.intp]:
     return np.array(guilty, np.intp)
 
 
-def _triples(text: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    """A 16-bit hash of every three neighbouring letters, upper and lower case alike."""
-    folded = (text | 0x20).astype(np.uint16)
-    return folded[:-2] * 31 + folded[1:-1] * 1031 + folded[2:] * 40961
+def _quads(text: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """A 16-bit hash of every four neighbouring letters, upper and lower case alike."""
+    folded = words(text) | np.uint32(0x20202020)
+    return (folded * np.uint32(0x9E3779B1)) >> np.uint32(16)
 
 
-def _triple_table() -> npt.NDArray[np.bool_]:
+def _quad_table() -> npt.NDArray[np.bool_]:
     table = np.zeros(1 << 16, np.bool_)
     for word in _SUSPECTS:
-        # The last three: where words differ most, and '=' rules most places out.
-        table[_triples(np.frombuffer(word[-3:], np.uint8))] = True
+        # The last four: where words differ most, and '=' rules most places out. Three would not
+        # tell `?id=`, which is everywhere, from `keyid=`.
+        table[_quads(np.frombuffer(word[-4:], np.uint8))] = True
     return table
 
 
 _SUSPECT = re.compile(b"(?i)" + b"|".join(map(re.escape, _SUSPECTS)))
-_TRIPLES = _triple_table()
+_QUADS = _quad_table()

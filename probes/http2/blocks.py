@@ -86,27 +86,27 @@ def representations(block: bytes) -> Iterator[Representation]:
     while at < end:
         first = block[at]
         if first & 0xE0 == 0x20:  # dynamic table size update
-            _, at = _integer(block, at, 0x1F)
+            _, at = read_integer(block, at, 0x1F)
             continue
         fields += 1
         if fields > MOST_FIELDS:
             raise BlockError(f"a header block of more than {MOST_FIELDS} fields")
         if first & 0x80:
-            index, at = _integer(block, at, 0x7F)
+            index, at = read_integer(block, at, 0x7F)
             if index == 0:
                 raise BlockError("a header field of index 0")
             yield Representation(index, None, None, False)
             continue
         inserts = first & 0x40 != 0
-        index, at = _integer(block, at, 0x3F if inserts else 0x0F)
+        index, at = read_integer(block, at, 0x3F if inserts else 0x0F)
         name = None
         if index == 0:
-            name, at = _string(block, at)
-        value, at = _string(block, at)
+            name, at = read_string(block, at)
+        value, at = read_string(block, at)
         yield Representation(index, name, value, inserts)
 
 
-def _integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
+def read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
     number = block[at] & mask
     at += 1
     if number < mask:
@@ -122,10 +122,10 @@ def _integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
     raise BlockError("a number in a header block has too many bytes")
 
 
-def _string(block: bytes, at: int) -> tuple[Literal, int]:
+def read_string(block: bytes, at: int) -> tuple[Literal, int]:
     if at >= len(block):
         raise BlockError("a header block ends before a string")
-    length, start = _integer(block, at, 0x7F)
+    length, start = read_integer(block, at, 0x7F)
     end = start + length
     if end > len(block):
         raise BlockError("a header block ends within a string")

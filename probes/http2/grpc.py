@@ -79,6 +79,8 @@ _OF_HTTP = {
     504: "UNAVAILABLE",
 }
 
+_RESET = frozenset((End.STREAM_CANCELLED, End.STREAM_RESET))
+_LOST = frozenset((End.RESET, End.TIMED_OUT, End.PEER_CLOSED, End.LOCAL_CLOSED, End.PROCESS_EXIT))
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNIT_NS = {
     b"H": 3600 * 10**9,
@@ -123,12 +125,13 @@ def concluded(
     """The code of a call that got no grpc-status, as the side that is traced must take it.
 
     A client that gives up at its deadline and one that is told to look the same on the
-    wire (RST_STREAM CANCEL): the time tells them apart.
+    wire (RST_STREAM CANCEL): the time tells them apart. So it does where a connection ended.
     """
-    if end in (End.STREAM_CANCELLED, End.STREAM_RESET):
-        limit = timeout_ns(timeout) if timeout is not None else None
-        if error == _CANCEL and limit is not None and duration_ns >= limit - _DEADLINE_SLACK_NS:
-            return _CODES["DEADLINE_EXCEEDED"], Known.DEADLINE
+    limit = timeout_ns(timeout) if timeout is not None else None
+    is_late = limit is not None and duration_ns >= limit - _DEADLINE_SLACK_NS
+    if is_late and (end in _LOST or (end in _RESET and error == _CANCEL)):
+        return _CODES["DEADLINE_EXCEEDED"], Known.DEADLINE
+    if end in _RESET:
         return _CODES[_OF_RESET.get(error, "INTERNAL")], Known.RESET
     if end == End.DONE:
         if http_status and http_status != 200:
@@ -136,6 +139,8 @@ def concluded(
         return None, Known.NOT
     if end == End.GOAWAY:
         return _CODES["UNAVAILABLE"], Known.CONNECTION
-    if end in (End.RESET, End.TIMED_OUT, End.PEER_CLOSED, End.LOCAL_CLOSED, End.PROCESS_EXIT):
-        return _CODES["CANCELLED" if server else "UNAVAILABLE"], Known.CONNECTION
+    if end in _LOST:
+        # Whoever closes his own side gives up what is open on it.
+        gave_up = server or end in (End.LOCAL_CLOSED, End.PROCESS_EXIT)
+        return _CODES["CANCELLED" if gave_up else "UNAVAILABLE"], Known.CONNECTION
     return None, Known.NOT

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from waggle.layout import Flag, Kept, Method
 from waggle.probes.http2 import grpc
-from waggle.probes.http2.blocks import Decoded, Field
+from waggle.probes.http2.blocks import Decoded, Field, Literal
 from waggle.probes.http2.kept import Stream, StreamKept, kept_field
 
 _METHODS = {m.name.encode(): int(m) for m in Method if m != Method.OTHER}
+TIMEOUT = b"grpc-timeout"
 _LISTS = frozenset((b"x-forwarded-for", b"forwarded", b"tracestate"))  # RFC 9110, 5.3
 _SAME_AS_HTTP1 = {
     b"user-agent": Kept.USER_AGENT,
@@ -18,10 +19,10 @@ _SAME_AS_HTTP1 = {
     b"forwarded": Kept.FORWARDED,
     b"tracestate": Kept.TRACESTATE,
 }
-_WANTED = frozenset(_SAME_AS_HTTP1) | {
+WANTED = frozenset(_SAME_AS_HTTP1) | {
     *(b":method", b":path", b":scheme", b":authority", b":status", b"host"),
-    *(b"content-type", b"grpc-status", b"grpc-message", b"grpc-timeout"),
-    b"connect-protocol-version",
+    *(b"content-type", b"grpc-status", b"grpc-message", b"connect-protocol-version"),
+    TIMEOUT,
 }
 # Of what is kept: longer values are cut, which only shows in a span's text.
 _LONGEST = 512
@@ -34,7 +35,7 @@ def wanted(fields: Iterable[Field]) -> dict[bytes, bytes]:
     """The fields that a span needs, by name: the first of each, lists joined."""
     found: dict[bytes, bytes] = {}
     for name, value in fields:
-        if name not in _WANTED:
+        if name not in WANTED:
             continue
         if name not in found:
             found[name] = value
@@ -45,22 +46,27 @@ def wanted(fields: Iterable[Field]) -> dict[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A decoded block: the fields that a span needs, but for what differs from call to call.
+    """A decoded block: the fields that a span needs, but for grpc-timeout, which differs.
 
-    unknown: fields that could not be decoded. timeout: grpc-timeout.
+    unknown: fields that could not be decoded.
     """
 
     fields: tuple[Field, ...]
-    unknown: int
-    timeout: bytes | None = None
+    unknown: int = 0
 
 
-def read_block(decoded: Decoded) -> Block:
-    """What is needed of a block."""
+def block_of(fields: Iterable[Field]) -> Block:
+    """What is needed of fields without a grpc-timeout."""
+    return Block(tuple(wanted(fields).items()))
+
+
+def read_block(decoded: Decoded) -> tuple[Block, Literal | None]:
+    """What is needed of a block, and its grpc-timeout."""
     found = wanted(decoded.fields)
-    timeout = found.pop(b"grpc-timeout", None)
+    timeout = found.pop(TIMEOUT, None)
     unknown = len(decoded.unknown) + (decoded.damage is not None)
-    return Block(tuple(found.items()), unknown, timeout)
+    block = Block(tuple(found.items()), unknown)
+    return block, None if timeout is None else Literal(timeout, False)
 
 
 NO_BLOCK = Block((), 0)
@@ -92,13 +98,15 @@ class Head:
     is_rpc: bool = False
     code: int | None = None
 
-    def kept(
-        self, stream: Stream, code: int | None, timeout: bytes | None, times: bytes = b""
-    ) -> bytes:
-        """The kept fields of a record; code: of the call, however it is known."""
+    def timeout_field(self, timeout: bytes) -> bytes:
+        """The kept field of a grpc-timeout."""
+        return (
+            kept_field(StreamKept.RPC_TIMEOUT, timeout[:_LONGEST_TIMEOUT]) if self.is_rpc else b""
+        )
+
+    def kept(self, stream: Stream, code: int | None, times: bytes = b"") -> bytes:
+        """The kept fields of a record but for its timeout; code: of the call, however known."""
         parts = [self.fixed]
-        if timeout is not None and self.is_rpc:
-            parts.append(kept_field(StreamKept.RPC_TIMEOUT, timeout[:_LONGEST_TIMEOUT]))
         if code is not None and self.is_rpc:
             parts.append(kept_field(StreamKept.RPC_STATUS, str(code).encode()))
         if stream != _ORDINARY:

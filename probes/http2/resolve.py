@@ -7,9 +7,9 @@ worked out once for each different (connection, insertions before, bytes) and re
 a warm connection, whose calls repeat each other's bytes, costs no decoding.
 """
 
-import struct
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,9 +19,10 @@ from waggle import layout
 from waggle.columns import Bytes, Positions, equal_rows
 from waggle.layout import Block, BlockFlag, End, Http2Flag, Role, Side
 from waggle.probes.http2 import grpc, heads
-from waggle.probes.http2.blocks import decode
+from waggle.probes.http2.blocks import Literal, decode
 from waggle.probes.http2.heads import Blocks, Head
 from waggle.probes.http2.kept import Known, MessageTimes, Stream
+from waggle.probes.http2.quick import known_fields
 from waggle.probes.http2.tables import Tables
 from waggle.spans import Records
 
@@ -51,21 +52,35 @@ class TableSource(Protocol):
 
 
 class Resolved(NamedTuple):
-    """What a group of equal rows means. kept: None where it differs from row to row."""
+    """What a group of equal rows means, but for its grpc-timeout. kept: None where it differs
+    from row to row."""
 
     head: Head
     stream: Stream
-    timeout: bytes | None
     kept: bytes | None
+
+
+class _Known(NamedTuple):
+    """A block with a number that stands for what it says."""
+
+    number: int
+    block: heads.Block
+
+
+class _Block(NamedTuple):
+    """A block of one row: what it says, and the grpc-timeout, which is another in each call."""
+
+    known: _Known
+    timeout: Literal | None
 
 
 @dataclass(slots=True)
 class ResolverStats:
-    """Rows of streams so far: `decoded` of them were not remembered."""
+    """Rows of streams so far. decoded: rows that said what no row before had said."""
 
     streams: int = 0
     decoded: int = 0
-    unknown: int = 0  # rows with a field that could not be decoded
+    unknown: int = 0  # kinds of rows with a field that could not be decoded
 
 
 class Resolver:
@@ -75,8 +90,11 @@ class Resolver:
         self.stats = ResolverStats()
         self.tables = tables or Tables()
         self._source = source
-        self._memory: dict[bytes, Resolved] = {}
-        self._blocks: dict[tuple[int, int, int, int, bytes], heads.Block] = {}
+        self._rows: dict[bytes, tuple[Resolved, Literal | None]] = {}
+        self._meanings: dict[Hashable, Resolved] = {}
+        self._blocks: dict[tuple[int, int, int, int, bytes], _Block] = {}
+        self._known: dict[Hashable, _Known] = {}
+        self._numbers = count(1)
         self._heads: dict[Hashable, Head] = {}
 
     def poll(self) -> None:
@@ -106,31 +124,37 @@ class Resolver:
     def _resolve(self, records: Records) -> list[Records]:
         raw = _Raw(records)
         group, firsts = raw.groups()
-        found = [self._of_row(raw, row) for row in firsts.tolist()]
-        return _written(raw, group, found)
+        keys = [raw.key(row) for row in firsts.tolist()]
+        found = [self._rows.get(key) for key in keys]
+        missing = [at for at, one in enumerate(found) if one is None]
+        if missing:
+            for at, one in zip(missing, self._read(raw, firsts[missing]), strict=True):
+                found[at] = one
+                _remember(self._rows, keys[at], one)
+        return _written(raw, group, [one for one in found if one is not None])
 
-    def _of_row(self, raw: "_Raw", row: int) -> Resolved:
-        key = raw.key(row)
-        resolved = self._memory.get(key)
-        if resolved is not None:
-            return resolved
-        resolved = self._decoded(raw, row)
+    def _read(self, raw: "_Raw", rows: Positions) -> Iterator[tuple[Resolved, Literal | None]]:
+        """What rows mean whose bytes were not seen before."""
+        for row, facts in zip(rows.tolist(), raw.facts(rows), strict=True):
+            blocks = [self._block(raw, facts, row, block) for block in _SIDE_OF]
+            key = (facts.keyed, *(block.known.number for block in blocks))
+            resolved = None if facts.is_upgraded else self._meanings.get(key)
+            if resolved is None:
+                resolved = self._resolved(raw, facts, row, blocks)
+                _remember(self._meanings, key, resolved)
+            yield resolved, blocks[0].timeout
+
+    def _resolved(
+        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block]
+    ) -> Resolved:
+        head = self._head(raw, facts, row, Blocks(*(block.known.block for block in blocks)))
+        stream = _about(facts, head)
         self.stats.decoded += 1
-        _remember(self._memory, key, resolved)
-        return resolved
-
-    def _decoded(self, raw: "_Raw", row: int) -> Resolved:
-        facts = raw.facts(row)
-        self.tables.touch(facts.connection)
-        blocks = Blocks(*(self._block(raw, facts, row, block) for block in _SIDE_OF))
-        head = self._head(raw, facts, row, blocks)
-        about = _about(raw, facts, row, head)
-        timeout = blocks.request.timeout
         self.stats.unknown += head.unknown > 0
-        return Resolved(head, about, timeout, _common_kept(head, about, timeout))
+        return Resolved(head, stream, _common_kept(head, stream))
 
     def _head(self, raw: "_Raw", facts: "_Facts", row: int, blocks: Blocks) -> Head:
-        upgraded = raw.upgraded(row) if facts.flags & Http2Flag.UPGRADED else None
+        upgraded = raw.upgraded(row) if facts.is_upgraded else None
         key = (upgraded, *((block.fields, block.unknown) for block in blocks))
         head = self._heads.get(key)
         if head is None:
@@ -138,9 +162,9 @@ class Resolver:
             _remember(self._heads, key, head)
         return head
 
-    def _block(self, raw: "_Raw", facts: "_Facts", row: int, block: Block) -> heads.Block:
+    def _block(self, raw: "_Raw", facts: "_Facts", row: int, block: Block) -> _Block:
         if not facts.block_flags[block] & BlockFlag.PRESENT:
-            return heads.NO_BLOCK
+            return _NO_BLOCK
         side = _SIDE_OF[block]
         if block == Block.REQUEST and facts.flags & Http2Flag.PUSHED:
             side = Side.SERVER
@@ -148,15 +172,37 @@ class Resolver:
         key = (facts.connection, side, facts.block_epoch[block], facts.block_inserted[block], data)
         found = self._blocks.get(key)
         if found is None:
-            found = self._decoded_block(*key)
+            found = self._read_block(*key)
             _remember(self._blocks, key, found)
         return found
 
-    def _decoded_block(
+    def _read_block(
         self, connection: int, side: int, epoch: int, inserted: int, data: bytes
-    ) -> heads.Block:
+    ) -> _Block:
+        self.tables.touch(connection)
         log = self.tables.log(connection, side, epoch)
-        return heads.read_block(decode(data, inserted, log.entry))
+        quick = log.known(data, inserted)
+        if quick is not None:
+            known = self._known.get(quick.key)
+            if known is not None:
+                return _Block(known, quick.timeout)
+            fields = known_fields(quick)
+            if fields is not None:
+                known = self._numbered(heads.block_of(fields))
+                _remember(self._known, quick.key, known)
+                return _Block(known, quick.timeout)
+        block, timeout = heads.read_block(decode(data, inserted, log.entry))
+        return _Block(self._numbered(block), timeout)
+
+    def _numbered(self, block: heads.Block) -> _Known:
+        known = self._known.get(block)
+        if known is None:
+            known = _Known(next(self._numbers), block)
+            _remember(self._known, block, known)
+        return known
+
+
+_NO_BLOCK = _Block(_Known(0, heads.NO_BLOCK), None)
 
 
 def _remember(memory: dict[Any, Any], key: Hashable, value: object) -> None:
@@ -168,39 +214,26 @@ def _remember(memory: dict[Any, Any], key: Hashable, value: object) -> None:
 
 
 class _Facts(NamedTuple):
-    """layout.HTTP2 of one row, as Python's own values."""
+    """What is read of one row's layout.HTTP2 and facts, as Python's own values."""
 
     connection: int
-    request_end_ns: int
-    first_message_ns: list[int]
-    last_message_ns: list[int]
-    messages: list[int]
-    stream: int
+    flags: int
     error: int
+    end: int
+    messages: list[int]
     block_inserted: list[int]
     block_offset: list[int]
     block_length: list[int]
-    block_full: list[int]
     block_epoch: list[int]
     block_flags: list[int]
-    flags: int
-    interims: int
-    reserved: list[int]
+    keyed: tuple[int, ...]  # of what a row means, all that is not in its blocks
+
+    @property
+    def is_upgraded(self) -> bool:
+        return bool(self.flags & Http2Flag.UPGRADED)
 
 
-_FACT_TYPES = struct.Struct("<Q Q 2Q 2Q 2I I I 4I 4H 4H 4H 4B 4B B B 6B")
-_FACT_ENDS = (1, 2, 4, 6, 8, 9, 10, 14, 18, 22, 26, 30, 34, 35, 36, 42)
-assert _FACT_TYPES.size == layout.HTTP2.itemsize
-assert tuple(layout.HTTP2.names or ()) == _Facts._fields
-
-
-def _unpacked(raw: bytes) -> _Facts:
-    values = _FACT_TYPES.unpack_from(raw)
-    begins = (0, *_FACT_ENDS[:-1])
-    return _Facts._make(
-        values[begin] if end - begin == 1 else values[begin:end]
-        for begin, end in zip(begins, _FACT_ENDS, strict=True)
-    )
+_OF_STREAM = tuple(name for name in _Facts._fields if name not in ("end", "keyed"))
 
 
 class _Raw:
@@ -233,8 +266,14 @@ class _Raw:
         group[others] = len(firsts) + np.arange(len(others))
         return group, np.concatenate((firsts, others))
 
-    def facts(self, row: int) -> _Facts:
-        return _unpacked(self.rows[row, _FACTS : _FACTS + _STREAM_SIZE].tobytes())
+    def facts(self, rows: Positions) -> Iterator[_Facts]:
+        streams, records = self.streams[rows], self.records[rows]
+        columns = {name: streams[name].tolist() for name in _OF_STREAM}
+        columns["end"] = records["end"].tolist()
+        keyed = [records[name].tolist() for name in _KEYED_FACTS]
+        keyed += [columns["error"], columns["flags"], *streams["messages"].T.tolist()]
+        columns["keyed"] = list(zip(*keyed, strict=True))
+        return map(_Facts._make, zip(*(columns[name] for name in _Facts._fields), strict=True))
 
     def block(self, row: int, offset: int, length: int) -> bytes:
         """Bytes of a head."""
@@ -286,12 +325,11 @@ class _Raw:
         return whole
 
 
-def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:
+def _about(facts: _Facts, head: Head) -> Stream:
     """The numbers of a stream that are the same for all rows of its group."""
     counted = head.is_call and not facts.flags & Http2Flag.NOT_GRPC
     requests, responses = facts.messages if counted else (0, 0)
-    end = int(raw.records["end"][row])
-    failed = end in (End.STREAM_CANCELLED, End.STREAM_RESET, End.GOAWAY)
+    failed = facts.end in (End.STREAM_CANCELLED, End.STREAM_RESET, End.GOAWAY)
     known = Known.SENT if head.code is not None else Known.NOT
     notable = Http2Flag.UPGRADED | Http2Flag.PUSHED
     return Stream(
@@ -304,17 +342,17 @@ def _about(raw: _Raw, facts: _Facts, row: int, head: Head) -> Stream:
     )
 
 
-def _common_kept(head: Head, stream: Stream, timeout: bytes | None) -> bytes | None:
+def _common_kept(head: Head, stream: Stream) -> bytes | None:
     """The kept fields of all rows of a group; None where each row has its own."""
     if head.is_call and (stream.requests != 1 or stream.responses != 1):
         return None  # the times of its messages
     if head.is_call and head.code is None:
         return None  # how long it took decides what became of it
-    return head.kept(stream, head.code, timeout)
+    return head.kept(stream, head.code)
 
 
-def _own_kept(raw: _Raw, row: int, resolved: Resolved) -> bytes:
-    """The kept fields of one row whose group has no common ones."""
+def _own_kept(raw: _Raw, row: int, resolved: Resolved, timeout: bytes | None) -> bytes:
+    """The kept fields of one row whose group has no common ones, but for its grpc-timeout."""
     head, stream = resolved.head, resolved.stream
     code, known = head.code, stream.known
     if code is None:
@@ -324,28 +362,49 @@ def _own_kept(raw: _Raw, row: int, resolved: Resolved) -> bytes:
             error=stream.error,
             http_status=head.status or int(record["status"]),
             duration_ns=raw.duration_ns(row),
-            timeout=resolved.timeout,
+            timeout=timeout,
             server=int(record["role"]) == Role.SERVER,
         )
     streams = (stream.requests, stream.responses) != (1, 1) and stream.requests + stream.responses
     times = raw.times(row) if streams else b""
-    return head.kept(stream._replace(known=known), code, resolved.timeout, times)
+    return head.kept(stream._replace(known=known), code, times)
 
 
-def _written(raw: _Raw, group: Positions, found: list[Resolved]) -> list[Records]:
+@dataclass(slots=True)
+class _Tails:
+    """What follows the facts of a record: a target and kept fields, with what goes with them."""
+
+    heads: list[Head]
+    common: list[bytes]  # kept fields but for grpc-timeout
+    kept: list[bytes]
+
+    def add(self, head: Head, common: bytes, timeout: bytes | None) -> None:
+        self.heads.append(head)
+        self.common.append(common)
+        self.kept.append(common + head.timeout_field(timeout) if timeout else common)
+
+    def bytes(self) -> list[bytes]:
+        return [head.target + kept for head, kept in zip(self.heads, self.kept, strict=True)]
+
+
+def _written(
+    raw: _Raw, group: Positions, found: Sequence[tuple[Resolved, Literal | None]]
+) -> list[Records]:
     """The resolved records: those whose head fits in layout.EXCHANGE, then the others."""
-    has_own = np.array([one.kept is None for one in found], np.bool_)[group]
-    kept: list[bytes] = [one.kept or b"" for one in found]
-    used = [one.head for one in found]
-    own = has_own.nonzero()[0]
-    for row in own.tolist():
-        one = found[group[row]]
-        group[row] = len(kept)
-        kept.append(_own_kept(raw, row, one))
-        used.append(one.head)
-    tails = [head.target + fields for head, fields in zip(used, kept, strict=True)]
+    made = _Tails([], [], [])
+    texts = [literal and literal.text() for _, literal in found]
+    for (one, _), timeout in zip(found, texts, strict=True):
+        made.add(one.head, one.kept or b"", timeout)
+    has_own = np.array([one.kept is None for one, _ in found], np.bool_)[group]
+    group = group.copy()
+    for row in has_own.nonzero()[0].tolist():
+        of = group[row]
+        group[row] = len(made.heads)
+        resolved, timeout = found[of][0], texts[of]
+        made.add(resolved.head, _own_kept(raw, row, resolved, timeout), timeout)
+    tails = made.bytes()
     is_large = np.array([len(tail) > _SMALL_HEAD for tail in tails], np.bool_)[group]
-    columns = _Columns(used, kept)
+    columns = _Columns(made)
     written = []
     for rows, dtype in (
         ((~is_large).nonzero()[0], layout.EXCHANGE),
@@ -359,14 +418,15 @@ def _written(raw: _Raw, group: Positions, found: list[Resolved]) -> list[Records
 class _Columns:
     """What the groups' heads put into the fixed columns of their records."""
 
-    def __init__(self, heads: list[Head], kept: list[bytes]) -> None:
+    def __init__(self, tails: _Tails) -> None:
+        heads, kept = tails.heads, tails.kept
         self.method = np.array([head.method for head in heads], np.uint8)
         self.status = np.array([head.status for head in heads], np.uint16)
         self.flags = np.array([head.flags for head in heads], np.uint16)
         self.target = np.array([len(head.target) for head in heads], np.uint16)
         self.kept = np.array([len(fields) for fields in kept], np.uint16)
         self.is_call = np.array([head.is_call for head in heads], np.bool_)
-        hashes = [hash(fields) & 0xFFFFFFFFFFFFFFFF for fields in kept]
+        hashes = [hash(fields) & 0xFFFFFFFFFFFFFFFF for fields in tails.common]
         self.shape = np.array(hashes, np.uint64)
 
 

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from waggle.layout import Side, TableEventKind
-from waggle.probes.http2.blocks import (
-    DYNAMIC_START,
-    STATIC,
-    BlockError,
-    Field,
-    Literal,
-    Representation,
-    representations,
+from waggle.probes.http2.blocks import DYNAMIC_START, STATIC, BlockError, Field, Literal
+from waggle.probes.http2.quick import (
+    NAME_KINDS,
+    Known,
+    LiteralField,
+    NameKind,
+    insertions,
+    read_known,
 )
 from waggle.spans import Records
 
@@ -37,29 +37,32 @@ _LOG_OVERHEAD = 1000
 
 
 class TableEntry:
-    """One insertion, decoded when it is first asked for."""
+    """One insertion. The value is decoded at once only where heads may be told apart by it."""
 
-    __slots__ = ("_field", "_name", "_value")
+    __slots__ = ("_field", "_name", "kind", "value")
 
-    def __init__(self, name: bytes | Literal | None, value: Literal) -> None:
+    def __init__(self, name: bytes | None, value: Literal) -> None:
         self._name = name
-        self._value = value
+        self.value = value
+        unknown = NameKind.UNKNOWN
+        self.kind = unknown if name is None else NAME_KINDS.get(name, NameKind.UNUSED)
         self._field: Field | None = None
+        if self.kind == NameKind.WANTED and self.field() is None:
+            self.kind = NameKind.UNKNOWN
 
     def field(self) -> Field | None:
         """Name and value; None when one of them cannot be known."""
-        if self._field is None:
-            name, value = self.name(), self._value.text()
-            if name is not None and value is not None:
-                self._field = (name, value)
+        if self._field is None and self._name is not None:
+            value = self.value.text()
+            if value is not None:
+                self._field = (self._name, value)
         return self._field
 
     def name(self) -> bytes | None:
-        return self._name.text() if isinstance(self._name, Literal) else self._name
+        return self._name
 
     def size(self) -> int:
-        name = self._name.raw if isinstance(self._name, Literal) else self._name or b""
-        return len(name) + len(self._value.raw) + _ENTRY_OVERHEAD
+        return len(self._name or b"") + len(self.value.raw) + _ENTRY_OVERHEAD
 
 
 class EntryLog:
@@ -83,11 +86,14 @@ class EntryLog:
         """
         self._continue_at(inserted)
         count = 0
-        for one in representations(block):
-            if one.inserts:
-                self._append(self._entry_of(one, inserted + count))
-                count += 1
+        for one in insertions(block):
+            self._append(self._entry_of(one, inserted + count))
+            count += 1
         return count
+
+    def known(self, block: bytes, inserted: int) -> Known | None:
+        """What a block says by entries and strings, if it is of the ordinary kind (quick.py)."""
+        return read_known(block, inserted - self._first, self._entries)
 
     def _continue_at(self, number: int) -> None:
         """Fill what was lost with unknown entries."""
@@ -116,11 +122,8 @@ class EntryLog:
         del self._entries[:count]
         self._first += count
 
-    def _entry_of(self, one: Representation, number: int) -> TableEntry:
-        assert one.value is not None
-        name: bytes | Literal | None = one.name
-        if name is None:
-            name = self._name_of(one.ref, number)
+    def _entry_of(self, one: LiteralField, number: int) -> TableEntry:
+        name = self._name_of(one.ref, number) if one.name is None else one.name.text()
         return TableEntry(name, one.value)
 
     def _name_of(self, index: int, inserted: int) -> bytes | None:

@@ -4,27 +4,32 @@ Nothing is assumed that is not seen in the process itself. From the symbol _PyRu
 walk of two pointers leads to the states of its threads. Each state holds its thread's
 identifier, which on Linux is the thread's pointer: the very address from which the C
 library reaches what belongs to a thread, and whose first word points to itself. Near
-it lies the slot in which CPython keeps the address of the state (PyThread_tss_set), so
-the slot is found by looking for that address, whatever C library it is; it is believed
-when it holds the right state in every thread.
+it lies the slot in which CPython keeps the address of the state (PyThread_tss_set; since
+3.15 a variable of the thread), so the slot is found by looking for that address, whatever
+C library it is; it is believed when it holds the right state in every thread.
+
+Since 3.13 an interpreter says itself where its interpreters and their threads are
+(_Py_DebugOffsets, at the start of _PyRuntime), and whether it was built without a GIL.
+Subinterpreters share the types of all, so what holds for one holds for each of them.
 
 No process is stopped and nothing is written into one.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from waggle import layout
+from waggle import layout, process_memory
 from waggle.attach import NotYetError, RefusedError, Target
 from waggle.elf import Image, read_image
 from waggle.libbpf import Link, Map, Program
 from waggle.probes.python.table import OFFSETS
-from waggle.process_memory import Mapping, Memory, file_mappings
+from waggle.process_memory import Memory, file_mappings
 from waggle.runtimes import CPYTHON
 
 COPIED, FREED = "python_context_copied", "python_context_freed"
@@ -35,12 +40,20 @@ VERSION = "Py_Version"  # 3.11
 _NEEDED = (RUNTIME, CONTEXT_TYPE, COPY)
 
 MAX_THREADS = 4096
+MAX_INTERPRETERS = 1024
 _DEALLOC = 48  # of a type: its destructor, static in the image and so without a name
 _PUSH = range(0x50, 0x58)  # instructions that the kernel emulates in a uprobe
+# Marks where an indirect branch may lead, where a compiler was told to; not emulated.
+_ENDBR64 = bytes.fromhex("f30f1efa")
 _NEXT = 8  # of a thread's state: the next one
+_COOKIE = int.from_bytes(b"xdebugpy", "little")
+_SELF_DESCRIPTION_WORDS = 10  # of _Py_DebugOffsets, as far as no version has changed it
 _BLOCK_WORDS = 0x900 // 8  # of what the C library keeps at the thread pointer
+_VARIABLES = 0x1000  # bytes below it, where a thread's variables lie
+_PIECE = 0x200  # not all of that need be there
 _TABLE_WORDS = 64  # of a table of slots that lies elsewhere
 _DIRECT = -1
+Offsets = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +108,13 @@ class PythonProbe:
         evidence to be had.
         """
         interpreter = find_interpreter(target.tgid)
-        offsets = OFFSETS.get((interpreter.version, False))
-        if offsets is None:
-            raise RefusedError(
-                f"CPython {interpreter.version} is not known: the parents of its calls are found "
-                "by threads only; `make python-offsets` with that interpreter teaches it"
-            )
         with Memory(target.tgid) as memory:
+            offsets = find_offsets(memory, interpreter)
             slot = find_slot(memory, interpreter, offsets)
             destructor = find_destructor(memory, interpreter)
         links = [
             self._hook(FREED, target.tgid, interpreter, destructor),
-            self._hook(COPIED, target.tgid, interpreter, interpreter.image.symbols[COPY]),
+            self._hook(COPIED, target.tgid, interpreter, find_copying(interpreter)),
         ]
         row = np.zeros(1, layout.PYTHON)
         row["context_type"] = interpreter.address(CONTEXT_TYPE)
@@ -177,9 +185,11 @@ def find_interpreter(tgid: int) -> Interpreter:
     raise NotYetError("no image of CPython 3.7 or later that exports its symbols is mapped")
 
 
-def _candidates(tgid: int, mappings: list[Mapping]) -> Iterator[tuple[Mapping, str]]:
+def _candidates(
+    tgid: int, mappings: list[process_memory.Mapping]
+) -> Iterator[tuple[process_memory.Mapping, str]]:
     """Files that may be the interpreter, likeliest first, as their first mapping."""
-    first: dict[str, Mapping] = {}
+    first: dict[str, process_memory.Mapping] = {}
     for mapping in mappings:
         first.setdefault(mapping.path, mapping)
     for path, mapping in first.items():
@@ -210,60 +220,141 @@ def find_destructor(memory: Memory, interpreter: Interpreter) -> int:
     else costs several times as much.
     """
     address = (memory.word(interpreter.address(CONTEXT_TYPE) + _DEALLOC) or 0) - interpreter.bias
-    offset = interpreter.image.file_offset(address)
-    if offset is None or _first_byte(interpreter.path, offset) not in _PUSH:
+    begins_at, begin = _begin(interpreter, address)
+    if not begin or begin[0] not in _PUSH:
         raise RefusedError(
             f"{interpreter.path}: the destructor of contexts does not begin as it does in builds "
             "that are known: the parents of its calls are found by threads only"
         )
-    return address
+    return begins_at
 
 
-def _first_byte(path: str, offset: int) -> int:
-    """Of an instruction, as the file has it: in memory a breakpoint may lie over it, which a fork
-    has inherited."""
-    with Path(path).open("rb") as file:
+def find_copying(interpreter: Interpreter) -> int:
+    """Address in the image of what copies contexts: where it does anything, so that nothing
+    has to be stepped over."""
+    return _begin(interpreter, interpreter.image.symbols[COPY])[0]
+
+
+def _begin(interpreter: Interpreter, address: int) -> tuple[int, bytes]:
+    """The first instruction of a function that does anything: its address and the code there,
+    as the file has it. In memory a breakpoint may lie over it, which a fork has inherited."""
+    offset = interpreter.image.file_offset(address)
+    if offset is None:
+        return address, b""
+    with Path(interpreter.path).open("rb") as file:
         file.seek(offset)
-        return ord(file.read(1) or b"\0")
+        code = file.read(2 * len(_ENDBR64))
+    skip = len(_ENDBR64) if code.startswith(_ENDBR64) else 0
+    return address + skip, code[skip:]
 
 
 # -- Where its threads keep their state -----------------------------------------------------
 
 
-def find_slot(memory: Memory, interpreter: Interpreter, offsets: dict[str, int]) -> Slot:
-    """The slot that holds the right state in every thread. Raises NotYetError or RefusedError."""
-    threads = list(_threads(memory, interpreter, offsets))
-    if not threads:
+def find_offsets(memory: Memory, interpreter: Interpreter) -> Offsets:
+    """The offsets of this interpreter: of its version, and what it says itself.
+
+    Raises RefusedError for a version that is not known and for builds without a GIL.
+    """
+    said = self_description(memory.words(interpreter.address(RUNTIME), _SELF_DESCRIPTION_WORDS))
+    if said.get("is_free"):
+        raise RefusedError(
+            f"CPython {interpreter.version} without a GIL is not supported: the parents of its "
+            "calls are found by threads only"
+        )
+    known = OFFSETS.get((interpreter.version, False))
+    if known is None:
+        raise RefusedError(
+            f"CPython {interpreter.version} is not known: the parents of its calls are found "
+            "by threads only; `make python-offsets` with that interpreter teaches it"
+        )
+    return {**known, **said}
+
+
+def self_description(words: npt.NDArray[np.uint64]) -> dict[str, int]:
+    """What _Py_DebugOffsets says; nothing where there is none, before 3.13.
+
+    words: the beginning of _PyRuntime. is_free: built without a GIL; next: of an interpreter,
+    the next one; interpreters, threads: as in table.py.
+    Source: Include/internal/pycore_debug_offsets.h of CPython 3.13 to 3.15.
+    """
+    if len(words) < _SELF_DESCRIPTION_WORDS or int(words[0]) != _COOKIE:
+        return {}
+    # cookie, version, free_threaded; of _PyRuntime: size, finalizing, interpreters_head; of an
+    # interpreter: size, id, next, threads_head
+    _, _, is_free, _, _, interpreters, _, _, next_, threads = words.tolist()
+    return {
+        "is_free": is_free,
+        "interpreters": interpreters,
+        "next": next_,
+        "threads": threads,
+    }
+
+
+def find_slot(memory: Memory, interpreter: Interpreter, offsets: Offsets) -> Slot:
+    """The slot that holds a right state in every thread. Raises NotYetError or RefusedError.
+
+    A thread that has worked for several interpreters has a state in each, of which the slot
+    holds the one it works with now.
+    """
+    running: dict[int, set[int]] = {}
+    for pointer, state in threads(memory, interpreter, offsets):
+        running.setdefault(pointer, set()).add(state)
+    if not running:
         raise NotYetError("the interpreter has no thread yet")
     common: set[Slot] | None = None
-    for pointer, state in threads:
-        found = set(_slots(memory, pointer, state))
+    for pointer, states in running.items():
+        found = set(_slots(memory, pointer, states))
         common = found if common is None else common & found
     if not common:
         raise NotYetError("no slot of the C library holds the state of each thread")
-    return min(common, key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect))
+    variables = {slot for slot in common if slot.offset < 0}
+    slots = common - variables
+    # Another variable holds the state only while a thread has the GIL, as none has that waits.
+    if not slots and len(variables) > 1:
+        raise NotYetError("more than one variable holds the state of each thread")
+    return min(
+        slots or variables,
+        key=lambda slot: (slot.indirect != _DIRECT, slot.offset, slot.indirect),
+    )
 
 
-def _threads(
-    memory: Memory, interpreter: Interpreter, offsets: dict[str, int]
+def threads(
+    memory: Memory, interpreter: Interpreter, offsets: Offsets
 ) -> Iterator[tuple[int, int]]:
-    """Pointer and state of each thread that runs Python now."""
-    newest = memory.word(interpreter.address(RUNTIME) + offsets["interpreters"])
-    state = memory.word(newest + offsets["threads"]) if newest else None
+    """Pointer and state of each thread that runs Python now, in any interpreter."""
     seen = 0
-    while state and seen < MAX_THREADS:
-        seen += 1
-        pointer = memory.word(state + offsets["thread_id"])
-        # A thread that has only just been made has no identifier yet.
-        if pointer and memory.word(pointer) == pointer:
-            yield pointer, state
-        state = memory.word(state + _NEXT)
+    for address in _interpreters(memory, interpreter, offsets):
+        state = memory.word(address + offsets["threads"])
+        while state and seen < MAX_THREADS:
+            seen += 1
+            pointer = memory.word(state + offsets["thread_id"])
+            # A thread that has only just been made has no identifier yet.
+            if pointer and memory.word(pointer) == pointer:
+                yield pointer, state
+            state = memory.word(state + _NEXT)
 
 
-def _slots(memory: Memory, pointer: int, state: int) -> Iterator[Slot]:
-    """Places reached from a thread's pointer that hold its state."""
+def _interpreters(memory: Memory, interpreter: Interpreter, offsets: Offsets) -> Iterator[int]:
+    """Addresses of the interpreters of a process, the newest first."""
+    address = memory.word(interpreter.address(RUNTIME) + offsets["interpreters"])
+    for _ in range(MAX_INTERPRETERS):
+        if not address:
+            return
+        yield address
+        # The first word of an interpreter, until it began to say where it is.
+        address = memory.word(address + offsets.get("next", 0))
+
+
+def _slots(memory: Memory, pointer: int, states: set[int]) -> Iterator[Slot]:
+    """Places reached from a thread's pointer that hold one of its states."""
+    wanted = np.fromiter(states, np.uint64)
+    for below in range(_PIECE, _VARIABLES + 1, _PIECE):
+        piece = memory.words(pointer - below, _PIECE // 8)
+        for i in np.flatnonzero(np.isin(piece, wanted)).tolist():
+            yield Slot(8 * i - below)
     block = memory.words(pointer, _BLOCK_WORDS)
-    direct = np.flatnonzero(block == state)
+    direct = np.flatnonzero(np.isin(block, wanted))
     for i in direct.tolist():
         yield Slot(8 * i)
     if len(direct):
@@ -271,5 +362,6 @@ def _slots(memory: Memory, pointer: int, state: int) -> Iterator[Slot]:
     for i, word in enumerate(block.tolist()):
         if word < 4096 or word % 8 or word == pointer:
             continue
-        for k in np.flatnonzero(memory.words(word, _TABLE_WORDS) == state).tolist():
+        table = memory.words(word, _TABLE_WORDS)
+        for k in np.flatnonzero(np.isin(table, wanted)).tolist():
             yield Slot(8 * i, 8 * k)

@@ -17,7 +17,10 @@ HEADER = '''"""Offsets per version of CPython. Written by `make python-offsets`:
 
 # (version, free threaded): bytes. interpreters: of the newest interpreter's address in
 # _PyRuntime; threads: of the newest thread's state in that; thread_id, context: in the
-# thread's state; type: in any object.
+# thread's state; type: in any object. From 3.11 on, as in struct waggle_code_layout: c_frame
+# and frame from the thread's state to a frame; frame_* in that; file_name, function,
+# names, line_table, first_line and instructions in a code object; items in a tuple; text in a
+# str of ASCII.
 OFFSETS: dict[tuple[str, bool], dict[str, int]] = {
 '''
 

@@ -10,11 +10,14 @@ from tests.peers.toolchain import ensure_python_peers
 
 from . import (
     agent_cost,
+    exporter_cost,
     grpc_cost,
     measure,
+    metrics_cost,
     programs_cost,
     python_cost,
     report,
+    sampling_cost,
     servers,
     startup,
     targets,
@@ -56,12 +59,24 @@ def _agent(chosen: argparse.Namespace) -> Sequence[Table]:
     return agent_cost.bench(seconds, 1 if chosen.long else chosen.rounds or 2)
 
 
+def _metrics(chosen: argparse.Namespace) -> Sequence[Table]:
+    return metrics_cost.bench(chosen.seconds or 24, chosen.rounds or 4)
+
+
 def _start(chosen: argparse.Namespace) -> Sequence[Table]:
     return [startup.bench(chosen.rounds or 5)]
 
 
 def _bpf(chosen: argparse.Namespace) -> Sequence[Table]:
     return [programs_cost.bench(chosen.seconds or 4)]
+
+
+def _exporter(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [exporter_cost.bench(chosen.rounds or 3)]
+
+
+def _sampling(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [sampling_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
 
 
 BENCHES: dict[str, Bench] = {
@@ -71,8 +86,11 @@ BENCHES: dict[str, Bench] = {
     "grpc": _grpc,
     "untraced": _untraced,
     "agent": _agent,
+    "metrics": _metrics,
     "start": _start,
     "bpf": _bpf,
+    "exporter": _exporter,
+    "sampling": _sampling,
 }
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from statistics import median
 
 from tests.peers.agent import Agent, started_agent
@@ -21,11 +22,11 @@ _SAMPLE_S = 0.5
 
 def bench(seconds: float, rounds: int) -> list[Table]:
     """Two steady rates and full load in turn; each warms the agent up first. Then no load."""
-    found: dict[int, list[_Cost]] = {LOW_RATE: [], STEADY_RATE: [], FULL: []}
+    found: dict[int, list[Cost]] = {LOW_RATE: [], STEADY_RATE: [], FULL: []}
     with sink() as receiver, go_server() as server:
         for _ in range(rounds):
             for rate, costs in found.items():
-                costs.append(_measure(server, receiver, rate, seconds / len(found) / rounds))
+                costs.append(measured(server, receiver, rate, seconds / len(found) / rounds))
         idle = _idle_share(server, receiver, seconds / len(found))
     return [_table(found, idle)]
 
@@ -42,7 +43,7 @@ def _idle_share(server: Target, receiver: Sink, seconds: float) -> float:
         return (measure.cpu_s(agent.pid) - cpu_s) / (time.monotonic() - begun)
 
 
-class _Cost:
+class Cost:
     """One run: spans a second, CPU us a span, MB of memory from its first to its last third."""
 
     def __init__(
@@ -62,9 +63,12 @@ class _Cost:
         self.memory = f"{self.first_mb:.0f} -> {self.last_mb:.0f} (most {max(memory):.0f})"
 
 
-def _measure(server: Target, receiver: Sink, rate: int, seconds: float) -> _Cost:
+def measured(
+    server: Target, receiver: Sink, rate: int, seconds: float, flags: Sequence[str] = ()
+) -> Cost:
+    """One run of an agent with these flags too, after a warm-up."""
     with started_agent(
-        "--otlp", receiver.base_url, pids=[server.worker], json_lines=False
+        "--otlp", receiver.base_url, *flags, pids=[server.worker], json_lines=False
     ) as agent:
         start, answered_before = receiver.taken(), server.answered()
         _load(server, rate, _WARM_UP_S)
@@ -80,7 +84,7 @@ def _measure(server: Target, receiver: Sink, rate: int, seconds: float) -> _Cost
         others = measure.others_share(busy, measure.Busy.now(), ours)
         spans = taken.numbered - warm.numbered
         lost = sum(seen.lost(agent.stop().stderr).values())
-    return _Cost(spans, answered, cpu_s / spans * 1e6, came_to.rate, others, sampler.mb, lost)
+    return Cost(spans, answered, cpu_s / spans * 1e6, came_to.rate, others, sampler.mb, lost)
 
 
 def _load(server: Target, rate: int, seconds: float) -> load.Load:
@@ -111,7 +115,7 @@ class _Sampler:
         self._thread.join()
 
 
-def _table(found: dict[int, list[_Cost]], idle: float) -> Table:
+def _table(found: dict[int, list[Cost]], idle: float) -> Table:
     rows = []
     for rate, costs in found.items():
         cpu = [cost.cpu_us for cost in costs]

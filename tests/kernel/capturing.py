@@ -29,6 +29,7 @@ from waggle.discovery import Decision
 from waggle.errors import UnsupportedError
 from waggle.layout import Counter, End, Link, ProcessMode, Role
 from waggle.libbpf import LoadError, Object
+from waggle.sampling import Sampling
 
 TRACED = ProcessMode.TRACED | ProcessMode.FOLLOW
 THREADED = TRACED | ProcessMode.RULE_THREAD
@@ -53,13 +54,13 @@ def _refusal(flavour: str) -> str:
     return ""
 
 
-def open_flavour(flavour: str) -> Capture:
+def open_flavour(flavour: str, sampling: Sampling | None = None) -> Capture:
     """A capture of one flavour. Skips the test where this kernel has no such thing."""
     if not OBJECT_PATH.exists():
         unavailable("needs the BPF object: run make build")
     if reason := _refusal(flavour):
         pytest.skip(f"no flavour {flavour}: {reason.splitlines()[-1].strip()[:120]}")
-    return Capture.open(CaptureOptions(capture=flavour))
+    return Capture.open(CaptureOptions(capture=flavour, sampling=sampling or Sampling()))
 
 
 def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:
@@ -67,26 +68,25 @@ def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:
     if reason := _refusal(flavour):
         pytest.skip(f"no flavour {flavour}: {reason.splitlines()[-1].strip()[:120]}")
     chosen = next(one for one in FLAVOURS if one.name == flavour)
-    programs = (*capturing._COMMON, *chosen.programs)
     bpf = Object.open(OBJECT_PATH)
     try:
-        bpf.load_only(capturing._SWEEP, *programs)
+        bpf.load_only(capturing._SWEEP, *capturing._COMMON, *chosen.loaded())
         capturing._configure(bpf, CaptureOptions())
         for name, count in entries.items():
             bpf.map(name).max_entries = count
         bpf.load()
-        return Capture(bpf, chosen, [bpf.attach(name) for name in programs])
+        return Capture(bpf, chosen, capturing.attach(bpf, chosen))
     except LoadError:
         bpf.close()
         raise
 
 
-def capture_fixture() -> Any:
+def capture_fixture(sampling: Sampling | None = None) -> Any:
     """A fixture for a module of tests: one capture for all of them, in turns of every flavour."""
 
     @pytest.fixture(scope="module", params=[one.name for one in FLAVOURS])
     def capture(request: pytest.FixtureRequest) -> Iterator[Capture]:
-        loaded = open_flavour(request.param)
+        loaded = open_flavour(request.param, sampling)
         yield loaded
         _dismiss_idle()
         loaded.close()

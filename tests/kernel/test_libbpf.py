@@ -86,7 +86,7 @@ def test_batch_and_single_reads_agree(binding: Object) -> None:
     def as_set(found: tuple[np.ndarray, np.ndarray]) -> set[tuple[bytes, bytes]]:
         return {(k.tobytes(), v.tobytes()) for k, v in zip(*found, strict=True)}
 
-    batch = table._items_by_batch()
+    batch = next(table._batches(), None)
     assert batch is not None
     assert len(batch[0]) == 16
     assert as_set(batch) == as_set(table._items_by_key())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -36,18 +37,18 @@ class System:
         """A new connection from the client to the front."""
         return open_connection(self.front, self.client, self.recorded, "ipv4", name)
 
-    def call(self, number: int, name: str, thread: str = "") -> None:
+    def call(self, number: int, name: str, thread: str = "", fields: Sequence[str] = ()) -> None:
         """The front, on one of its threads, calls the back on a new connection."""
         if not self.back.listening:
             self.back.listening = ("AF_INET", self.back.listen("AF_INET", ["127.0.0.1", 0]))
         kind, address = self.back.listening
         self.front.do("connect", name=name, family=kind, address=address, thread=thread)
         self.back.do("accept", listener="listener", name=name)
-        self.again(number, name, thread)
+        self.again(number, name, thread, fields)
 
-    def again(self, number: int, name: str, thread: str = "") -> None:
+    def again(self, number: int, name: str, thread: str = "", fields: Sequence[str] = ()) -> None:
         """The same on a connection that is there."""
-        self.front.send(name, request(number + 1000), thread=thread)
+        self.front.send(name, request(number + 1000, *fields), thread=thread)
         self.back.receive(name)
         self.back.send(name, response())
         self.front.receive(name, thread=thread)
@@ -62,9 +63,11 @@ class System:
         return {one.number: served[one.span.parent_id] if one.has_parent else 0 for one in calls}
 
 
-def read(system: System, number: int, name: str, thread: str = "") -> None:
+def read(
+    system: System, number: int, name: str, thread: str = "", fields: Sequence[str] = ()
+) -> None:
     """The client asks the front, which reads that on one of its threads."""
-    system.client.send(name, request(number))
+    system.client.send(name, request(number, *fields))
     system.front.receive(name, thread=thread)
 
 

@@ -71,7 +71,13 @@ class SeenSpan:
 
     @property
     def number(self) -> int | None:
-        """The truth that is in the URL: the number at the end of its path."""
+        """The truth that is in the URL: the number at the end of its path. Of a gRPC call that is
+        in the size of its messages: call n sends n bytes in each."""
+        if messages := self.attributes.get("waggle.grpc.request.messages"):
+            size, rest = divmod(self.attributes["waggle.grpc.request.bytes"], messages)
+            return None if rest else int(size)
+        if "rpc.system.name" in self.attributes and "url.path" not in self.attributes:
+            return None
         found = _NUMBER.search(self.path)
         return int(found.group(1)) if found else None
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf import json_format
+from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData, ResourceMetrics
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
 
 from .ports import lease_port
@@ -43,6 +44,10 @@ exporters:
   file/logs:
     path: {logs}
     {writing}
+  file/metrics:
+    path: {metrics}
+    append: true
+    flush_interval: 20ms
 service:
   telemetry:
     metrics:
@@ -56,6 +61,9 @@ service:
       receivers: [otlp]
       processors: [{processors}]
       exporters: [file/logs]
+    metrics:
+      receivers: [otlp]
+      exporters: [file/metrics, debug]
 """
 _READING = """\
   otlp_json_file:
@@ -109,6 +117,7 @@ class Collector:
         self._ports = (http_port, grpc_port)
         self._output = folder / "traces.jsonl"
         self.logs_file = folder / "logs.jsonl"
+        self._metrics = folder / "metrics.jsonl"
         self._config = folder / "otelcol.yaml"
         self._config.write_text(
             _CONFIG.format(
@@ -116,6 +125,7 @@ class Collector:
                 grpc_port=grpc_port,
                 output=self._output,
                 logs=self.logs_file,
+                metrics=self._metrics,
                 files=_READING.format(pattern=reading) if reading else "",
                 also=", otlp_json_file" if reading else "",
                 tls=_TLS.format(certificate=tls[0], key=tls[1]) if tls else "",
@@ -175,6 +185,28 @@ class Collector:
             for span in scope.spans
         ]
 
+    def metrics(self) -> list[ResourceMetrics]:
+        """All metrics that arrived, collection after collection."""
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        return [group for line in whole for group in parse_metrics_line(line).resource_metrics]
+
+    def wait_for_metrics(
+        self, is_enough: Callable[[list[ResourceMetrics]], bool], timeout_s: float = 60
+    ) -> list[ResourceMetrics]:
+        """The metrics, once they satisfy `is_enough`. Raises ProgramError when the time is up."""
+        assert self._program is not None
+        found: list[ResourceMetrics] = []
+
+        def look() -> bool:
+            found[:] = self.metrics()
+            return is_enough(found)
+
+        self._program.wait_until(look, timeout_s)
+        return found
+
     def wait_for_spans(self, count: int, timeout_s: float = 120) -> list[Span]:
         """The spans, once there are at least `count` in the file."""
         return self.wait_for(lambda spans: len(spans) >= count, timeout_s)
@@ -212,6 +244,19 @@ def parse_traces_line(line: bytes | str) -> TracesData:
         for scope in group.scope_spans:
             for span in scope.spans:
                 _mend_ids(span)
+    return data
+
+
+def parse_metrics_line(line: bytes | str) -> MetricsData:
+    """The same of metrics, where exemplars have ids."""
+    data = json_format.Parse(line, MetricsData())
+    for group in data.resource_metrics:
+        for scope in group.scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.histogram.data_points:
+                    for exemplar in point.exemplars:
+                        exemplar.trace_id = _from_hex(exemplar.trace_id)
+                        exemplar.span_id = _from_hex(exemplar.span_id)
     return data
 
 

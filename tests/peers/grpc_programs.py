@@ -4,16 +4,24 @@ The service is described in programs/grpc/go/internal/numbers: messages of call 
 the sizes in a span tell which call it is of.
 """
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .clients import RunningClient
-from .ports import lease_port
+from .ports import is_open, lease_port
 from .processes import Program
-from .toolchain import GRPC_BIN, GRPC_CLASSES, GRPC_JARS, GRPC_NODE, GRPC_VENV, PROGRAMS, tool
+from .toolchain import (
+    GRPC_BIN,
+    GRPC_CLASSES,
+    GRPC_JARS,
+    GRPC_NODE,
+    GRPC_RUST,
+    GRPC_VENV,
+    PROGRAMS,
+    tool,
+)
 
 FIRST = 100  # smaller numbers do not fit their own messages
 PARTS = 3
@@ -34,6 +42,7 @@ class Implementation:
     name: of the service that the agent makes of each program's command line.
     can_send_traceparent: whether the client has the switch.
     is_slow: not for the short selection.
+    warm: calls that the client makes before it stands at its gate, on another connection.
     """
 
     server: Command
@@ -43,6 +52,8 @@ class Implementation:
     server_option: str = ""
     can_send_traceparent: bool = True
     is_slow: bool = False
+    warm: int = 0
+    next_option: str = ""
 
 
 def _python(suffix: str) -> Implementation:
@@ -57,7 +68,12 @@ def _python(suffix: str) -> Implementation:
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
     "grpc-go": Implementation(
-        [GRPC_BIN / "server"], [GRPC_BIN / "client"], "server", "client", "--listen"
+        [GRPC_BIN / "server"],
+        [GRPC_BIN / "client"],
+        "server",
+        "client",
+        server_option="--listen",
+        next_option="--next",
     ),
     "grpcio": _python(""),
     "grpcio-aio": _python("_aio"),
@@ -67,6 +83,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         "waggle-grpc-peers",
         "waggle-grpc-peers",
         is_slow=True,
+        warm=42,
     ),
     "grpc-java": Implementation(
         [*_JAVA, "GrpcServer"],
@@ -74,6 +91,14 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         "GrpcServer",
         "GrpcClient",
         can_send_traceparent=False,
+        is_slow=True,
+        warm=42,
+    ),
+    "tonic": Implementation(
+        [GRPC_RUST / "release" / "server"],
+        [GRPC_RUST / "release" / "client"],
+        "server",
+        "client",
         is_slow=True,
     ),
 }
@@ -92,27 +117,25 @@ class GrpcServer:
 
 
 @contextmanager
-def start_grpc_server(name: str) -> Iterator[GrpcServer]:
-    """Starts a server of one of IMPLEMENTATIONS and waits until its port is open."""
+def start_grpc_server(name: str, next_address: str = "") -> Iterator[GrpcServer]:
+    """Starts a server of one of IMPLEMENTATIONS and waits until its port is open.
+
+    next_address: of the server that the method Relay calls.
+    """
     how = IMPLEMENTATIONS[name]
     lease = lease_port()
     address = f"127.0.0.1:{lease.port}"
     option = [how.server_option] if how.server_option else []
-    program = Program(f"server-{name}", [*_command(how.server), *option, address])
+    onward: Command = []
+    if next_address:
+        onward = [how.next_option, next_address] if how.next_option else [next_address]
+    program = Program(f"server-{name}", [*_command(how.server), *option, address, *onward])
     try:
-        program.wait_until(lambda: _is_open(lease.port), START_TIMEOUT_S)
+        program.wait_until(lambda: is_open(lease.port), START_TIMEOUT_S)
         yield GrpcServer(program, address)
     finally:
         program.stop()
         lease.release()
-
-
-def _is_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
@@ -131,7 +154,9 @@ def start_grpc_client(
     is of kind calls[n % len(calls)]."""
     switches = ["--first", str(first), "--calls", ",".join(calls), *args]
     switches += ["--gate", str(gate)] if gate is not None else []
-    command = [*_command(IMPLEMENTATIONS[name].client), address, str(count), str(concurrency)]
+    how = IMPLEMENTATIONS[name]
+    switches += ["--warm", str(how.warm)] if how.warm and not gate else []
+    command = [*_command(how.client), address, str(count), str(concurrency)]
     program = Program(f"client-{name}", [*command, *switches], with_pipes=True)
     try:
         yield RunningClient(name, program, first, count)

@@ -37,6 +37,15 @@ def lease_port() -> PortLease:
     raise OSError(f"no free port from {_FIRST} to {_END - 1} on the loopback: end what listens")
 
 
+def is_open(port: int) -> bool:
+    """Whether somebody takes connections there, on 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 def _locked(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

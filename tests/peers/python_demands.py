@@ -4,11 +4,11 @@ Wrong parents are not allowed anywhere. Where evidence exists, every call must h
 parent; where none exists, or not always, the reason stands here, and docs/python.md has it too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .python_matrix import Cell
-from .python_servers import PYTHON_SERVERS, Kind
+from .python_servers import PYTHON_SERVERS
 
 ALL = 1.0
 
@@ -25,56 +25,51 @@ _BY_SHAPE = {
     "thread": "a plain thread begins with an empty context, and nothing says who started it",
     "executor": "`run_in_executor` and pools of threads hand no context over",
     "queue": "workers are older than the request whose work they do",
-    "lazy-queue": "workers that were born in one request do the work of others; their context "
-    "says the first",
+    "lazy-queue": "workers that were born in one request do the work of others, and live on",
     "detached": "a task that outlives its request looks like a worker that was born in it",
 }
-_BY_KIND: dict[Kind, dict[str, str]] = {
-    "threads": {
-        "after": "the request is answered: its thread may serve the next one any moment",
-    },
-    "greenlets": {
-        "after": "the request is answered: its greenlet may serve the next one any moment",
-        "stream": "the answer has begun: what proves the parent has passed",
-    },
-    "tasks": {},
-}
-_WAITRESS = "its main thread reads requests ahead, and may write answers that others made"
-_UWSGI = "its threads never block in a read, and the answer has begun"
+_AFTER = (
+    "answers of threads that block are looked at only once one of them has called after an answer"
+)
+_QUEUE = (
+    "more requests wait than it has threads: between two answers of a thread nothing tells what "
+    "comes after the first from what is for the second"
+)
 _GRANIAN = "its sockets are read and written by threads of Rust, which hold no context of Python"
 _DAEMON = "requests reach mod_wsgi's daemon by a protocol of its own, which is no HTTP"
-_BY_SERVER: dict[str, tuple[str, tuple[str, ...]]] = {
-    "flask-waitress": (_WAITRESS, ()),
-    "django-waitress": (_WAITRESS, ()),
-    "fastapi-granian": (_GRANIAN, ()),
-    "starlette-granian-asyncio": (_GRANIAN, ()),
-    "flask-mod_wsgi-daemon": (_DAEMON, ()),
-    "flask-mod_wsgi": (_UWSGI, ("stream",)),
-    "flask-uwsgi": (_UWSGI, ("stream",)),
-    "flask-uwsgi-threads": (_UWSGI, ("stream",)),
-    "flask-uwsgi-of-debian": (_UWSGI, ("stream",)),
-    "django-uwsgi-threads": (_UWSGI, ("stream",)),
+_NOT_AT_ALL: Mapping[str, str] = {
+    "fastapi-granian": _GRANIAN,
+    "starlette-granian-asyncio": _GRANIAN,
+    "flask-mod_wsgi-daemon": _DAEMON,
 }
-"""Server -> reason and the shapes it is for; () for all of them."""
+# With more connections than threads, in all shapes but in the middle of an answer.
+_NOT_WHEN_BUSY: Mapping[str, str] = {"flask-waitress": _QUEUE, "django-waitress": _QUEUE}
+# Whose threads have no context that anybody has set a variable in.
+_EMPTY = "its threads have no context before somebody sets a variable in one"
+_MOST = 0.9
 
 
 def demand(cell: Cell) -> Demand:
     """What is demanded of a cell."""
-    kind = PYTHON_SERVERS[cell.server].kind
-    reason, shapes = _BY_SERVER.get(cell.server, ("", ("none of them",)))
-    if not shapes or cell.shape in shapes:
+    server = PYTHON_SERVERS[cell.server]
+    reason = _NOT_AT_ALL.get(cell.server) or _BY_SHAPE.get(cell.shape, "")
+    if not reason and cell.concurrency > 1 and cell.shape != "stream":
+        reason = _NOT_WHEN_BUSY.get(cell.server, "")
+    if reason:
         return Demand(0, reason)
-    reason = _BY_SHAPE.get(cell.shape) or _BY_KIND[kind].get(cell.shape, "")
-    return Demand(0, reason) if reason else Demand(ALL)
+    if cell.shape == "after" and cell.server == "http.server":
+        return Demand(0, _EMPTY)
+    if cell.shape == "after" and server.kind == "threads":
+        return Demand(_MOST, _AFTER)
+    return Demand(ALL)
 
 
 def reasons() -> Iterator[tuple[str, str]]:
-    """(what, why nothing is demanded of it), for people to read."""
+    """(what, why not all is demanded of it), for people to read."""
     for shape, reason in _BY_SHAPE.items():
         yield f"`{shape}`", reason
-    for kind, shapes in _BY_KIND.items():
-        for shape, reason in shapes.items():
-            yield f"`{shape}` on servers with {kind}", reason
-    for server, (reason, only) in _BY_SERVER.items():
-        which = " ".join(f"`{shape}`" for shape in only)
-        yield f"{which} on {server}" if which else server, reason
+    yield "`after` on servers with threads, the first", _AFTER
+    yield "`after` on http.server", _EMPTY
+    for server, reason in _NOT_WHEN_BUSY.items():
+        yield f"{server}, all but `stream`", reason
+    yield from _NOT_AT_ALL.items()

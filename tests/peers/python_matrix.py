@@ -102,6 +102,8 @@ def cells_of(
     if server.kind == "tasks":
         found += [("sync", client) for client in SYNC_CLIENTS[1:]]
         found += [("one", "streams")]
+    # Last, since a process that was seen to go on after its answers is trusted less from then on.
+    found.sort(key=lambda one: one[0] == "after")
     return [
         Cell(name, shape, client, concurrency)
         for shape, client in dict.fromkeys(found)

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .grpc_programs import IMPLEMENTATIONS, start_grpc_client, start_grpc_server
-from .ports import lease_port
+from .ports import is_open, lease_port
 from .processes import ROOT, Program
 from .toolchain import GRPC_VENV, PROGRAMS, ensure_grpc_built, tool
 
@@ -133,20 +133,12 @@ def record_plain(
         stack.callback(lease.release)
         program = Program("http2-server", server(lease.port))
         stack.callback(program.stop)
-        program.wait_until(lambda: _is_open(lease.port), _READY_S)
+        program.wait_until(lambda: is_open(lease.port), _READY_S)
         recorder = Recorder(lease.port)
         stack.callback(recorder.close)
         command = [str(part) for part in client(recorder.port)]
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
         return recorder.lines
-
-
-def _is_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _nghttpd(port: int) -> Sequence[str | Path]:

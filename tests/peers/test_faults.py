@@ -8,19 +8,26 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from unit.otlp_receivers import ReadyRequests, ids_in, request_of
 
+from waggle.exporter.encoding import OtlpEncoder
 from waggle.exporter.otlp import OtlpExporter
 from waggle.exporter.otlp_settings import Backoff, OtlpSettings
 
+from .agent import started_agent
+from .clients import run_client
 from .collector import started_collector
+from .harness import ensure_built
+from .servers import start_server
 from .test_collector import batch_of_new_spans, exporter_to, ids_of, wait_for_event
+from .toolchain import PROGRAMS, tool
 
 _CLONE_NEWNET = 0x40000000
 _NEAR, _FAR = "10.231.77.1", "10.231.77.2"
@@ -215,3 +222,143 @@ def test_a_collector_that_is_stopped_in_mid_air_costs_nothing(
     assert exporter.stats().lost == {}
     assert exporter.stats().exported == len(expected) == 300
     assert found.keys() == expected
+
+
+class NarrowLine:
+    """Carries bytes to a port, so many a second each way, until it is widened."""
+
+    def __init__(self, port: int, bytes_a_second: float) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        # Nothing in between may hide how slow it is.
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.port = int(self.listener.getsockname()[1])
+        self.carried = 0
+        self._to = port
+        self._pause_s = 1 / bytes_a_second
+        self._wide = threading.Event()
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def widen(self) -> None:
+        self._wide.set()
+
+    def close(self) -> None:
+        self._wide.set()
+        for one in (self.listener, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._sockets += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while some := source.recv(65536 if self._wide.is_set() else 1):
+                self._wide.wait(self._pause_s)
+                sink.sendall(some)
+                self.carried += len(some)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_at_the_end_of_a_line_of_one_byte_a_second(
+    protocol: str, tmp_path: Path
+) -> None:
+    """Attempts end with their timeout, though bytes move; export never waits; nothing is lost, and
+    when the line is as wide as it should be every span is in the Collector's file."""
+    events: list[str] = []
+    with started_collector(tmp_path, durable=True) as collector:
+        there = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
+        line = NarrowLine(int(there.rpartition(":")[2]), 1.0)
+        settings = OtlpSettings.from_environment(
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{line.port}",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1500",
+                "OTEL_BSP_SCHEDULE_DELAY": "10",
+            }
+        )
+        settings = replace(settings, backoff=Backoff(first_s=0.05, longest_s=0.2))
+        exporter = OtlpExporter(settings, OtlpEncoder(), events.append)
+        try:
+            expected = set()
+            for _ in range(5):
+                batch, ids = batch_of_new_spans(200)
+                expected |= ids
+                began = time.thread_time()
+                exporter.export(batch)
+                assert time.thread_time() - began < 0.5
+            wait_for_event(events, "cannot send")
+            assert line.carried > 0
+            assert exporter.stats().queued == 1000
+            line.widen()
+            exporter.close(60)
+            collector.wait_for(lambda spans: expected <= ids_of(spans).keys())
+        finally:
+            line.close()
+    assert exporter.stats().lost == {}
+    assert exporter.stats().exported == 1000
+
+
+def _stepped_clock(folder: Path) -> Path:
+    """A library that gives a program a wall clock of its own."""
+    library = folder / "stepped_clock.so"
+    source = PROGRAMS / "stepped_clock.c"
+    command = [tool("cc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([*command, "-o", str(library), str(source)], check=True)
+    return library
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_clock_that_is_set_while_it_runs(tmp_path: Path, step_s: int) -> None:
+    """Somebody sets the clock by an hour in the middle of the traffic: no span is lost, lasts
+    longer than it did or ends before it begins; those before it have the old time, and soon all
+    have the new one, at which they are sent as before."""
+    ensure_built()
+    step = tmp_path / "step"
+    step.write_text("0")
+    preload = {"LD_PRELOAD": str(_stepped_clock(tmp_path)), "STEPPED_CLOCK": str(step)}
+    with (
+        start_server("go-nethttp") as server,
+        started_collector(tmp_path) as collector,
+        started_agent(
+            "--otlp", collector.http_endpoint, pids=[server.pid], json_lines=False, env=preload
+        ) as agent,
+    ):
+        began = time.time()
+        count = 0
+
+        def wave() -> list[float]:
+            """Twenty more requests; seconds since `began` at which all so far began."""
+            nonlocal count
+            run_client("go", server.base_url, 20, first=count + 1, path="/slow/{}?ms=2")
+            count += 20
+            spans = sorted(collector.wait_for_spans(count), key=_number_of)
+            return [span.start_time_unix_nano / 1e9 - began for span in spans]
+
+        before = wave()
+        step.write_text(str(step_s))
+        while abs(wave()[-1]) < 1800:
+            assert time.time() - began < 60, "the step was never seen"
+        after = wave()[-20:]
+        took = time.time() - began
+        ended = agent.stop()
+    assert (ended.code, ended.losses) == (0, ["nothing"])
+    spans = collector.spans()
+    assert len(spans) == len({span.span_id for span in spans}) == count
+    for span in spans:
+        assert 0.002 <= (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9 < took
+    assert all(0 <= at < took for at in before)
+    assert all(0 <= at - step_s < took for at in after)
+
+
+def _number_of(span: Span) -> int:
+    (path,) = (one.value.string_value for one in span.attributes if one.key == "url.path")
+    return int(path.rpartition("/")[2])

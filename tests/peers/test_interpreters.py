@@ -73,6 +73,17 @@ def test_event_loop(interpreter: Interpreter) -> None:
     assert truth.split == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "interpreter", [pytest.param(one, id=str(one)) for one in FOUND if one.version >= (3, 12)]
+)
+def test_subinterpreter(interpreter: Interpreter) -> None:
+    """The same in a second interpreter of the process, whose thread has a state in both."""
+    truth, _ = observe(interpreter, "plain_inside.py", calls=3)
+    assert truth.verdicts == {"right": 3 * COUNT}, truth.examples("wrong")
+    assert truth.split == 0
+
+
 def test_this_interpreter_is_among_them() -> None:
     """The list is not empty by mistake: the one that runs the tests is found."""
     assert sys.version_info[:3] in {one.version for one in FOUND}

@@ -10,20 +10,26 @@ from .python_matrix import CONCURRENCIES, Run, cells_of, play
 from .python_servers import PYTHON_SERVERS
 from .toolchain import ensure_called_server, ensure_python_matrix, ensure_python_peers
 
-FEW = 160
+FEW = 96
 MANY = 640
-# Of each kind one, with the shapes that tell kinds apart.
+# Of each kind one, with the shapes that tell kinds apart, and those that led rules astray.
 QUICK = (
-    ("flask-gunicorn-gthread", 32, ("one", "retry", "stream", "thread", "queue")),
-    ("flask-gunicorn-gevent", 32, ("one", "generator")),
-    ("flask-waitress", 32, ("one",)),
+    ("flask-gunicorn-gthread", 32, ("one", "retry", "stream", "thread", "queue", "after")),
+    ("flask-gunicorn-gevent", 32, ("one", "generator", "stream", "after")),
+    ("flask-waitress", 32, ("one", "stream", "after")),
+    ("flask-waitress", 1, ("one", "stream", "after")),
     ("django-gunicorn-gthread", 32, ("one", "middleware")),
     ("http.server", 1, ("one", "context-run")),
-    ("fastapi-uvicorn-uvloop-httptools", 32, ("one", "gather", "nested", "sync", "after", "queue")),
+    (
+        "fastapi-uvicorn-uvloop-httptools",
+        32,
+        ("one", "gather", "nested", "sync", "stream", "after"),
+    ),
     ("starlette-uvicorn-asyncio-httptools", 1, ("gather", "to-thread", "websocket")),
-    ("aiohttp-asyncio", 32, ("one", "task-group", "cancel", "websocket")),
+    ("starlette-uvicorn-asyncio-httptools", 32, ("queue", "lazy-queue", "detached")),
+    ("aiohttp-asyncio", 32, ("one", "task-group", "cancel", "detached", "websocket")),
     ("aiohttp-uvloop", 32, ("late", "gather")),
-    ("tornado", 32, ("one", "gather")),
+    ("tornado", 32, ("one", "gather", "cancel", "lazy-queue")),
 )
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,9 @@ GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"
 GRPC_JARS = BUILD / "java" / "peers-grpc-jars"
+GRPC_RUST = BUILD / "rust" / "peers-grpc"
 GRPC_CLASSES = BUILD / "java" / "peers-grpc"
+RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
 _JOBS = os.environ.get("WAGGLE_BUILD_JOBS", "1")
@@ -63,6 +66,8 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
     if everything:
         _ensure_node_grpc()
         _ensure_java_grpc()
+        if has_cargo():
+            _ensure_rust_grpc()
 
 
 def ensure_python_peers() -> None:
@@ -108,6 +113,25 @@ def _ensure_java_grpc() -> None:
             _run([tool("mvn"), "-q", "-B", "-f", str(folder / "pom.xml"), *copy])
             path = ["-cp", f"{GRPC_JARS}/*", "-d", str(GRPC_CLASSES)]
             _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
+
+
+def has_cargo() -> bool:
+    """Whether a Rust is here that builds tonic: Debian 12's own is too old."""
+    try:
+        said = subprocess.run([tool("cargo"), "--version"], capture_output=True, text=True)
+    except ToolMissingError:
+        return False
+    found = re.match(r"cargo 1\.(\d+)", said.stdout)
+    return found is not None and int(found[1]) >= RUST_NEEDED_MINOR
+
+
+def _ensure_rust_grpc() -> None:
+    folder = PROGRAMS / "grpc" / "rust"
+    sources = [*folder.rglob("*.rs"), folder / "Cargo.toml", folder / "Cargo.lock"]
+    with once("rust-peers-grpc", _digest(sources)) as is_needed:
+        if is_needed:
+            build = [tool("cargo"), "build", "--quiet", "--locked", "--release", f"--jobs={_JOBS}"]
+            _run([*build, "--target-dir", str(GRPC_RUST)], cwd=folder)
 
 
 def _base_python() -> str:

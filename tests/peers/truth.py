@@ -1,4 +1,4 @@
-"""Right, wrong or none: the parents an agent found, against the numbers in the URLs.
+"""Right, wrong or none: the parents an agent found, against the numbers in the requests.
 
 A program under test serves request n (a path that ends in /<n>) and calls others with the same
 number. So of each call's span it is known which request's span must be its parent, whatever the
@@ -94,7 +94,8 @@ def judge(
 
 
 def _is_answered(span: SeenSpan) -> bool:
-    return "http.response.status_code" in span.attributes
+    codes = ("http.response.status_code", "rpc.response.status_code")
+    return any(code in span.attributes for code in codes)
 
 
 def _judged(

@@ -253,6 +253,31 @@ def parse_traceparent(value: bytes, behind: bytes = b"0") -> TraceContext | None
     return TraceContext(*ids, context["flags"])
 
 
+TRACESTATE_LOOKED_AT = _CONSTANTS["TRACESTATE_LOOKED_AT"]
+
+
+class SaidOfSampling(NamedTuple):
+    """What a tracestate means: trace_context.sampling and .random."""
+
+    sampling: int
+    random: int
+
+
+def parse_tracestate(value: bytes, trace_id: bytes, flags: int) -> SaidOfSampling:
+    """What the kernel makes of a request with this traceparent and tracestate."""
+    traceparent = f"00-{trace_id.hex()}-{'1' * 16}-{flags:02x}".encode()
+    data = b"GET / HTTP/1.1\r\ntracestate: " + value + b"\r\n\r\n"
+    head = parse_struct(data, request=True)
+    assert head["verdict"] == COMPLETE
+    context = Struct("trace_context")
+    text = traceparent + b"0" * 64
+    assert _LIB.traceparent(text, len(traceparent), ctypes.c_void_p(context.address))
+    if head["tracestate"]:
+        _LIB.tracestate(ctypes.c_void_p(head.address), ctypes.c_void_p(context.address))
+    context.check_canaries()
+    return SaidOfSampling(context["sampling"], context["random"])
+
+
 class Body:
     """The framing after one head, fed as the kernel feeds it: counted parts are skipped whole,
     lines are read in windows.

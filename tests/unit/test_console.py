@@ -214,6 +214,30 @@ def unix_socket() -> Trace:
     return build_trace(TRACE_ID, spans)
 
 
+def lines_of_code() -> Trace:
+    """Calls that carry their line of code: in the place of a process already named, else not."""
+    at_7: dict[str, AttributeValue] = {
+        "code.file.path": "/srv/shop/\x1b[31mshop.py",
+        "code.line.number": 7,
+    }
+    at_41: dict[str, AttributeValue] = {
+        "code.file.path": "/srv/shop/checkout.py",
+        "code.line.number": 1041,
+    }
+    unknown: dict[str, AttributeValue] = {
+        "code.file.path": "/srv/shop/shop.py",
+        "code.function.name": "checkout",
+    }
+    spans = [
+        (client(1, 0, "http://shop:8080/checkout", (0, 100), more=at_41), NGINX),
+        (server(2, 1, "/checkout", (5, 95), link="socket"), SHOP),
+        (client(3, 2, "http://stock:9000/stock/7", (10, 30), link="task", more=at_7), SHOP),
+        (client(4, 2, "http://stock:9000/stock/8", (20, 60), link="task", more=at_41), SHOP),
+        (client(5, 2, "http://stock:9000/stock/9", (60, 90), link="task", more=unknown), SHOP),
+    ]
+    return build_trace(TRACE_ID, spans)
+
+
 SCREENS: dict[str, tuple[Callable[[], Trace], Look]] = {
     "issue": (checkout, Look(120)),
     "issue_100": (checkout, Look(100)),
@@ -231,6 +255,8 @@ SCREENS: dict[str, tuple[Callable[[], Trace], Look]] = {
     "unsynced": (unsynced, Look(100)),
     "wide_characters": (wide_characters, Look(80)),
     "unix_socket": (unix_socket, Look(100)),
+    "lines_of_code": (lines_of_code, Look(100)),
+    "lines_of_code_color": (lines_of_code, Look(80, color=True)),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from waggle import cli, config, errors, evidence, main
 from waggle.layout import Counter, Link
 from waggle.privileges import LOADING, RUNNING
+from waggle.probes.python import call_sites
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -228,6 +229,7 @@ def test_bounds_are_those_of_the_code() -> None:
         name: int(n) for name, n in re.findall(r"const volatile u32 (\w+) = (\d+)", sources)
     }
     entries |= {"MAX_HELD": evidence.MAX_HELD, "HOLD_S": int(evidence.HOLD_S)}
+    entries |= {"MAX_CODES": call_sites.MAX_CODES, "MAX_PLACES": call_sites.MAX_PLACES}
     said = {
         name.group(1): int(row[1])
         for row in tables(ROOT / "docs/limitations.md")

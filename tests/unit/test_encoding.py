@@ -162,6 +162,10 @@ ADDRESSES = st.one_of(
 )
 U64 = st.one_of(st.sampled_from([0, 1, BODY_LIMIT - 1, BODY_LIMIT]), st.integers(0, 2**64 - 1))
 U16 = st.one_of(st.sampled_from([0, 80, 8080]), st.integers(0, 2**16 - 1))
+SAMPLING = st.one_of(
+    st.sampled_from([0, 0, 0, 0x03 << 56, 0x03 << 56 | 0xE666 << 40, 0x05 << 56 | 1 << 55, 1]),
+    st.integers(0, 2**64 - 1),
+)
 COLUMNS = st.fixed_dictionaries(
     {
         "status": st.one_of(st.sampled_from([0, 101, 200, 404, 500, 599, 600]), U16),
@@ -192,6 +196,7 @@ COLUMNS = st.fixed_dictionaries(
         "tid": st.integers(0, 2**32 - 1),
         "target_full_len": U16,
         "http2_len": U16,
+        "sampling": SAMPLING,
     }
 )
 

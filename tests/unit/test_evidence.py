@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from waggle import evidence as joining
 from waggle import layout
-from waggle.evidence import BRANCH_NS, HOLD_S, Joins
-from waggle.layout import EvidenceKind, Flag, Link, Role
+from waggle.evidence import AFTER_NS, BRANCH_NS, HOLD_S, Joins
+from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 
 Rows = npt.NDArray[np.void]
 S = 1_000_000_000
@@ -40,6 +40,9 @@ class Clock:
         return self.now
 
 
+SAMPLED = (Sampling.HERE | Sampling.KNOWN) << 56 | 0x8 << 52
+
+
 def trace(number: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(number.to_bytes(16, "big"), np.uint8)
 
@@ -49,14 +52,19 @@ def span(number: int) -> npt.NDArray[np.uint8]:
 
 
 def call(
-    number: int, at: int, contexts: list[int], unanswered: int = 1, flags: int = Flag.TRACE_PENDING
+    number: int,
+    at: int,
+    contexts: list[int],
+    unanswered: int = 1,
+    flags: int = Flag.TRACE_PENDING,
+    answering: int = 0,
 ) -> Rows:
     """Evidence of a call; its span and its pending trace have its number."""
     row = np.zeros(1, layout.EVIDENCE)
     row["kind"], row["time_ns"], row["tgid"] = EvidenceKind.CALL, at, PROCESS
     row["trace_id"], row["span_id"] = trace(number), span(number)
     row["contexts"][0, : len(contexts)] = contexts
-    row["unanswered"], row["flags"] = unanswered, flags
+    row["unanswered"], row["flags"], row["answering"] = unanswered, flags, answering
     return row
 
 
@@ -67,13 +75,24 @@ def answer(
     context: int,
     flags: int = 0,
     kind: EvidenceKind = EvidenceKind.ANSWER,
+    before: int = 0,
+    own: bool = False,
 ) -> Rows:
     """Evidence of an answered request; its span and trace have its number."""
     row = np.zeros(1, layout.EVIDENCE)
     row["kind"], row["time_ns"], row["start_ns"], row["tgid"] = kind, at, began, PROCESS
     row["trace_id"], row["span_id"] = trace(number), span(number)
     row["contexts"][0, 0], row["flags"] = context, flags
+    row["before_ns"], row["own"] = before, own
     return row
+
+
+def over(*contexts: int, at: int = 0) -> Rows:
+    """Evidence that contexts were freed."""
+    rows = np.zeros(len(contexts), layout.EVIDENCE)
+    rows["kind"], rows["time_ns"], rows["tgid"] = EvidenceKind.OVER, at, PROCESS
+    rows["contexts"][:, 0] = contexts
+    return rows
 
 
 def record(
@@ -129,25 +148,55 @@ def test_what_is_not_pending_does_not_wait() -> None:
 
 def test_a_descendant_waits_for_a_nearer_context() -> None:
     """An answer further up is believed when every request open at the call is answered."""
-    ring, clock, joins = fresh()
+    ring, _, joins = fresh()
     joins.hold(record(1))
     ring.put(call(1, 250, [201, 101], unanswered=2), answer(9, 100, 300, 101))
     assert released(joins) == {}
     ring.put(answer(8, 120, 310, 55))
     assert released(joins) == {}  # the branch is watched for a while
-    clock.now += BRANCH_NS
+    ring.put(over(201))
     assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_branch_that_is_over_is_proof() -> None:
+    """Where nobody nearer can answer any more, nobody is waited for."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 250, [301, 201, 101], unanswered=9), over(301))
+    ring.put(answer(9, 100, 300, 101))
+    assert released(joins) == {}
+    ring.put(over(201))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_context_that_was_over_before_the_call() -> None:
+    """Of what had ended when the call was made nothing more is waited for."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    made = call(1, 250, [301, 201, 101])
+    made["over"] = 2
+    ring.put(made, over(301), answer(9, 100, 300, 101))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_branch_that_lives_on() -> None:
+    """A worker that was born in a request, and falls silent after its answer, has no parent."""
+    ring, clock, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 250, [301, 201, 101]), over(301), answer(9, 100, 300, 101))
+    released(joins)
+    clock.now += BRANCH_NS
+    assert parent_of(released(joins)[1]) == 0
 
 
 def test_a_branch_that_goes_on_after_the_answer() -> None:
     """A worker that was born in a request, and calls again after its answer, has no parent."""
-    ring, clock, joins = fresh()
+    ring, _, joins = fresh()
     joins.hold(np.concatenate([record(1), record(2)]))
     ring.put(call(1, 250, [201, 101]), answer(9, 100, 300, 101), call(2, 400, [201, 101], 0))
-    released(joins)
-    clock.now += BRANCH_NS
+    ring.put(over(201))
     rows = released(joins)
-    assert parent_of(rows[1]) == 0
+    assert parent_of(rows[1]) == parent_of(rows[2]) == 0
     assert joins.stats.unproven == 2
 
 
@@ -211,6 +260,92 @@ def test_a_branch_from_after_the_answer() -> None:
     ring, _, joins = fresh()
     joins.hold(record(1))
     ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=0))
+    assert released(joins) == {}
+    ring.put(over(251))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_worker_from_after_the_answer() -> None:
+    """A worker that a background task has left behind has no parent."""
+    ring, clock, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=0))
+    assert released(joins) == {}
+    clock.now += AFTER_NS
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_task_left_behind_on_a_connection_that_is_kept() -> None:
+    """A task that outlives its request is not part of the one before, which the same context
+    has answered."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(8, 100, 200, 101), answer(9, 300, 400, 101, before=200))
+    ring.put(call(1, 500, [351, 101], unanswered=0), over(351))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_an_answer_that_was_lost() -> None:
+    """Where the ring has lost the answer to a call's request, the next one is not taken for it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(call(1, 200, [101], unanswered=2), answer(9, 150, 400, 101, before=300, own=True))
+    ring.put(answer(0, 0, 500, 0, kind=EvidenceKind.GONE))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_an_answer_that_goes_on() -> None:
+    """A context that calls in the middle of an answer has called for that request, even if
+    another one waits for it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    part = answer(8, 100, 350, 101, kind=EvidenceKind.PART)
+    ring.put(answer(8, 100, 200, 101), call(1, 300, [101], unanswered=0, answering=1))
+    assert released(joins) == {}
+    ring.put(part, answer(9, 150, 400, 101, before=200))
+    row = released(joins)[1]
+    assert (parent_of(row), int(row["flags"][0])) == (8, 0)
+
+
+def test_an_answer_that_somebody_else_ends() -> None:
+    """A context whose answer is only on its way out may be at work on the next request."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(8, 100, 200, 101), call(1, 300, [101], unanswered=1, answering=1))
+    ring.put(answer(9, 250, 400, 101, before=200))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_request_that_waited_for_its_context() -> None:
+    """Between an answer and the next, which was waited for meanwhile, a call may be the end of
+    one or the beginning of the other: it has no parent."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(8, 100, 200, 101), call(1, 300, [101], unanswered=1))
+    ring.put(answer(9, 150, 400, 101, before=200))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_what_goes_on_after_answers_makes_the_next_call_unsure() -> None:
+    """Once a context called between an answer and the reading of the next request, a call after
+    that reading proves nothing in its process, unless the context reads by itself."""
+    ring, _, joins = fresh()
+    joins.hold(np.concatenate([record(number) for number in (1, 2, 3)]))
+    ring.put(answer(7, 10, 20, 101), call(1, 50, [101], unanswered=0))
+    assert parent_of(released(joins)[1]) == 7
+    ring.put(answer(8, 100, 200, 101, before=20))
+    ring.put(call(2, 300, [101]), answer(9, 250, 400, 101, before=200))
+    assert parent_of(released(joins)[2]) == 0
+    ring.put(call(3, 550, [101]), answer(10, 500, 600, 101, before=400, own=True))
+    assert parent_of(released(joins)[3]) == 10
+
+
+def test_a_context_that_answers_again() -> None:
+    """Where nothing was seen to go on after answers, a call belongs to the next one."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(8, 100, 200, 101), call(1, 300, [101]))
+    ring.put(answer(9, 250, 400, 101, before=200))
     assert parent_of(released(joins)[1]) == 9
 
 
@@ -233,6 +368,17 @@ def test_an_answer_of_a_shared_context_proves_nothing() -> None:
     shared = answer(9, 100, 300, 101)
     shared["shared"] = 1
     ring.put(call(1, 200, [101]), shared)
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_branch_of_a_shared_context() -> None:
+    """The answer of a context that serves several hides none that it gives alone after that."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    shared = answer(8, 100, 300, 101)
+    shared["shared"] = 1
+    ring.put(call(1, 250, [201, 101], unanswered=2), over(201), shared)
+    ring.put(answer(9, 120, 400, 101, before=300))
     assert parent_of(released(joins)[1]) == 0
 
 
@@ -278,6 +424,33 @@ def test_a_trace_that_is_not_sampled() -> None:
     joins.hold(record(1))
     ring.put(call(1, 200, [101]), answer(9, 100, 300, 101, flags=Flag.UNSAMPLED))
     assert int(released(joins)[1]["flags"][0]) & Flag.UNSAMPLED
+
+
+def test_how_a_trace_was_sampled_comes_with_its_true_id() -> None:
+    """A call that was dropped by the id it was given first is kept with the trace it belongs to;
+    what only the request's own tracestate said is not the call's."""
+    ring, _, joins = fresh()
+    dropped = Flag.TRACE_PENDING | Flag.UNSAMPLED
+    row = record(1, flags=dropped)
+    row["sampling"] = Sampling.HERE << 56
+    joins.hold(row)
+    lost, found = call(1, 200, [101], flags=dropped), answer(9, 100, 300, 101)
+    lost["sampling"], found["sampling"] = Sampling.HERE << 56, SAMPLED | Sampling.SAID << 56
+    found["trace_flags"] = 3
+    ring.put(lost, found)
+    kept = released(joins)[1]
+    assert int(kept["flags"][0]) & Flag.UNSAMPLED == 0
+    assert int(kept["trace_flags"][0]) == 3
+    assert int(kept["sampling"][0]) == SAMPLED
+
+
+def test_a_call_that_proves_to_be_nobody_s_stays_as_it_was_decided() -> None:
+    """Its own trace id is its true one, and so is what was decided by it."""
+    ring, _, joins = fresh()
+    dropped = Flag.TRACE_PENDING | Flag.UNSAMPLED
+    joins.hold(record(1, flags=dropped))
+    ring.put(call(1, 200, [101], unanswered=0, flags=dropped))
+    assert int(released(joins)[1]["flags"][0]) == Flag.UNSAMPLED
 
 
 def predicted(number: int, parent: int) -> Rows:
@@ -341,7 +514,8 @@ def test_the_end_lets_everything_go() -> None:
     """At the end nothing stays behind: what is proven is joined, the rest leaves as it is."""
     ring, _, joins = fresh()
     joins.hold(np.concatenate([record(1), record(2), record(3)]))
-    ring.put(call(1, 250, [201, 101], unanswered=5), answer(9, 100, 300, 101), call(2, 260, [77]))
+    ring.put(call(1, 250, [201, 101], unanswered=5), over(201), answer(9, 100, 300, 101))
+    ring.put(call(2, 260, [77]))
     rows = {int.from_bytes(r["span_id"].tobytes(), "big"): r for b in joins.finish() for r in b}
     assert sorted(rows) == [1, 2, 3]
     assert rows[1]["parent_id"].tobytes() == span(9).tobytes()

@@ -18,7 +18,16 @@ from waggle.exporter.encoding import OtlpEncoder
 from waggle.layout import Block, End, Flag, Http2Flag, Link, Role, Side
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.resolve import Resolver
-from waggle.spans import KIND_CLIENT, KIND_SERVER, Records, Span, SpanBatch, decode_span
+from waggle.probes.http2.tables import EntryLog, Tables
+from waggle.spans import (
+    KIND_CLIENT,
+    KIND_SERVER,
+    Records,
+    Span,
+    SpanBatch,
+    decode_batch,
+    decode_span,
+)
 
 CALL: Fields = [
     (b":method", b"POST"),
@@ -158,6 +167,10 @@ def test_an_unknown_method_does_not_name_spans() -> None:
         (End.STREAM_RESET, 99, None, "INTERNAL", "reset"),
         (End.GOAWAY, 0, None, "UNAVAILABLE", "connection"),
         (End.RESET, 0, None, "UNAVAILABLE", "connection"),
+        (End.LOCAL_CLOSED, 0, b"3S", "CANCELLED", "connection"),
+        (End.PEER_CLOSED, 0, b"3S", "UNAVAILABLE", "connection"),
+        (End.LOCAL_CLOSED, 0, b"1S", "DEADLINE_EXCEEDED", "deadline"),
+        (End.PEER_CLOSED, 0, b"1S", "DEADLINE_EXCEEDED", "deadline"),
     ],
 )
 def test_calls_that_got_no_status(
@@ -405,3 +418,43 @@ def test_calls_with_deadlines_share_a_template() -> None:
     encoder.encode(batch([part]))
     assert encoder.stats().built == 1
     assert encoder.stats().hits >= 100
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(streams(), min_size=1, max_size=12), st.randoms())
+def test_the_quick_way_reads_what_the_other_does(made: list[Any], random: Any) -> None:
+    """Blocks of a connection give the same heads, whatever was read before and whether they are
+    of the ordinary kind or not."""
+    wire = Wire()
+    records = [
+        stream(wire, sent(wire, *blocks), columns=columns, **facts)
+        for blocks, columns, facts in made
+    ]
+    tables = Tables()
+    tables.add(wire.take_events())
+    slow = Resolver(tables=tables)
+    random.shuffle(records)
+    quick = Resolver(tables=tables)
+    for record in records:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(EntryLog, "known", lambda *_: None)
+            wanted = [part.tobytes() for part in slow.process(record)]
+        assert [part.tobytes() for part in quick.process(record)] == wanted
+    assert quick.stats.decoded <= slow.stats.decoded
+
+
+def test_deadlines_and_trace_ids_cost_no_decoding() -> None:
+    """Calls that insert another deadline and another traceparent each say nothing new, however
+    the indexes of everything else move and whenever it is inserted again."""
+    wire = Wire()
+    resolver = Resolver(Events(wire))
+    records = []
+    for n in range(400):
+        varied = [(b"grpc-timeout", b"%du" % (900_000 + n)), (b"traceparent", b"00-%055d" % n)]
+        records.append(stream(wire, sent(wire, [*CALL, *varied], ANSWER, OK)))
+    (part,) = resolver.process(np.concatenate(records))
+    assert resolver.stats.decoded == 1
+    timeouts = [
+        span.attributes["rpc.request.metadata.grpc-timeout"] for span in decode_batch(batch([part]))
+    ]
+    assert timeouts == [[f"{900_000 + n}u"] for n in range(400)]

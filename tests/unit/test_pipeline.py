@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from waggle.evidence import Joins
 from waggle.exporter.base import ExporterStats
-from waggle.layout import EXCHANGE, LARGE_EXCHANGE, Flag
+from waggle.layout import EVIDENCE, EXCHANGE, LARGE_EXCHANGE, Flag
 from waggle.pipeline import GATHER_S, Pipeline, WallClock, patience_of
 from waggle.spans import Records, ResourceTable, SpanBatch
 
@@ -110,7 +111,11 @@ def rings() -> Iterator[list[FakeRing]]:
 
 
 def pipeline(
-    rings: list[FakeRing], *exporters: FakeExporter, gather_s: float = 0.0, max_records: int = 100
+    rings: list[FakeRing],
+    *exporters: FakeExporter,
+    gather_s: float = 0.0,
+    max_records: int = 100,
+    joins: Joins | None = None,
 ) -> Pipeline:
     return Pipeline(
         rings,
@@ -119,6 +124,7 @@ def pipeline(
         lambda: OFFSET_NS,
         gather_s=gather_s,
         max_records=max_records,
+        joins=joins,
     )
 
 
@@ -328,4 +334,30 @@ def test_an_idle_pipeline_looks_less_and_less_often(rings: list[FakeRing]) -> No
     assert took[0] >= 0.009
     assert took[1] >= 0.018
     assert min(took[3:]) >= 0.075
+    line.close(0)
+
+
+class NoEvidence:
+    """The ring of evidence, in which there never is any."""
+
+    capacity = 100
+
+    def pending(self) -> int:
+        return 0
+
+    def read(self, max_records: int = 100) -> Records:
+        return np.empty(0, EVIDENCE)
+
+
+def test_what_waits_for_evidence_leaves_in_silence(rings: list[FakeRing]) -> None:
+    """A record that has waited long enough is handed over though no other ever comes."""
+    now = 0
+    exporter = FakeExporter("one")
+    line = pipeline(rings, exporter, joins=Joins(NoEvidence(), hold_s=1.0, clock_ns=lambda: now))
+    rings[0].put(exchanges([7], Flag.TRACE_PENDING))
+    line.step(0)
+    assert exporter.tgids() == []
+    now = 2_000_000_000
+    line.step(0)
+    assert exporter.tgids() == [7]
     line.close(0)

@@ -17,7 +17,7 @@ from unit.records import (
     record,
 )
 from waggle import layout
-from waggle.layout import End, Flag, Kept, Link, Protocol
+from waggle.layout import End, Flag, Kept, Link, Protocol, Sampling
 from waggle.spans import (
     KIND_INTERNAL,
     Facts,
@@ -26,6 +26,9 @@ from waggle.spans import (
     decoder_of,
     read_exchange,
 )
+
+HEAD_SIZE: int = layout.EXCHANGE["head"].shape[0]
+KNOWN, HERE, SAID = (state << 56 for state in (Sampling.KNOWN, Sampling.HERE, Sampling.SAID))
 
 
 def test_facts_are_the_layout() -> None:
@@ -99,6 +102,39 @@ def test_tracestate_is_kept() -> None:
     assert decode_span(batch([record(kept=kept)]), 0).trace_state == "a=1, b=2"
 
 
+@pytest.mark.parametrize(
+    ("sampling", "had_traceparent", "text", "expected"),
+    [
+        (0, True, b"a=1", "a=1"),
+        (0, False, b"a=1", "a=1"),
+        (KNOWN | HERE, False, b"", "ot=th:0"),
+        (KNOWN | HERE | 0xE666 << 40, False, b"", "ot=th:e666"),
+        (KNOWN | HERE | 0xE666 << 40, False, b"a=1", "ot=th:e666"),
+        (KNOWN | HERE | 0xE666 << 40, True, b"a=1", "ot=th:e666,a=1"),
+        (KNOWN | SAID | 0x8 << 52, True, b"a=1,ot=th:8", "a=1,ot=th:8"),
+        (SAID, True, b"ot=rv:0123456789abcd", "ot=rv:0123456789abcd"),
+        (HERE, True, b"a=1", "a=1"),
+    ],
+)
+def test_a_span_says_the_threshold_it_passed(
+    sampling: int, had_traceparent: bool, text: bytes, expected: str
+) -> None:
+    """`ot=th` comes before what others say, unless they say it; without a sampler nothing
+    changes; a tracestate without a traceparent is void."""
+    flags = Flag.HAD_TRACEPARENT if had_traceparent else 0
+    one = record(kept=[(Kept.TRACESTATE, text)] if text else [], sampling=sampling, flags=flags)
+    assert decode_span(batch([one]), 0).trace_state == expected
+
+
+@pytest.mark.parametrize(("reason", "text"), [(1, "error"), (2, "slow"), (3, "p95"), (0, None)])
+def test_a_span_that_the_tail_kept_says_why(reason: int, text: str | None) -> None:
+    """Only spans that were dropped at their beginning have a reason."""
+    for known in (0, KNOWN):
+        span = decode_span(batch([record(sampling=known | HERE | reason)]), 0)
+        expected = None if known else text
+        assert span.attributes.get("waggle.sampling.tail") == expected
+
+
 def test_of_a_field_that_must_not_repeat_the_first_counts() -> None:
     """A second Host is not appended to the first."""
     kept = [(Kept.HOST, b"one.test"), (Kept.HOST, b"two.test")]
@@ -134,7 +170,9 @@ def test_a_batch_decodes_in_its_order() -> None:
     assert decoded == [decode_span(spans, i) for i in range(3)]
 
 
-@given(st.binary(min_size=352, max_size=352), st.integers(0, 65535), st.integers(0, 65535))
+@given(
+    st.binary(min_size=HEAD_SIZE, max_size=HEAD_SIZE), st.integers(0, 65535), st.integers(0, 65535)
+)
 def test_any_head_gives_a_span_with_valid_text(head: bytes, target: int, kept: int) -> None:
     """Whatever bytes and lengths are in a record, decoding ends in a span made of UTF-8."""
     made = record(family=socket.AF_INET6, head=head, target_len=target, kept_len=kept)

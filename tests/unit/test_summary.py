@@ -38,6 +38,23 @@ def test_a_run_without_losses() -> None:
     )
 
 
+def test_what_was_not_sampled_is_no_loss() -> None:
+    """Spans that were left out are told by who decided so, and those that the tail kept."""
+    summary = Summary(
+        spans=5,
+        traces=5,
+        cost=COST,
+        unsampled={"sampler": 1_000, "parent": 2},
+        kept_by_tail={"slow": 3, "error": 1},
+        forgotten_by_tail=7,
+    )
+    assert (
+        "\n  unsampled  1,002 spans (parent 2, sampler 1,000);"
+        " 4 of them kept by the tail (error 1, slow 3)"
+        "; 7 could not wait for a reason: --tail-max\n  lost       nothing\n"
+    ) in render(summary)
+
+
 def test_every_loss_is_told_with_its_reason() -> None:
     """Losses of kernel, pipeline and exporters all appear, the largest first."""
     summary = Summary(

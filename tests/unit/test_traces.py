@@ -10,7 +10,7 @@ from waggle.traces import Trace, TraceAssembler, Waits, build_trace
 
 MS = 1_000_000
 TABLE = ResourceTable([Resource({"service.name": "shop", "process.pid": 1})])
-WAITS = Waits(settle=100, remote=300, here=10_000, again=2_000, longest=60_000)
+WAITS = Waits(settle=100, late=1_500, remote=300, here=10_000, again=2_000, longest=60_000)
 
 
 def make_span(
@@ -52,6 +52,17 @@ def test_a_complete_trace_is_given_out_once_it_is_quiet() -> None:
     assert numbers(trace) == [1, 2, 3]
     assert [row.depth for row in trace.rows] == [0, 1, 2]
     assert held.spans == 0
+
+
+def test_calls_that_are_proven_late_are_waited_for() -> None:
+    """A whole trace with a server of CPython is held for `late`: its calls may still come."""
+    table = ResourceTable([Resource({"process.runtime.name": "cpython"})])
+    held = assembler()
+    held.add([make_span(1)], table, 0)
+    assert held.due(1_499) == []
+    held.add([make_span(2, 1)], table, 1_499)
+    [trace] = held.due(2_999)
+    assert numbers(trace) == [1, 2]
 
 
 def test_a_parent_seen_here_is_waited_for() -> None:

@@ -7,6 +7,7 @@
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
 #include "../../../bpf/http2.h"
+#include "../../../bpf/tracestate.h"
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -38,6 +39,8 @@ const struct member members[] = {
 	MEMBER(http1_head, target_full_len),
 	MEMBER(http1_head, traceparent),
 	MEMBER(http1_head, traceparent_len),
+	MEMBER(http1_head, tracestate),
+	MEMBER(http1_head, tracestate_len),
 	MEMBER(http1_head, status),
 	MEMBER(http1_head, verdict),
 	MEMBER(http1_head, method),
@@ -63,6 +66,8 @@ const struct member members[] = {
 	MEMBER(trace_context, span_id),
 	MEMBER(trace_context, flags),
 	MEMBER(trace_context, valid),
+	MEMBER(trace_context, sampling),
+	MEMBER(trace_context, random),
 	WHOLE(http2_talk),
 	MEMBER(http2_talk, used),
 	MEMBER(http2_talk, found),
@@ -90,6 +95,7 @@ const struct constant constants[] = {
 	CONSTANT(HTTP1_METHOD_MAX),
 	CONSTANT(HTTP1_LINE_WINDOW),
 	CONSTANT(TRACEPARENT_LENGTH),
+	CONSTANT(TRACESTATE_LOOKED_AT),
 	CONSTANT(HPACK_BLOCK_MAX),
 	CONSTANT(HPACK_FIELDS_MAX),
 	{ 0 },
@@ -138,6 +144,11 @@ void read_lines(struct http1_stream *stream, struct http1_lines *lines)
 int traceparent(const u8 *text, u32 length, struct trace_context *context)
 {
 	return parse_traceparent(text, length, context);
+}
+
+void tracestate(const struct http1_head *head, struct trace_context *context)
+{
+	read_tracestate(head, context);
 }
 
 void talk_begin(struct http2_talk *talk, u8 with_preface)

@@ -1,9 +1,10 @@
 'use strict'
-// Target program: gets URLs twice over one connection of Node's own http2.
+// Target program: gets URLs twice over one connection of Node's own http2. client.js [--once] URL...
 
 const http2 = require('node:http2')
 
-const urls = process.argv.slice(2)
+const isOnce = process.argv[2] === '--once'
+const urls = process.argv.slice(isOnce ? 3 : 2)
 const session = http2.connect(new URL(urls[0]).origin)
 
 const get = (url) => new Promise((resolve, reject) => {
@@ -15,7 +16,7 @@ const get = (url) => new Promise((resolve, reject) => {
 })
 
 async function main () {
-  for (const url of [...urls, ...urls]) await get(url)
+  for (const url of isOnce ? urls : [...urls, ...urls]) await get(url)
   session.close()
 }
 

@@ -17,6 +17,7 @@ const method = (name, requestStream, responseStream) => ({
 
 const service = {
   One: method('One', false, false),
+  Relay: method('Relay', false, false),
   Fail: method('Fail', false, false),
   Wait: method('Wait', false, false),
   Down: method('Down', false, true),

@@ -1,11 +1,15 @@
 'use strict'
-// Target program: grpc-js's server of the numbered service. server.js HOST:PORT
+// Target program: grpc-js's server of the numbered service. server.js HOST:PORT [NEXT]
 
 const grpc = require('@grpc/grpc-js')
 const { PARTS, service, number, failingCode } = require('./numbers.js')
 
+const next = process.argv[3] && new (grpc.makeGenericClientConstructor(service, 'Numbers'))(
+  process.argv[3], grpc.credentials.createInsecure())
+
 const handlers = {
   One: (call, callback) => callback(null, call.request),
+  Relay: (call, callback) => { next.One(call.request, callback) },
   Fail: (call, callback) => {
     const n = number(call.request)
     callback({ code: failingCode(n), details: `as asked: ${n}%` })

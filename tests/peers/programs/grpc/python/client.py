@@ -8,6 +8,7 @@ from numbers_service import (
     GIVE_UP_S,
     METHODS,
     PARTS,
+    READY_S,
     SERVICE,
     check,
     failing_code,
@@ -56,6 +57,8 @@ def main() -> None:
     job = parse()
     with grpc.insecure_channel(job.target) as channel, ThreadPoolExecutor(job.concurrency) as pool:
         for numbers in job.phases():
+            # A deadline shall not pass before the connection is there.
+            grpc.channel_ready_future(channel).result(READY_S)
             for _ in pool.map(lambda n: call(channel, job, n), numbers):
                 pass
 

@@ -9,6 +9,7 @@ from numbers_service import (
     GIVE_UP_S,
     METHODS,
     PARTS,
+    READY_S,
     SERVICE,
     check,
     failing_code,
@@ -55,6 +56,8 @@ async def main() -> None:
     job = parse()
     async with grpc.aio.insecure_channel(job.target) as channel:
         for numbers in job.phases():
+            # A deadline shall not pass before the connection is there.
+            await asyncio.wait_for(channel.channel_ready(), READY_S)
             left = iter(numbers)
             await asyncio.gather(*(work(channel, job, left) for _ in range(job.concurrency)))
 

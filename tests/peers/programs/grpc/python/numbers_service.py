@@ -5,6 +5,7 @@ PARTS = 3
 # Which method each kind of call uses, and whether request and response are streams.
 METHODS = {
     "one": ("One", False, False),
+    "relay": ("Relay", False, False),
     "down": ("Down", False, True),
     "up": ("Up", True, False),
     "both": ("Both", True, True),
@@ -12,7 +13,8 @@ METHODS = {
     "cancel": ("Wait", False, False),
     "deadline": ("Wait", False, False),
 }
-GIVE_UP_S = 0.03
+GIVE_UP_S = 0.1
+READY_S = 30.0
 
 
 def message(n: int) -> bytes:

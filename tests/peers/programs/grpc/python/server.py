@@ -1,5 +1,6 @@
-"""Target program: grpcio's server of the numbered service, threads. server.py HOST:PORT"""
+"""Target program: grpcio's server of the numbered service, threads. server.py HOST:PORT [NEXT]"""
 
+import functools
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,17 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 def one(message: bytes, context: grpc.ServicerContext) -> bytes:
     return message
+
+
+def relay(message: bytes, context: grpc.ServicerContext) -> bytes:
+    """The same call of One elsewhere, while this one is served."""
+    answer: bytes = next_channel().unary_unary(f"/{SERVICE}/One")(message, wait_for_ready=True)
+    return answer
+
+
+@functools.cache
+def next_channel() -> grpc.Channel:
+    return grpc.insecure_channel(sys.argv[2])
 
 
 def fail(message: bytes, context: grpc.ServicerContext) -> bytes:
@@ -43,6 +55,7 @@ def both(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[b
 
 HANDLERS = {
     "One": grpc.unary_unary_rpc_method_handler(one),
+    "Relay": grpc.unary_unary_rpc_method_handler(relay),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),
     "Wait": grpc.unary_unary_rpc_method_handler(wait),
     "Down": grpc.unary_stream_rpc_method_handler(down),

@@ -1,6 +1,7 @@
-"""Target program: grpcio's server of the numbered service, asyncio. server_aio.py HOST:PORT"""
+"""Target program: grpcio's server, with asyncio. server_aio.py HOST:PORT [NEXT]"""
 
 import asyncio
+import functools
 import sys
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,18 @@ Context = grpc.aio.ServicerContext
 
 async def one(message: bytes, context: Context) -> bytes:
     return message
+
+
+async def relay(message: bytes, context: Context) -> bytes:
+    """The same call of One elsewhere, while this one is served."""
+    call = next_channel().unary_unary(f"/{SERVICE}/One")
+    answer: bytes = await call(message, wait_for_ready=True)
+    return answer
+
+
+@functools.cache
+def next_channel() -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(sys.argv[2])
 
 
 async def fail(message: bytes, context: Context) -> bytes:
@@ -42,6 +55,7 @@ async def both(messages: AsyncIterator[bytes], context: Context) -> AsyncIterato
 
 HANDLERS = {
     "One": grpc.unary_unary_rpc_method_handler(one),
+    "Relay": grpc.unary_unary_rpc_method_handler(relay),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),
     "Wait": grpc.unary_unary_rpc_method_handler(wait),
     "Down": grpc.unary_stream_rpc_method_handler(down),

@@ -14,7 +14,15 @@ import (
 
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "HOST:PORT, [::1]:PORT or unix:PATH")
+	next := flag.String("next", "", "HOST:PORT that Relay passes its calls on to")
 	flag.Parse()
+	if *next != "" {
+		conn, err := numbers.Dial(*next)
+		if err != nil {
+			log.Fatal(err)
+		}
+		numbers.Next = conn
+	}
 	network := "tcp"
 	if path, isUnix := strings.CutPrefix(*address, "unix:"); isUnix {
 		network, *address = "unix", path

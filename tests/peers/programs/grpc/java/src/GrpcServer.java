@@ -1,24 +1,34 @@
+import io.grpc.CallOptions;
+import io.grpc.ManagedChannel;
 import io.grpc.ServerServiceDefinition;
 import io.grpc.Status;
+import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
+import io.grpc.stub.ClientCalls;
 import io.grpc.stub.ServerCalls;
 import io.grpc.stub.StreamObserver;
 import java.net.InetSocketAddress;
 
-/** Target program: grpc-java's server of the numbered service. GrpcServer HOST:PORT */
+/** Target program: grpc-java's server of the numbered service. GrpcServer HOST:PORT [NEXT] */
 final class GrpcServer {
+    private static ManagedChannel next;
+
     private GrpcServer() {}
 
     public static void main(String[] arguments) throws Exception {
         int colon = arguments[0].lastIndexOf(':');
         InetSocketAddress address = new InetSocketAddress(
                 arguments[0].substring(0, colon), Integer.parseInt(arguments[0].substring(colon + 1)));
+        if (arguments.length > 1) {
+            next = NettyChannelBuilder.forTarget(arguments[1]).usePlaintext().build();
+        }
         NettyServerBuilder.forAddress(address).addService(service()).build().start().awaitTermination();
     }
 
     private static ServerServiceDefinition service() {
         return ServerServiceDefinition.builder(Numbers.SERVICE)
                 .addMethod(Numbers.ONE, ServerCalls.asyncUnaryCall(GrpcServer::one))
+                .addMethod(Numbers.RELAY, ServerCalls.asyncUnaryCall(GrpcServer::relay))
                 .addMethod(Numbers.FAIL, ServerCalls.asyncUnaryCall(GrpcServer::fail))
                 .addMethod(Numbers.WAIT, ServerCalls.asyncUnaryCall((message, answers) -> {}))
                 .addMethod(Numbers.DOWN, ServerCalls.asyncServerStreamingCall(GrpcServer::down))
@@ -29,6 +39,13 @@ final class GrpcServer {
 
     private static void one(byte[] message, StreamObserver<byte[]> answers) {
         answers.onNext(message);
+        answers.onCompleted();
+    }
+
+    /** The same call of One elsewhere, while this one is served. */
+    private static void relay(byte[] message, StreamObserver<byte[]> answers) {
+        CallOptions options = CallOptions.DEFAULT.withWaitForReady();
+        answers.onNext(ClientCalls.blockingUnaryCall(next, Numbers.ONE, options, message));
         answers.onCompleted();
     }
 

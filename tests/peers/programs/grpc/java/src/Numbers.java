@@ -13,6 +13,7 @@ final class Numbers {
     static final int PARTS = 3;
 
     static final MethodDescriptor<byte[], byte[]> ONE = method("One", MethodDescriptor.MethodType.UNARY);
+    static final MethodDescriptor<byte[], byte[]> RELAY = method("Relay", MethodDescriptor.MethodType.UNARY);
     static final MethodDescriptor<byte[], byte[]> FAIL = method("Fail", MethodDescriptor.MethodType.UNARY);
     static final MethodDescriptor<byte[], byte[]> WAIT = method("Wait", MethodDescriptor.MethodType.UNARY);
     static final MethodDescriptor<byte[], byte[]> DOWN =

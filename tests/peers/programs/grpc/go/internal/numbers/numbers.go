@@ -1,5 +1,5 @@
 // Package numbers is the small numbered service of the gRPC target programs, in any language:
-// /peers.Numbers/{One,Down,Up,Both,Fail,Wait}. A message is bytes; it begins with "n:" and is
+// /peers.Numbers/{One,Relay,Down,Up,Both,Fail,Wait}. A message is bytes; it begins with "n:" and is
 // padded with dots. Messages of call n have n bytes each, so that sizes on the wire tell n.
 package numbers
 
@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
 
@@ -49,12 +50,20 @@ func Number(message []byte) (int, error) {
 	return strconv.Atoi(string(text))
 }
 
+// Dial opens a channel to a server of this service. Nothing is connected yet.
+func Dial(target string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodec(Codec{}), grpc.WaitForReady(true)))
+}
+
 // Desc describes the service as generated code would.
 var Desc = grpc.ServiceDesc{
 	ServiceName: Service,
 	HandlerType: (*any)(nil),
 	Methods: []grpc.MethodDesc{
 		{MethodName: "One", Handler: unary(one)},
+		{MethodName: "Relay", Handler: unary(relay)},
 		{MethodName: "Fail", Handler: unary(fail)},
 		{MethodName: "Wait", Handler: unary(wait)},
 	},

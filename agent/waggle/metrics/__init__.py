@@ -1,0 +1,1 @@
+"""Metrics: what exchanges, processes and the agent itself add up to."""

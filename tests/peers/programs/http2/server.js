@@ -1,0 +1,11 @@
+'use strict'
+// Target program: Node's own http2 server, answering with the path: server.js HOST:PORT
+
+const http2 = require('node:http2')
+
+const at = process.argv[2].lastIndexOf(':')
+const server = http2.createServer((request, response) => {
+  response.setHeader('content-type', 'text/plain')
+  response.end(request.url)
+})
+server.listen(Number(process.argv[2].slice(at + 1)), process.argv[2].slice(0, at))

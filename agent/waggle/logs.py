@@ -36,6 +36,7 @@ MAX_WAITING_BYTES = 32 << 20  # and of their text
 MAX_SHAPES = 4096
 MAX_FAILURES = 4096  # exceptions whose span has not come yet
 FAILURES_A_SPAN = 8
+_SAMPLED = 1  # of W3C trace flags
 
 _S = 1_000_000_000
 _WAITS = np.uint16(Flag.TRACE_PENDING | Flag.UNPROVEN)
@@ -345,7 +346,8 @@ class LogStage:
                     int(batch.observed_ns[row]),
                     {**attributes, "exception.stacktrace": failure.stacktrace},
                 )
-                self._failures.add(batch.span_ids[row].tobytes(), event)
+                sampled = bool(batch.trace_flags[row] & _SAMPLED)
+                self._failures.add(batch.span_ids[row].tobytes(), event, sampled=sampled)
 
 
 def entries_of_datagrams(records: Records) -> tuple[Entries, int]:
@@ -508,21 +510,31 @@ class _Failures:
     """Exceptions by the span that they belong to, until it comes."""
 
     def __init__(self) -> None:
-        self.late = 0
+        self.late = 0  # of spans that were sampled
         self._events: OrderedDict[bytes, list[Event]] = OrderedDict()
+        self._unsampled: set[bytes] = set()  # which only the tail may let go
 
-    def add(self, span_id: bytes, event: Event) -> None:
+    def add(self, span_id: bytes, event: Event, *, sampled: bool) -> None:
         events = self._events.setdefault(span_id, [])
+        if not sampled:
+            self._unsampled.add(span_id)
         twice = any(one.attributes == event.attributes for one in events)
         if len(events) < FAILURES_A_SPAN and not twice:
             events.append(event)
         if len(self._events) > MAX_FAILURES:
-            self.late += len(self._events.popitem(last=False)[1])
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        span_id, events = self._events.popitem(last=False)
+        if span_id in self._unsampled:
+            self._unsampled.remove(span_id)
+        else:
+            self.late += len(events)
 
     def give_up(self) -> None:
         """No more spans come."""
-        self.late += sum(map(len, self._events.values()))
-        self._events.clear()
+        while self._events:
+            self._forget_oldest()
 
     def take(self, span_ids: npt.NDArray[np.uint8]) -> dict[bytes, tuple[Event, ...]]:
         """Those of a batch's spans."""
@@ -530,5 +542,6 @@ class _Failures:
             return {}
         wanted = np.frombuffer(b"".join(self._events), np.uint64)
         have = np.ascontiguousarray(span_ids).view(np.uint64).reshape(-1)
-        keys = [key.tobytes() for key in have[np.isin(have, wanted)]]
-        return {key: tuple(self._events.pop(key)) for key in dict.fromkeys(keys)}
+        keys = dict.fromkeys(key.tobytes() for key in have[np.isin(have, wanted)])
+        self._unsampled.difference_update(keys)
+        return {key: tuple(self._events.pop(key)) for key in keys}

@@ -113,6 +113,21 @@ def test_exceptions_of_flask() -> None:
     check_failures(run, "ValueError", {f"request={n} fails" for n in range(1, 101)})
 
 
+def test_exceptions_of_traces_that_the_tail_keeps() -> None:
+    """A failed trace that is kept after all has its exception, and its records have its ids."""
+    run = watch("flask", paths("fail", 100), 100, "--sample", "0", "--tail", "error")
+    assert run.verdicts() == {"right": 100}
+    check_failures(run, "ValueError", {f"request={n} fails" for n in range(1, 101)})
+
+
+def test_traces_that_are_not_sampled() -> None:
+    """Their records have ids all the same, though no span will come, and nothing is lost."""
+    run = watch("flask", paths("fail", 100), 100, "--sample", "0")
+    assert run.ended.spans == []
+    assert len({log.trace_id for log in run.logs if log.trace_id}) == 100
+    assert run.ended.losses == ["nothing"]
+
+
 def check_failures(run: Run, kind: str, messages: set[str]) -> None:
     """Each server span has one exception, with its own request's message."""
     events = [(span, event) for span in run.spans().values() for event in span.events]

@@ -129,9 +129,15 @@ def test_an_exception_is_an_event() -> None:
 
 
 def test_an_exception_without_its_span_is_counted() -> None:
-    """Where the span has left before, the exception is counted as late."""
+    """Where the span has left before, the exception is counted as late; where none comes, as
+    its trace is not sampled, it is not."""
     system = System()
-    system.log(Write(b"ERROR:root:failed\n" + TRACE, 1))
+    records = records_of([Write(b"ERROR:root:failed\n" + TRACE, 1)])
+    system.ring.put(records)
+    system.stage.finish()
+    assert system.stage.losses() == {}
+    records["trace_flags"] = 1
+    system.ring.put(records)
     system.stage.finish()
     assert system.stage.losses() == {"log_exception_late": 1}
 

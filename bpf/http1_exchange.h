@@ -209,7 +209,7 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		compare_tracestate(facts, header);
 	}
 	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
-		task_call(facts);
+		task_call(facts, WAGGLE_EVIDENCE_CALL);
 }
 
 /* Processors pass the entry of a process to and fro when all write to it, so requests are

@@ -56,14 +56,34 @@ struct sk_buff_head {
 	u32 qlen;
 };
 
+struct qstr {
+	unsigned int len;
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
 struct file {
 	unsigned int f_flags;
+	struct path f_path;
 	void *private_data;
 	struct inode *f_inode;
 };
 
+struct super_block {
+	unsigned int s_dev;
+};
+
 struct inode {
 	unsigned short i_mode;
+	unsigned int i_rdev;
+	struct super_block *i_sb;
 	unsigned long i_ino;
 };
 
@@ -95,7 +115,18 @@ struct tcp_sock {
 	u64 bytes_received;
 };
 
+struct sockaddr_un {
+	unsigned short sun_family;
+	char sun_path[108];
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[0];
+};
+
 struct unix_sock {
+	struct unix_address *addr;
 	struct sock *peer;
 };
 

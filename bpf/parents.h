@@ -57,14 +57,43 @@ INLINE int rule_turn(const struct waggle_process *process, struct connection *co
 	return owner->sock && turn_trusted(process);
 }
 
+/* Whether its trace may still turn out to be another's (late_handoff.h). */
+INLINE int may_be_adopted(const struct connection *server, const struct waggle_facts *facts)
+{
+	return server->peer_sock && !facts->link &&
+	       !(facts->flags & WAGGLE_FLAG_HAD_TRACEPARENT) &&
+	       (s64)(bpf_ktime_get_ns() - facts->start_ns) <= TOO_EARLY_NS;
+}
+
+/* Takes trace and parent from what `link` found, while that is still open; the link that
+ * holds. What is written to a log (`is_log`) changes nothing for the request. */
+INLINE int inherit(u8 link, struct owner *owner, struct waggle_facts *facts, int is_log)
+{
+	u64 sock = owner->sock;
+	struct connection *server = link ? bpf_map_lookup_elem(&connections, &sock) : 0;
+	struct found_exchange found;
+
+	if (!server || !find_exchange(server, owner->sock, owner->index, &found) ||
+	    (link == WAGGLE_LINK_TASK && request_mark(found.facts) != owner->tid) ||
+	    (is_log && may_be_adopted(server, found.facts))) {
+		__builtin_memset(owner, 0, sizeof(*owner));
+		return WAGGLE_LINK_NONE;
+	}
+	copy_trace_id(facts->trace_id, found.facts->trace_id);
+	copy_span_id(facts->parent_id, found.facts->span_id);
+	facts->trace_flags = found.facts->trace_flags;
+	facts->sampling = inherited_sampling(found.facts->sampling);
+	facts->flags |= found.facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);
+	if (!is_log)
+		found.owner->tid = HAS_CHILDREN;
+	return link;
+}
+
 /* Fills the parent of an outgoing request from what this process is serving. */
 PROVEN_ONCE int find_parent(struct connection *connection, u32 tgid, u32 tid,
 			    struct waggle_facts *facts, struct owner *owner)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-	struct connection *server;
-	struct found_exchange found;
-	u64 sock;
 	u8 link = WAGGLE_LINK_NONE;
 
 	if (!process || !connection || !facts || !owner)
@@ -76,20 +105,25 @@ PROVEN_ONCE int find_parent(struct connection *connection, u32 tgid, u32 tid,
 		link = WAGGLE_LINK_TURN;
 	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, owner))
 		link = WAGGLE_LINK_TASK;
-	sock = owner->sock;
-	server = link ? bpf_map_lookup_elem(&connections, &sock) : 0;
-	if (!server || !find_exchange(server, owner->sock, owner->index, &found) ||
-	    (link == WAGGLE_LINK_TASK && request_mark(found.facts) != owner->tid)) {
-		__builtin_memset(owner, 0, sizeof(*owner));
-		return WAGGLE_LINK_NONE;
-	}
-	copy_trace_id(facts->trace_id, found.facts->trace_id);
-	copy_span_id(facts->parent_id, found.facts->span_id);
-	facts->trace_flags = found.facts->trace_flags;
-	facts->sampling = inherited_sampling(found.facts->sampling);
-	facts->flags |= found.facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);
-	found.owner->tid = HAS_CHILDREN;
-	return link;
+	return inherit(link, owner, facts, 0);
+}
+
+/* Whose request the current thread works on, for what it writes to its log. Rule `turn` is
+ * no evidence here: nginx also logs what no read has told it, as that nobody let it connect. */
+PROVEN_ONCE int find_writer(struct waggle_facts *facts)
+{
+	u32 tgid = facts ? facts->tgid : 0;
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct owner owner = {};
+	u8 link = WAGGLE_LINK_NONE;
+
+	if (!process || !facts)
+		return link;
+	if (rule_thread(process, facts->tid, &owner))
+		link = WAGGLE_LINK_THREAD;
+	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, &owner))
+		link = WAGGLE_LINK_TASK;
+	return inherit(link, &owner, facts, 1);
 }
 
 /* The response of a request is being written: does it agree with what the rules

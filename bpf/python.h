@@ -39,6 +39,9 @@ struct context {
 	u32 open; /* requests it has read and not answered */
 	u32 called; /* in it, or in what was copied from it: its end is told */
 	u32 own; /* what it has answered last it had read itself */
+	u64 sock; /* on which it has read or answered last, */
+	u32 many; /* and whether there were others before */
+	u32 reserved;
 };
 
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
@@ -230,9 +233,10 @@ static long lineage_step(u32 index, void *argument)
 	return 0;
 }
 
-/* A request goes out whose parent is not known yet, or not proven. Where evidence can
- * come, the trace id of the first is given out as one that may stand for another. */
-PROVEN_ONCE int task_call(struct waggle_facts *facts)
+/* A request goes out whose parent is not known yet, or not proven, or something is written to
+ * a log (`kind`). Where evidence can come, the trace id of the first is given out as one that
+ * may stand for another. */
+PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 {
 	struct waggle_python *python;
 	struct waggle_evidence *evidence;
@@ -254,7 +258,7 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts)
 	lineage.context = context;
 	lineage.tgid = tgid;
 	LOOP(WAGGLE_CONTEXTS, lineage_step, &lineage);
-	evidence = begin_evidence(WAGGLE_EVIDENCE_CALL, facts);
+	evidence = begin_evidence(kind, facts);
 	if (!evidence)
 		return 0;
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
@@ -266,7 +270,8 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts)
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	__sync_fetch_and_add(&python->calls, 1);
-	count(WAGGLE_COUNT_TASK_CALLS);
+	if (kind == WAGGLE_EVIDENCE_CALL)
+		count(WAGGLE_COUNT_TASK_CALLS);
 	return 1;
 }
 
@@ -326,6 +331,14 @@ INLINE void test_predictions(struct connection *connection, struct waggle_python
 	connection->writer_context = address;
 }
 
+/* The context reads or answers on this connection. */
+INLINE void context_meets(struct context *context, u64 sock)
+{
+	if (context->sock && context->sock != sock)
+		context->many = 1;
+	context->sock = sock;
+}
+
 /* A request has been read. */
 PROVEN_ONCE int task_request(struct connection *connection, const struct waggle_process *process,
 			     const struct waggle_facts *facts, u64 sock)
@@ -352,6 +365,7 @@ PROVEN_ONCE int task_request(struct connection *connection, const struct waggle_
 	if (!context)
 		return 0;
 	connection->reader = address;
+	context_meets(context, sock);
 	__sync_fetch_and_add(&context->open, 1);
 	predict(connection, python, sock, tgid, request_mark(facts));
 	return 0;
@@ -417,16 +431,20 @@ PROVEN_ONCE int task_answer(struct connection *connection, const struct waggle_f
 	answered(python);
 	address = context_tells(connection, python) ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
-	if (context)
+	if (context) {
 		test_predictions(connection, python, sock, address, context);
+		context_meets(context, sock);
+	}
 	shared = reader_done(connection, python, tgid);
 	if (!context_tells(connection, python))
 		return 0; /* nobody has asked */
 	evidence = begin_evidence(WAGGLE_EVIDENCE_ANSWER, facts);
 	if (!evidence)
 		return 0;
-	if (context)
+	if (context) {
 		fill_answer(evidence, connection, context, sock);
+		evidence->many = context->many;
+	}
 	evidence->own |= reader && reader == address;
 	evidence->shared = shared && reader == address;
 	if (context) {

@@ -13,6 +13,7 @@
 #include "capture_socket.h"
 #include "capture_probe.h"
 #include "capture_syscall.h"
+#include "logs.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -38,9 +39,11 @@ SHARED_ENUM(waggle_evidence_kind);
 const struct waggle_sample_rule shared_sample_rule SEC(".rodata.shared") = {};
 SHARED_ENUM(waggle_code_kind);
 SHARED_ENUM(waggle_code_event_kind);
+SHARED_ENUM(waggle_log_source);
 const struct waggle_process_event shared_event SEC(".rodata.shared") = {};
 const struct waggle_evidence shared_evidence SEC(".rodata.shared") = {};
 const struct waggle_http2 shared_http2 SEC(".rodata.shared") = {};
 const struct waggle_code_layout shared_code_layout SEC(".rodata.shared") = {};
 const struct waggle_code_event shared_code_event SEC(".rodata.shared") = {};
 const struct waggle_table_event shared_table_event SEC(".rodata.shared") = {};
+const struct waggle_log shared_log SEC(".rodata.shared") = {};

@@ -367,6 +367,7 @@ enum waggle_evidence_kind {
 	WAGGLE_EVIDENCE_GONE = 3,   /* a request ended without an answer */
 	WAGGLE_EVIDENCE_PART = 4,   /* contexts[0] has called, and goes on with its answer */
 	WAGGLE_EVIDENCE_OVER = 5,   /* contexts[0], in which or below which was called, is freed */
+	WAGGLE_EVIDENCE_LOG = 6,    /* something was written to a log, in these contexts */
 };
 
 /* Generations of contexts: the time of the copy, in ns, made odd when it was seen and
@@ -392,7 +393,7 @@ struct waggle_evidence {
 	unsigned char kept;   /* ANSWER: it answered on the same connection before */
 	unsigned char answering; /* CALL: a bit for each context in the middle of an answer, */
 	unsigned char over;	 /* and for each that is freed already */
-	unsigned char reserved;
+	unsigned char many; /* ANSWER: it read or answered on several connections: a loop's own */
 };
 
 /* Where CPython keeps frames and code objects: value of the map `python_code`, measured
@@ -461,6 +462,50 @@ struct waggle_code_event {
 	unsigned char line_table[WAGGLE_LINE_TABLE];
 };
 
+/* What a process writes to its log (bpf/logs.h), with --logs only. One write is one record
+ * or several: its pieces, in the order of `offset`, which lie one behind the other among
+ * the records of their thread. */
+#define WAGGLE_LOG_RECORD_SIZE 1016
+#define WAGGLE_LOG_FACTS_SIZE 112
+#define WAGGLE_LOG_BYTES (WAGGLE_LOG_RECORD_SIZE - WAGGLE_LOG_FACTS_SIZE)
+
+enum waggle_log_source {
+	WAGGLE_LOG_SOURCE_NONE = 0,
+	WAGGLE_LOG_SOURCE_STDOUT = 1,
+	WAGGLE_LOG_SOURCE_STDERR = 2,
+	WAGGLE_LOG_SOURCE_FILE = 3,    /* its name ends in .log */
+	WAGGLE_LOG_SOURCE_JOURNAL = 4, /* journald's own protocol: fields, one entry a write */
+	WAGGLE_LOG_SOURCE_SYSLOG = 5,  /* /dev/log: one entry a write */
+};
+
+struct waggle_log {
+	unsigned long long time_ns;
+	unsigned long long process_start_ns;
+	unsigned long long inode; /* with device: what was written to */
+	/* Of the request that it is part of, all zero: of none. While flags say that evidence
+	 * follows, the trace is one that may stand for another, and span_id the evidence's. */
+	unsigned char trace_id[16];
+	unsigned char span_id[8];
+	unsigned char parent_id[8]; /* the request's own span */
+	unsigned int tgid;
+	unsigned int tid;
+	unsigned int device;
+	unsigned int descriptor;
+	unsigned int written; /* bytes of the write */
+	unsigned int kept;    /* of them in all its pieces together, from its beginning */
+	unsigned int offset;  /* of this piece */
+	unsigned int lost;    /* writes of this process that were not recorded, so far */
+	unsigned short length; /* of this piece */
+	unsigned short flags;  /* enum waggle_flag */
+	unsigned char source;  /* enum waggle_log_source */
+	unsigned char link;    /* enum waggle_link */
+	unsigned char trace_flags;
+	unsigned char role; /* enum waggle_role: CLIENT, as evidence has it */
+	unsigned char reserved[8];
+	unsigned long long context; /* of Python: the generation of the current one, or 0 */
+	unsigned char bytes[WAGGLE_LOG_BYTES];
+};
+
 /* Why something was not recorded, or what happened, in the map `counters`. */
 enum waggle_counter {
 	WAGGLE_COUNT_EXCHANGES = 0,	   /* records written to a ring */
@@ -503,7 +548,11 @@ enum waggle_counter {
 	WAGGLE_COUNT_TRACES_UNSAMPLED = 37,
 	WAGGLE_COUNT_CALL_SITES = 38, /* calls with a line of code, or what may turn out to be one */
 	WAGGLE_COUNT_LOST_CODE_RING_FULL = 39, /* lines of code that stay unknown */
-	WAGGLE_COUNTERS = 40,
+	WAGGLE_COUNT_LOGS_WRITTEN = 40, /* writes to logs that were recorded */
+	WAGGLE_COUNT_LOST_LOG_RATE = 41, /* writes of a process that writes too much */
+	WAGGLE_COUNT_LOST_LOG_RING_FULL = 42,
+	WAGGLE_COUNT_LOST_LOG_UNREADABLE = 43,
+	WAGGLE_COUNTERS = 44,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
@@ -512,6 +561,7 @@ _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE,
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
 _Static_assert(sizeof(struct waggle_evidence) == 136, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
+_Static_assert(sizeof(struct waggle_log) == WAGGLE_LOG_RECORD_SIZE, "log");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
 _Static_assert(sizeof(struct waggle_code_event) == 2040, "code event");
 

@@ -45,12 +45,21 @@ class FileTransport:
     max_bytes, but one whose only line does.
     """
 
-    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
-        """Raises UsageError when the file cannot be opened for writing."""
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int,
+        keep: int,
+        translate: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """translate: makes a line of a request, by default of one of spans.
+
+        Raises UsageError when the file cannot be opened for writing.
+        """
         self._path = path
         self._max_bytes = max_bytes
         self._keep = keep
-        self._translate = TracesJson().translate
+        self._translate = translate or TracesJson().translate
         self._size = 0
         self._descriptor: int | None = None
         try:

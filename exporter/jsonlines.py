@@ -42,7 +42,7 @@ class JsonLinesExporter:
     name = "jsonlines"
 
     def __init__(self, stream: IO[Any], max_queued_spans: int = MAX_QUEUED_SPANS) -> None:
-        self._output = _Output(stream)
+        self._output = Output(stream)
         self._encoder = OtlpEncoder(max_spans=_SPANS_PER_LINE)
         self._json = TracesJson()
         self._max_queued = max_queued_spans
@@ -162,7 +162,10 @@ class JsonLinesExporter:
         self._queue.clear()
 
 
-class _Output:
+_WRITING = threading.Lock()  # spans and logs may go to one stream
+
+
+class Output:
     """Where the lines go; write() blocks, until give_up() where that is possible."""
 
     def __init__(self, stream: IO[Any]) -> None:
@@ -182,6 +185,10 @@ class _Output:
 
     def write(self, line: bytes) -> None:
         """Write all of it; OSError when that cannot be. A closed stream is EBADF."""
+        with _WRITING:
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
         if self._fd is not None:
             self._write_to_descriptor(self._fd, line)
             return

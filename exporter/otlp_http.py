@@ -25,7 +25,7 @@ from waggle.exporter.otlp_answer import (
 )
 from waggle.exporter.otlp_settings import Compression, OtlpSettings, Protocol
 from waggle.exporter.otlp_tls import client_context
-from waggle.exporter.signals import METRICS, Signal
+from waggle.exporter.signals import LOGS, METRICS, Signal
 
 RETRYABLE = frozenset({429, 502, 503, 504})
 ANSWER_LIMIT = 64 * 1024  # bytes of a body that are read; the rest costs the connection
@@ -50,6 +50,10 @@ def _form_of(settings: OtlpSettings) -> Form:
             from waggle.exporter.metrics_json import translate
 
             return Form("application/json", translate)
+        if settings.signal is LOGS:
+            from waggle.exporter.otlp_json import LogsJson
+
+            return Form("application/json", LogsJson().translate)
         from waggle.exporter.otlp_json import TracesJson
 
         return Form("application/json", TracesJson().translate)

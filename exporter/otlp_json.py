@@ -28,14 +28,17 @@ _MOST_REMEMBERED = 4096  # fragments, of some 100 bytes each
 _VARINT, _BYTES = 0, 2
 _FIXED_SIZES = {1: 8, 5: 4}  # bytes, by kind of field
 _VARINT_LIMIT = 10  # bytes
+_STRING_VALUE = b"\x0a"  # the tag of AnyValue's first field
 
 
-class TracesJson:
+class _RequestJson:
     """Translates requests one after the other; not for use by two threads at once.
 
     Spans are written before their resource: the Collector's file readers tell files from each
     other by their first 1,000 bytes, and resources are longer and the same in every file.
     """
+
+    _resources_name, _scopes_name, _items_name = "", "", ""
 
     def __init__(self) -> None:
         self._pairs = _Memory(_key_value_text)
@@ -43,19 +46,19 @@ class TracesJson:
         self._scopes = _Memory(_scope_text)
 
     def translate(self, payload: bytes) -> bytes:
-        """A serialized ExportTraceServiceRequest (or TracesData) as JSON on one line, in ASCII.
+        """A serialized request (or the same as *Data) as JSON on one line, in ASCII.
 
         ASCII because some readers of lines take U+2028 and its like for an end. Raises
         DecodeError for bytes that are no such message.
         """
         frames = [
-            self._resource_spans(value)
+            self._resource(value)
             for number, value in wire_fields(payload)
             if number == 1 and isinstance(value, bytes)
         ]
-        return f'{{"resourceSpans":[{",".join(frames)}]}}'.encode("ascii")
+        return f'{{"{self._resources_name}":[{",".join(frames)}]}}'.encode("ascii")
 
-    def _resource_spans(self, data: bytes) -> str:
+    def _resource(self, data: bytes) -> str:
         resource, scopes, url = "", [], ""
         for number, value in wire_fields(data):
             if not isinstance(value, bytes):
@@ -63,25 +66,34 @@ class TracesJson:
             if number == 1:
                 resource = f',"resource":{self._resources[value]}'
             elif number == 2:
-                scopes.append(self._scope_spans(value))
+                scopes.append(self._scope(value))
             elif number == 3:
                 url = _schema_url(value)
-        return f'{{"scopeSpans":[{",".join(scopes)}]{resource}{url}}}'
+        return f'{{"{self._scopes_name}":[{",".join(scopes)}]{resource}{url}}}'
 
-    def _scope_spans(self, data: bytes) -> str:
-        scope, spans, url = "", [], ""
+    def _scope(self, data: bytes) -> str:
+        scope, items, url = "", [], ""
         for number, value in wire_fields(data):
             if not isinstance(value, bytes):
                 continue
             if number == 1:
                 scope = f',"scope":{self._scopes[value]}'
             elif number == 2:
-                spans.append(self._span(value))
+                items.append(self._item(value))
             elif number == 3:
                 url = _schema_url(value)
-        return f'{{"spans":[{",".join(spans)}]{scope}{url}}}'
+        return f'{{"{self._items_name}":[{",".join(items)}]{scope}{url}}}'
 
-    def _span(self, data: bytes) -> str:
+    def _item(self, data: bytes) -> str:
+        raise NotImplementedError
+
+
+class TracesJson(_RequestJson):
+    """Trace requests."""
+
+    _resources_name, _scopes_name, _items_name = "resourceSpans", "scopeSpans", "spans"
+
+    def _item(self, data: bytes) -> str:
         parts: list[str] = []
         pairs: list[str] = []
         lists: dict[str, list[str]] = {"attributes": pairs}
@@ -94,6 +106,24 @@ class TracesJson:
                 name, read = _SPAN_LISTS[number]
                 lists.setdefault(name, []).append(read(value))
         parts += [f'"{name}":[{",".join(members)}]' for name, members in lists.items() if members]
+        return f"{{{','.join(parts)}}}"
+
+
+class LogsJson(_RequestJson):
+    """Log requests."""
+
+    _resources_name, _scopes_name, _items_name = "resourceLogs", "scopeLogs", "logRecords"
+
+    def _item(self, data: bytes) -> str:
+        parts: list[str] = []
+        pairs: list[str] = []
+        for number, value in wire_fields(data):
+            if number == 6 and isinstance(value, bytes):
+                pairs.append(self._pairs[value])
+            elif write := _LOG_FIELDS.get(number):
+                parts.append(write(value))
+        if pairs:
+            parts.append(f'"attributes":[{",".join(pairs)}]')
         return f"{{{','.join(parts)}}}"
 
 
@@ -170,6 +200,15 @@ def _long(name: str) -> Callable[[Any], str]:
     return lambda value: f'"{name}":"{value}"'
 
 
+def _body(data: bytes) -> str:
+    """An AnyValue that is nothing but a text, as nearly all bodies are; or any other."""
+    if data[:1] == _STRING_VALUE:
+        length, at = _varint(data, 1)
+        if at + length == len(data):
+            return f'{{"stringValue":{quoted(data[at:].decode("utf-8", "replace"))}}}'
+    return _dumped(any_value(common_pb2.AnyValue.FromString(data)))
+
+
 def _status_text(data: bytes) -> str:
     status = trace_pb2.Status.FromString(data)
     return f'"status":{_dumped(_present(message=status.message, code=status.code))}'
@@ -190,6 +229,19 @@ _SPAN_FIELDS: dict[int, Callable[[Any], str]] = {
     14: _number("droppedLinksCount"),
     15: _status_text,
     16: _number("flags"),
+}
+# By their numbers in opentelemetry/proto/logs/v1/logs.proto.
+_LOG_FIELDS: dict[int, Callable[[Any], str]] = {
+    1: _long("timeUnixNano"),
+    2: _number("severityNumber"),
+    3: _text("severityText"),
+    5: lambda data: f'"body":{_body(data)}',
+    7: _number("droppedAttributesCount"),
+    8: _number("flags"),
+    9: _hex("traceId"),
+    10: _hex("spanId"),
+    11: _long("observedTimeUnixNano"),
+    12: _text("eventName"),
 }
 _SPAN_LISTS: dict[int, tuple[str, Callable[[bytes], str]]] = {
     11: ("events", lambda data: _dumped(_event(trace_pb2.Span.Event.FromString(data)))),

@@ -19,7 +19,7 @@ from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from waggle.errors import UsageError
-from waggle.exporter.signals import TRACES, Signal
+from waggle.exporter.signals import LOGS, TRACES, Signal
 
 GENERAL = "OTEL_EXPORTER_OTLP_"
 HTTP_DEFAULT_ENDPOINT = "http://localhost:4318"
@@ -179,9 +179,9 @@ def zipkin_settings(environ: Mapping[str, str], endpoint_flag: str | None = None
     )
 
 
-def queue_settings(environ: Mapping[str, str]) -> QueueSettings:
-    """What OTEL_BSP_* say. Raises UsageError."""
-    return Environment(environ).queue()
+def queue_settings(environ: Mapping[str, str], signal: Signal = TRACES) -> QueueSettings:
+    """What OTEL_BSP_*, or of logs OTEL_BLRP_*, say. Raises UsageError."""
+    return Environment(environ, signal).queue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,15 +286,16 @@ class Environment:
 
     def queue(self) -> QueueSettings:
         default = QueueSettings()
-        max_spans = self._bsp("MAX_QUEUE_SIZE", default.max_spans, 1, "spans")
-        batch = self.named("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+        noun = self.signal.noun
+        max_spans = self._bsp("MAX_QUEUE_SIZE", default.max_spans, 1, noun)
+        batch = self.named(self._batch + "MAX_EXPORT_BATCH_SIZE")
         max_request_spans = whole_number(
-            batch, min(default.max_request_spans, max_spans), lowest=1, unit="spans"
+            batch, min(default.max_request_spans, max_spans), lowest=1, unit=noun
         )
         if batch is not None and max_request_spans > max_spans:
             raise batch.wrong(
-                f"more than the queue holds ({max_spans} spans)",
-                "lower it or raise OTEL_BSP_MAX_QUEUE_SIZE",
+                f"more than the queue holds ({max_spans} {noun})",
+                f"lower it or raise {self._batch}MAX_QUEUE_SIZE",
             )
         delay = self._bsp("SCHEDULE_DELAY", int(default.delay_s * 1000), 0, "milliseconds")
         keep_trying = self._bsp(
@@ -305,10 +306,16 @@ class Environment:
             max_request_spans=max_request_spans,
             delay_s=delay / 1000,
             keep_trying_s=keep_trying / 1000 if keep_trying else float("inf"),
+            noun=noun,
         )
 
+    @property
+    def _batch(self) -> str:
+        """How the variables of the signal's batches begin."""
+        return "OTEL_BLRP_" if self.signal is LOGS else "OTEL_BSP_"
+
     def _bsp(self, suffix: str, default: int, lowest: int, unit: str) -> int:
-        return whole_number(self.named("OTEL_BSP_" + suffix), default, lowest=lowest, unit=unit)
+        return whole_number(self.named(self._batch + suffix), default, lowest=lowest, unit=unit)
 
 
 def whole_number(setting: Setting | None, default: int, *, lowest: int, unit: str) -> int:

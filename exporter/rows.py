@@ -110,6 +110,10 @@ class Rows:
         self.regular = self._within_bounds()
         self.queries, candidates = self._read_targets()
         self.regular = self._plain(candidates)
+        if batch.events:  # no template has them
+            ids = np.ascontiguousarray(self.records["span_id"]).view(np.uint64).reshape(-1)
+            with_events = np.frombuffer(b"".join(batch.events), np.uint64)
+            self.regular = self.regular & ~np.isin(ids, with_events)
         self.peers = PeerTexts(self.records)
         self.kept = self._kept_fields()
         self.identities = self._identities()

@@ -11,7 +11,7 @@ went by earlier are lost to the screen, and it has to say so: see `Selection.who
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -253,7 +253,7 @@ def _rows_of(batches: Sequence[SpanBatch], chosen: Mask) -> list[SpanBatch]:
         # As plain bytes: numpy copies structured rows field by field.
         plain = batch.records.view(f"V{batch.records.dtype.itemsize}")
         records = plain[mask].view(batch.records.dtype)
-        parts.append(SpanBatch(records, batch.resources[mask], batch.table, batch.clock_offset_ns))
+        parts.append(replace(batch, records=records, resources=batch.resources[mask]))
     return parts
 
 

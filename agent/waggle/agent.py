@@ -85,5 +85,6 @@ def _options(settings: Settings, sampling: Sampling) -> CaptureOptions:
         trace_all=settings.selects_all,
         watch_processes=bool(settings.port or settings.exe or settings.name),
         ring_bytes=settings.ring_size,
+        log_rate=settings.logs_rate if settings.wants_logs(os.environ) else 0,
         sampling=sampling,
     )

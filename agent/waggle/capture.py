@@ -32,6 +32,9 @@ MAX_EVENTS = 4096
 _SWEEP = "sweep_connections"
 # Loaded with every flavour, attached by probes to the processes they want (attach.py).
 _PROBES = ("python_context_copied", "python_context_freed")
+# What --logs adds: attached to the exit of every system call, so only when it is wanted.
+_LOGS = "log_written"
+_LOG_MAPS = ("log_ring", "log_budgets", "log_writes")
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -88,8 +91,9 @@ class CaptureOptions:
 
     capture: auto or a flavour's name. trace_all: record whoever is in no entry.
     watch_processes: record every new program until it is decided about.
-    ring_bytes: of the ring of ordinary records, a power of two. max_entries: other
-    bounds than the maps have by themselves, by name of the map. sampling: who decides
+    ring_bytes: of the ring of ordinary records, a power of two. log_rate: records of 0.9 KB
+    a second that one process may write to its logs, 0: logs are not looked at. max_entries:
+    other bounds than the maps have by themselves, by name of the map. sampling: who decides
     what is recorded, and how (see Sampling).
     """
 
@@ -97,6 +101,7 @@ class CaptureOptions:
     trace_all: bool = False
     watch_processes: bool = False
     ring_bytes: int = 8 << 20
+    log_rate: int = 0
     max_entries: Mapping[str, int] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -125,6 +130,10 @@ class Capture:
         self.evidence = self._ring("evidence_ring", layout.EVIDENCE)
         self.tables = self._ring("table_ring", layout.TABLE_EVENT)
         self.codes = self._ring("code_ring", layout.CODE_EVENT)
+        logs = bpf.program(_LOGS).autoload
+        self.logs = self._ring("log_ring", layout.LOG, ("length",)) if logs else None
+        if logs:
+            self._program_names += (_LOGS,)
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -162,13 +171,14 @@ class Capture:
     ) -> Capture:
         bpf = Object.open(path)
         try:
-            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded())
+            logs = (_LOGS,) if options.log_rate else ()
+            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs)
             _configure(bpf, options)
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
             write_rules(_mapped_rules(bpf), options.sampling)
-            return cls(bpf, flavour, attach(bpf, flavour))
+            return cls(bpf, flavour, [*attach(bpf, flavour), *map(bpf.attach, logs)])
         except BaseException:
             bpf.close()
             raise
@@ -282,7 +292,8 @@ class Capture:
     def close(self) -> None:
         self.detach()
         rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
-        for ring in (*rings, self.codes):
+        logs = (self.logs,) if self.logs is not None else ()
+        for ring in (*rings, self.codes, *logs):
             ring.close()
         self._hints.close()
         self.bpf.close()
@@ -340,6 +351,11 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
         "sample_rules_for_all": options.sampling.rules_for_all,
         "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
+    if options.log_rate:
+        settings = {**settings, "log_rate": options.log_rate}
+    else:
+        for name in _LOG_MAPS:
+            bpf.map(name).leave_out()
     for name, value in settings.items():
         bpf.rodata[name] = value
     bpf.map("exchange_ring").max_entries = options.ring_bytes

@@ -127,6 +127,11 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @_one("--otlp-timeout", metavar="MS", text="Longest time one export may take.  [default: 10000]")
 @_one("--otlp-compression", metavar="NAME", text="none or gzip.  [default: none]")
 @_one("--zipkin", metavar="URL", text="Send spans to this Zipkin.")
+@click.option("--logs", is_flag=True, help="Export what the programs log, with its trace.")
+@_one(
+    "--logs-rate", metavar="N", text="Most writes of a process to logs a second.  [default: 5000]"
+)
+@_one("--logs-line", metavar="SIZE", text="Most of one record that is kept.  [default: 16K]")
 @_one("--spool", metavar="DIR", text="Keep what cannot be sent on disk, over restarts too.")
 @_one("--spool-max", metavar="SIZE", text="Most that each exporter keeps there.  [default: 512M]")
 @_many("--sample", metavar="RULE", text="0.1, or service=NAME,path=/PATH*:0.1. Repeatable.")

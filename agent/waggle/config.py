@@ -125,6 +125,13 @@ class Settings(BaseModel):
     json_keep: Annotated[int, _Number] = Field(
         5, ge=0, le=1000, description="a number from 0 to 1000"
     )
+    logs: bool = Field(False, description="true or false")
+    logs_rate: Annotated[int, _Number] = Field(
+        5000, ge=1, le=1_000_000, description="a number from 1 to 1000000"
+    )
+    logs_line: Annotated[int, BeforeValidator(_bytes)] = Field(
+        16 << 10, ge=64, le=64 << 10, description="a size from 64 to 64K"
+    )
     spool: Path | None = Field(None, description="a folder such as /var/lib/waggle")
     spool_max: Annotated[int, BeforeValidator(_bytes)] = Field(
         512 << 20, ge=16 << 20, description="a size such as 512M, at least 16M"
@@ -170,9 +177,20 @@ class Settings(BaseModel):
         """Whether nothing was picked: then everything on the machine is traced."""
         return not (self.pid or self.port or self.exe or self.name or self.command)
 
-    def otlp_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment for the OTLP exporter: `environ`, with our settings written over it."""
-        ours = {variable: getattr(self, field) for field, variable in _OTLP_VARIABLES.items()}
+    def wants_logs(self, environ: Mapping[str, str]) -> bool:
+        """Whether logs are looked at: asked for, or OTEL_LOGS_EXPORTER names an exporter."""
+        named = environ.get("OTEL_LOGS_EXPORTER", "").strip().lower()
+        return self.logs or named not in ("", "none")
+
+    def otlp_environ(self, environ: Mapping[str, str], scope: str = "TRACES") -> dict[str, str]:
+        """The environment for an OTLP exporter: `environ`, with our settings written over it.
+
+        scope: TRACES or LOGS, as the variables have it.
+        """
+        ours = {
+            variable.replace("TRACES", scope): getattr(self, field)
+            for field, variable in _OTLP_VARIABLES.items()
+        }
         return {
             **environ,
             **{name: str(value) for name, value in ours.items() if value is not None},

@@ -136,8 +136,23 @@ def _words(ids: npt.NDArray[np.uint8]) -> U64:
     return words
 
 
+class Follower(Protocol):
+    """Wants the same evidence, for what is no call (log_evidence.py)."""
+
+    def add(self, evidence: Records) -> None: ...
+
+    def settle(self, *, last: bool = False) -> None:
+        """What need wait no longer; last: nothing need."""
+        ...
+
+    def waits(self) -> bool: ...
+
+
 class Joins:
     """Holds what waits for proof, and lets it go with true ids."""
+
+    #: Evidence of what is to be joined to requests.
+    asks = EvidenceKind.CALL
 
     def __init__(
         self,
@@ -159,6 +174,15 @@ class Joins:
         self._joined = np.empty(0, _JOINED)  # sorted by key
         self._order: list[npt.NDArray[np.void]] = []  # of joining, to forget the oldest first
         self._held: list[tuple[int, Records]] = []  # since when, oldest first
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Give all evidence to somebody else, too."""
+        self._followers.append(follower)
+
+    def holds(self) -> bool:
+        """Whether anything waits for evidence, or for time."""
+        return len(self) > 0 or any(follower.waits() for follower in self._followers)
 
     def __len__(self) -> int:
         """Records that wait."""
@@ -178,6 +202,10 @@ class Joins:
             self._held.append((self._clock(), waiting))
         kept: Records = np.concatenate([records[~pending], ready])
         return kept
+
+    def take(self) -> None:
+        """Take new evidence."""
+        self._take()
 
     def release(self) -> list[Records]:
         """Take new evidence; the records that wait no more."""
@@ -209,6 +237,8 @@ class Joins:
         """The end: whatever waits leaves with what is known."""
         released = self.release()
         self._settle(np.ones(len(self._calls), np.bool_))
+        for follower in self._followers:
+            follower.settle(last=True)
         for _, records in self._held:
             ready, waiting = self._resolve(records)
             released += [ready, _as_they_are(waiting)]
@@ -221,12 +251,16 @@ class Joins:
         self._seen_until = self._clock()
         while len(evidence := self._source.read()):
             self._add(evidence)
+            for follower in self._followers:
+                follower.add(evidence)
         if len(self._calls):
             self._settle(self._settled())
+        for follower in self._followers:
+            follower.settle()
 
     def _add(self, evidence: Records) -> None:
         kind = evidence["kind"]
-        calls = evidence[kind == EvidenceKind.CALL]
+        calls = evidence[kind == self.asks]
         if len(calls):
             self._add_calls(calls)
         over = evidence[kind == EvidenceKind.OVER]
@@ -424,7 +458,7 @@ class Joins:
         pending = _has(records, Flag.TRACE_PENDING)
         if not pending.any():
             return records, waiting
-        ready, unknown = self._to_true_traces(records[pending])
+        ready, unknown = self.to_true_traces(records[pending])
         return np.concatenate([records[~pending], ready]), np.concatenate([waiting, unknown])
 
     def _verify(self, records: Records) -> tuple[Records, Records]:
@@ -455,8 +489,10 @@ class Joins:
         kept = records["flags"][rows] & ~inherited
         records["flags"][rows] = kept | (proof["flags"] & inherited)
 
-    def _to_true_traces(self, records: Records) -> tuple[Records, Records]:
+    def to_true_traces(self, records: Records) -> tuple[Records, Records]:
         """Records of pending traces whose true id is known, rewritten; and the others."""
+        if not len(self._joined):
+            return records[:0], records
         first = self._find(key_of(records["trace_id"]))
         at, known = first.copy(), first >= 0
         moving = known & self._stands_for_pending(at)

@@ -1,8 +1,8 @@
 """Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT)
-include the 8 byte header the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT,
+LOG) include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum
@@ -77,6 +77,10 @@ class Counter(IntEnum):
     TRACES_UNSAMPLED = 37
     CALL_SITES = 38
     LOST_CODE_RING_FULL = 39
+    LOGS_WRITTEN = 40
+    LOST_LOG_RATE = 41
+    LOST_LOG_RING_FULL = 42
+    LOST_LOG_UNREADABLE = 43
 
 
 class End(IntEnum):
@@ -99,6 +103,7 @@ class EvidenceKind(IntEnum):
     GONE = 3
     PART = 4
     OVER = 5
+    LOG = 6
 
 
 class Flag(IntEnum):
@@ -146,6 +151,15 @@ class Link(IntEnum):
     THREAD = 3
     TURN = 4
     TASK = 6
+
+
+class LogSource(IntEnum):
+    NONE = 0
+    STDOUT = 1
+    STDERR = 2
+    FILE = 3
+    JOURNAL = 4
+    SYSLOG = 5
 
 
 class Method(IntEnum):
@@ -432,7 +446,38 @@ EVIDENCE = _dtype(
         ("kept", "u1", 140),
         ("answering", "u1", 141),
         ("over", "u1", 142),
-        ("reserved", "u1", 143),
+        ("many", "u1", 143),
+    ],
+)
+
+LOG = _dtype(
+    1024,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("time_ns", "<u8", 8),
+        ("process_start_ns", "<u8", 16),
+        ("inode", "<u8", 24),
+        ("trace_id", "(16,)u1", 32),
+        ("span_id", "(8,)u1", 48),
+        ("parent_id", "(8,)u1", 56),
+        ("tgid", "<u4", 64),
+        ("tid", "<u4", 68),
+        ("device", "<u4", 72),
+        ("descriptor", "<u4", 76),
+        ("written", "<u4", 80),
+        ("kept", "<u4", 84),
+        ("offset", "<u4", 88),
+        ("lost", "<u4", 92),
+        ("length", "<u2", 96),
+        ("flags", "<u2", 98),
+        ("source", "u1", 100),
+        ("link", "u1", 101),
+        ("trace_flags", "u1", 102),
+        ("role", "u1", 103),
+        ("reserved", "(8,)u1", 104),
+        ("context", "<u8", 112),
+        ("bytes", "(904,)u1", 120),
     ],
 )
 

@@ -80,6 +80,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_map__value_size": (_U32, _PTR),
     "bpf_map__max_entries": (_U32, _PTR),
     "bpf_map__set_max_entries": (_INT, _PTR, _U32),
+    "bpf_map__set_autocreate": (_INT, _PTR, _BOOL),
     "bpf_map__initial_value": (_PTR, _PTR, ctypes.POINTER(_SIZE)),
     "bpf_map_lookup_elem": (_INT, _INT, _PTR, _PTR),
     "bpf_map_update_elem": (_INT, _INT, _PTR, _PTR, _U64),
@@ -441,6 +442,11 @@ class Map:
     def max_entries(self, entries: int) -> None:
         result = library().bpf_map__set_max_entries(self._pointer, entries)
         _check(result, f"set max_entries of map {self.name} to {entries}")
+
+    def leave_out(self) -> None:
+        """Before load(): no program that is loaded uses it, so it takes no memory."""
+        result = library().bpf_map__set_autocreate(self._pointer, False)
+        _check(result, f"leave out map {self.name}")
 
     @property
     def element_size(self) -> int:

@@ -71,6 +71,12 @@ class Stage(Protocol):
         ...
 
 
+class Annotator(Protocol):
+    """Knows more of spans than their records say."""
+
+    def annotate(self, batch: SpanBatch) -> SpanBatch: ...
+
+
 class Processes(Protocol):
     """What the process table offers to the pipeline."""
 
@@ -166,7 +172,8 @@ class Pipeline:
     rings: sources of exchange records, any layouts. clock: gives Unix time
     minus monotonic time in ns. max_records bounds a batch, and with it memory:
     a step holds one batch at a time. stages, then meter, then sampler: what the meter
-    is given is whole, and all of it.
+    is given is whole, and all of it. watched: rings that a stage takes, which wake us too.
+    annotators: add to a batch what is known of its spans from elsewhere.
     """
 
     def __init__(
@@ -182,6 +189,8 @@ class Pipeline:
         joins: Joins | None = None,
         meter: Meter | None = None,
         sampler: Stage | None = None,
+        watched: Sequence[Source] = (),
+        annotators: Sequence[Annotator] = (),
     ) -> None:
         self.stats = PipelineStats()
         self.traces = TraceCount()
@@ -198,7 +207,9 @@ class Pipeline:
         self._gather_s = gather_s
         self._next_read = 0.0
         self._idle_s = _FIRST_WAIT_S
-        self._poller = RingPoller(rings)
+        self._watched = (*rings, *watched)
+        self._annotators = annotators
+        self._poller = RingPoller(self._watched)
 
     def step(self, timeout_s: float | None = None) -> int:
         """Wait for records for at most about timeout_s, move what is there; spans moved.
@@ -209,9 +220,9 @@ class Pipeline:
         """
         if not self._gather():
             self._poller.wait(self._idle_s if timeout_s is None else timeout_s)
-        waiting = any(ring.pending() for ring in self._rings)
+        waiting = any(ring.pending() for ring in self._watched)
         # What waits for evidence waits for time as well, also when nothing new comes.
-        held = self._joins is not None and len(self._joins) > 0
+        held = self._joins is not None and self._joins.holds()
         moved = self._move_all() if waiting or held else 0
         # Also when all that waits is still being written: it must not be polled in a tight loop.
         self._next_read = time.monotonic() + self._gather_s if waiting else 0.0
@@ -263,7 +274,7 @@ class Pipeline:
 
     def _fullness(self) -> float:
         """What the fullest ring holds, as a share of what it should when it is read."""
-        shares = [ring.pending() / ring.capacity for ring in self._rings]
+        shares = [ring.pending() / ring.capacity for ring in self._watched]
         if self._joins is not None:
             shares.append(self._joins.fullness())
         return max(shares) / _HIGH_WATER
@@ -331,6 +342,8 @@ class Pipeline:
     def _hand_over(self, batch: SpanBatch) -> None:
         if len(batch) == 0:
             return
+        for annotator in self._annotators:
+            batch = annotator.annotate(batch)
         self.traces.add(batch.records)
         self.stats.spans_out += len(batch)
         self.stats.batches += 1

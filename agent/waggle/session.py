@@ -26,6 +26,7 @@ from waggle.evidence import Joins
 from waggle.exporter.base import Exporter
 from waggle.exporter.setup import make_exporters
 from waggle.launch import Launched, forwarding
+from waggle.log_session import close_logs, log_summary, open_logs
 from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.http2.resolve import Resolver
@@ -90,16 +91,22 @@ class Session:
         observing.measure_programs()
         privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
+        clock = WallClock()
+        logs = open_logs(self._settings, self._capture, self._joins, self._watcher, clock, say)
         pipeline = Pipeline(
             [self._capture.exchanges, self._capture.large_exchanges],
             self._watcher,
             exporters,
-            WallClock(),
+            clock,
             gather_s=patience_of(exporters),
             joins=self._joins,
-            stages=[stage for stage in (self._streams, self._call_sites) if stage is not None],
+            stages=[
+                stage for stage in (self._streams, self._call_sites, *logs) if stage is not None
+            ],
             meter=observing.meter,
             sampler=self._sampler,
+            watched=[stage.ring for stage in logs],
+            annotators=logs,
         )
         observing.start(pipeline, exporters, self._sampler)
         with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
@@ -109,8 +116,10 @@ class Session:
             self._capture.detach()
             pipeline.drain()
             pipeline.close(CLOSE_TIMEOUT_S)
+            close_logs(logs, CLOSE_TIMEOUT_S)
             observing.close(CLOSE_TIMEOUT_S)
         summary = self._summary(pipeline, exporters, observing)
+        log_summary(summary, logs)
         if not self._settings.quiet:
             say(render(summary), prefix="")
         return self._exit_code(pipeline.complaint)

@@ -12,7 +12,7 @@ import pkgutil
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -82,12 +82,14 @@ class SpanBatch:
         may be shorter than there, but not than what any of the records uses.
     resources: one index into `table` per record.
     clock_offset_ns: Unix time minus CLOCK_MONOTONIC when the batch was read.
+    events: by span id, what else happened within spans of the batch, in Unix time.
     """
 
     records: Records
     resources: npt.NDArray[np.intp]
     table: ResourceTable
     clock_offset_ns: int
+    events: Mapping[bytes, tuple["Event", ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -281,7 +283,9 @@ _LISTS = (layout.Kept.X_FORWARDED_FOR, layout.Kept.FORWARDED, layout.Kept.TRACES
 def decode_span(batch: SpanBatch, i: int) -> Span:
     """The span of row `i`, spelled out."""
     exchange = read_exchange(batch.records, i)
-    return span_of(exchange, batch.clock_offset_ns, int(batch.resources[i]))
+    span = span_of(exchange, batch.clock_offset_ns, int(batch.resources[i]))
+    events = batch.events.get(span.span_id) if batch.events else None
+    return span if events is None else replace(span, events=(*span.events, *events))
 
 
 def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:

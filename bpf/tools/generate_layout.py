@@ -22,6 +22,7 @@ STRUCTS = {
     "waggle_sample_rule": ("SAMPLE_RULE", False),
     "waggle_python": ("PYTHON", False),
     "waggle_evidence": ("EVIDENCE", True),
+    "waggle_log": ("LOG", True),
     "waggle_code_layout": ("CODE_LAYOUT", False),
     "waggle_code_event": ("CODE_EVENT", True),
 }
@@ -46,8 +47,8 @@ RING_HEADER_SIZE = 8
 HEADER = '''"""Layouts and enumerators shared with the kernel. Generated from bpf/waggle.h
 by `make generate`: do not edit.
 
-Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT)
-include the 8 byte header the kernel puts before each record, so a batch of them is one array.
+Ring records (EXCHANGE, LARGE_EXCHANGE, PROCESS_EVENT, TABLE_EVENT, EVIDENCE, CODE_EVENT,
+LOG) include the 8 byte header the kernel puts before each record, so a batch of them is one array.
 """
 
 from enum import IntEnum

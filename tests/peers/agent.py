@@ -46,6 +46,7 @@ class SeenSpan:
     is_error: bool
     flags: int
     resource: Mapping[str, Any]
+    events: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # names and attributes
 
     @property
     def service(self) -> str:
@@ -79,6 +80,21 @@ class SeenSpan:
             return None
         found = _NUMBER.search(self.path)
         return int(found.group(1)) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLog:
+    """One log record as the agent wrote it. Ids are in hex, "" where there are none."""
+
+    body: str
+    trace_id: str
+    span_id: str
+    severity: int
+    severity_text: str
+    time_ns: int
+    observed_ns: int
+    attributes: Mapping[str, Any]
+    resource: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +153,21 @@ class Agent:
                 raise self.error(f"ended with {self.process.returncode}")
             time.sleep(_POLL_S)
         return self.spans()
+
+    def logs(self) -> list[SeenLog]:
+        """The log records that are on its stdout so far."""
+        return parse_logs(self.stdout.read_bytes())
+
+    def wait_for_logs(
+        self, is_enough: Callable[[list[SeenLog]], bool], timeout_s: float = SEEN_WITHIN_S
+    ) -> list[SeenLog]:
+        """The log records, once they satisfy `is_enough`. Raises ProgramError in time."""
+        deadline = time.monotonic() + timeout_s
+        while not is_enough(found := self.logs()):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise self.error(f"wrote only {len(found)} log records in {timeout_s:g} s")
+            time.sleep(_POLL_S)
+        return found
 
     def wait_for_stderr(self, words: str, timeout_s: float = SEEN_WITHIN_S) -> str:
         """What it said, once that contains `words`."""
@@ -205,10 +236,10 @@ class _SpanReader:
 
 
 def parse_line(line: bytes | str) -> list[SeenSpan]:
-    """The spans of one TracesData in OTLP's JSON."""
+    """The spans of one TracesData in OTLP's JSON; none of what is no TracesData."""
     return [
         _parse_span(span, resource)
-        for group in json.loads(line)["resourceSpans"]
+        for group in json.loads(line).get("resourceSpans", [])
         for resource in [_parse_attributes(group["resource"].get("attributes", []))]
         for scope in group["scopeSpans"]
         for span in scope["spans"]
@@ -228,7 +259,34 @@ def _parse_span(span: dict[str, Any], resource: dict[str, Any]) -> SeenSpan:
         is_error=span.get("status", {}).get("code", 0) == 2,
         flags=span.get("flags", 0),
         resource=resource,
+        events=tuple(
+            (event["name"], _parse_attributes(event.get("attributes", [])))
+            for event in span.get("events", [])
+        ),
     )
+
+
+def parse_logs(text: bytes) -> list[SeenLog]:
+    """The log records among whole lines of OTLP's JSON."""
+    return [
+        SeenLog(
+            body=record["body"]["stringValue"],
+            trace_id=record.get("traceId", ""),
+            span_id=record.get("spanId", ""),
+            severity=record.get("severityNumber", 0),
+            severity_text=record.get("severityText", ""),
+            time_ns=int(record["timeUnixNano"]),
+            observed_ns=int(record["observedTimeUnixNano"]),
+            attributes=_parse_attributes(record.get("attributes", [])),
+            resource=resource,
+        )
+        for line in text[: text.rfind(b"\n") + 1].splitlines()
+        if line.startswith(b'{"resourceLogs"')
+        for group in json.loads(line)["resourceLogs"]
+        for resource in [_parse_attributes(group["resource"].get("attributes", []))]
+        for scope in group["scopeLogs"]
+        for record in scope["logRecords"]
+    ]
 
 
 def _parse_attributes(pairs: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ exporters:
   file:
     path: {output}
     {writing}
+  file/logs:
+    path: {logs}
+    {writing}
   file/metrics:
     path: {metrics}
     append: true
@@ -54,6 +57,10 @@ service:
       receivers: [otlp{also}]
       processors: [{processors}]
       exporters: [file, debug]
+    logs:
+      receivers: [otlp]
+      processors: [{processors}]
+      exporters: [file/logs]
     metrics:
       receivers: [otlp]
       exporters: [file/metrics, debug]
@@ -109,6 +116,7 @@ class Collector:
         self.grpc_endpoint = f"{scheme}://127.0.0.1:{grpc_port}"
         self._ports = (http_port, grpc_port)
         self._output = folder / "traces.jsonl"
+        self.logs_file = folder / "logs.jsonl"
         self._metrics = folder / "metrics.jsonl"
         self._config = folder / "otelcol.yaml"
         self._config.write_text(
@@ -116,6 +124,7 @@ class Collector:
                 http_port=http_port,
                 grpc_port=grpc_port,
                 output=self._output,
+                logs=self.logs_file,
                 metrics=self._metrics,
                 files=_READING.format(pattern=reading) if reading else "",
                 also=", otlp_json_file" if reading else "",

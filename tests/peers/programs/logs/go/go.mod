@@ -1,0 +1,3 @@
+module waggle.test/logs
+
+go 1.21

@@ -31,7 +31,10 @@ MAX_EVENTS = 4096
 
 _SWEEP = "sweep_connections"
 # Loaded with every flavour, attached by probes to the processes they want (attach.py).
-_PROBES = ("python_context_copied", "python_context_freed")
+_PROBES = (
+    *("python_context_copied", "python_context_freed"),
+    *("go_round_trip", "go_serve_http", "go_birth"),
+)
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 

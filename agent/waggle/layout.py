@@ -77,6 +77,9 @@ class Counter(IntEnum):
     TRACES_UNSAMPLED = 37
     CALL_SITES = 38
     LOST_CODE_RING_FULL = 39
+    GOROUTINE_CALLS = 40
+    GOROUTINE_UNKNOWN = 41
+    GO_FUNCTIONS_FULL = 42
 
 
 class End(IntEnum):
@@ -118,6 +121,13 @@ class Flag(IntEnum):
     AFTER_RESPONSE = 8192
 
 
+class GoVerdict(IntEnum):
+    UNKNOWN = 0
+    ENDS = 1
+    PUMP = 2
+    WORKS_ON = 3
+
+
 class Http2Flag(IntEnum):
     RESYNCED = 1
     REQUEST_ENDED = 2
@@ -145,6 +155,7 @@ class Link(IntEnum):
     SOCKET = 2
     THREAD = 3
     TURN = 4
+    GOROUTINE = 5
     TASK = 6
 
 
@@ -177,6 +188,7 @@ class ProcessMode(IntEnum):
     RULE_THREAD = 16
     RULE_TURN = 32
     RULE_TASK = 64
+    RULE_GOROUTINE = 128
 
 
 class Protocol(IntEnum):
@@ -407,6 +419,49 @@ PYTHON = _dtype(
         ("too_many", "<u4", 60),
         ("epoch", "<u4", 64),
         ("reserved", "<u4", 68),
+    ],
+)
+
+GO = _dtype(
+    80,
+    [
+        ("low", "<u8", 0),
+        ("high", "<u8", 8),
+        ("slot", "<i4", 16),
+        ("epoch", "<u4", 20),
+        ("goid", "<u4", 24),
+        ("parent_goid", "<u4", 28),
+        ("start", "<u4", 32),
+        ("status", "<u4", 36),
+        ("m", "<u4", 40),
+        ("curg", "<u4", 44),
+        ("persist_conn", "<u4", 48),
+        ("descriptor", "<u4", 52),
+        ("family", "<u4", 56),
+        ("not_on_goroutine", "<u4", 60),
+        ("agrees", "<u4", 64),
+        ("disagrees", "<u4", 68),
+        ("must_agree", "<u4", 72),
+        ("request_ctx", "<u4", 76),
+    ],
+)
+
+GO_FUNCTION_KEY = _dtype(
+    16,
+    [
+        ("address", "<u8", 0),
+        ("epoch", "<u4", 8),
+        ("reserved", "<u4", 12),
+    ],
+)
+
+GO_FUNCTION = _dtype(
+    24,
+    [
+        ("watched", "<u8", 0),
+        ("goid", "<u8", 8),
+        ("ended", "<u4", 16),
+        ("verdict", "<u4", 20),
     ],
 )
 

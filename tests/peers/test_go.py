@@ -1,0 +1,101 @@
+"""The Go matrix: whose request is a call part of, by every client, in every shape, in programs of
+every version of Go. The numbers in the URLs are the truth; a wrong parent is worse than none."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from .go_demands import demand
+from .go_matrix import CONCURRENCIES, FRAMEWORKS, cells_of, play
+from .python_matrix import Cell, Run
+from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
+
+FEW = 160
+MANY = 1000
+WARM = 160  # requests before those that count: see go_demands
+OLD = ("1.17.13", "1.20.14", "1.22.12", "1.24.10", "1.25.4", "1.27.0")
+QUICK = (
+    ("one", "std"),
+    ("one", "close"),
+    ("one", "wrapped"),
+    ("parallel", "std"),
+    ("nested", "std"),
+    ("each-two", "raw"),
+    ("after-func", "std"),
+    ("detached", "std"),
+    ("stream", "std"),
+    ("late", "std"),
+    ("retry", "std"),
+    ("timeout", "std"),
+    ("parallel", "h2c"),
+    ("pool-ctx", "std"),
+    ("pool", "std"),
+    ("lazy-pool", "std"),
+    ("spare-pool", "std"),
+)
+
+
+def check(run: Run) -> None:
+    """No call has a wrong parent, no trace is split, nothing is missing, and each cell has the
+    share of right ones that is demanded of it."""
+    for result in run.results:
+        print(result)
+    assert not [str(result) for result in run.results if result.wrong]
+    assert not [result for result in run.results if result.split]
+    assert not [result for result in run.results if result.unserved or result.missing]
+    low = [result for result in run.results if result.share < demand(result.cell).least]
+    assert not low, [str(result) for result in low]
+    assert run.ended.losses == ["nothing"]
+
+
+def test_calls_are_part_of_their_request() -> None:
+    """A few hundred requests of the shapes that tell kinds of evidence apart, 64 at once."""
+    ensure_go_matrix()
+    check(play([Cell("gin", shape, client, 64) for shape, client in QUICK], FEW, warm=WARM))
+
+
+def test_children_without_a_warm_up() -> None:
+    """From the very first request nothing is wrong; with one at a time only the first few
+    goroutines of each function are without a parent."""
+    ensure_go_matrix()
+    run = play([Cell("nethttp", shape, "raw", 1) for shape in ("parallel", "detached")], 40)
+    check_wrong(run)
+    assert not [str(result) for result in run.results if result.none > 10]
+
+
+def check_wrong(run: Run) -> None:
+    assert not [str(result) for result in run.results if result.wrong or result.split]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", CONCURRENCIES)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_whole_matrix(framework: str, concurrency: int) -> None:
+    """Every framework, shape and client: make test-go."""
+    ensure_go_matrix()
+    count = MANY if concurrency > 1 else FEW
+    check(play(cells_of(framework, concurrency), count, warm=WARM))
+
+
+def old_cells(concurrency: int) -> Sequence[Cell]:
+    shapes = ("one", "parallel", "pool-ctx", "pool")
+    return [Cell("nethttp", shape, "std", concurrency) for shape in shapes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", GO_WAYS)
+@pytest.mark.parametrize("version", OLD)
+def test_every_version_of_go(version: str, way: str) -> None:
+    """However a program is built: stripped, position independent, with C linked in."""
+    ensure_go_matrix()
+    program = ensure_go_old(version, way=way)
+    check(play(old_cells(16), FEW, program=program, warm=WARM))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", [{"GOGC": "1"}, {"GODEBUG": "gccheckmark=0,asyncpreemptoff=1"}])
+def test_the_runtime_under_stress(env: dict[str, str]) -> None:
+    """Stacks that grow and move while they are looked at, and collections all the time."""
+    ensure_go_matrix()
+    cells = [Cell("nethttp", shape, "std", 64) for shape in ("deep", "parallel", "pool-ctx")]
+    check(play(cells, FEW, env=env, warm=WARM))

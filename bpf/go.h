@@ -47,9 +47,16 @@ struct goroutine {
 	u32 calls;
 };
 
+/* Where a request will be found that somebody has asked for: by the socket (net/http, one
+ * at a time), by the headers that are on their way to the connection's writer (grpc), and
+ * by the writer's goroutine and the stream. */
+enum go_call_place { GO_BY_SOCKET = 0, GO_BY_HEADERS = 1, GO_BY_WRITER = 2 };
+
 struct go_call_key {
-	u64 sock;
+	u64 at; /* socket, address of the headers, or goroutine */
 	u32 stream;
+	u32 epoch;
+	u32 place; /* enum go_call_place */
 	u32 reserved;
 };
 
@@ -293,7 +300,7 @@ INLINE int is_go(u32 tgid)
 PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 stream,
 				 struct waggle_facts *facts, struct owner *owner)
 {
-	struct go_call_key key = { .sock = sock, .stream = stream };
+	struct go_call_key key = { .at = sock, .stream = stream };
 	struct waggle_go *go;
 	struct go_call call;
 	u64 g;
@@ -305,6 +312,11 @@ PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 st
 	if (!g)
 		return WAGGLE_LINK_NONE;
 	if (is_pump(go, g)) {
+		key.epoch = go->epoch;
+		if (stream) {
+			key.at = word_at(g + go->goid);
+			key.place = GO_BY_WRITER;
+		}
 		if (!take_go_call(&key, &call))
 			call.request.owner.sock = 0;
 	} else {

@@ -95,17 +95,17 @@ OUT_OF_LINE int context_request(const struct waggle_go *go, u64 context, struct 
 	return refresh_request(request);
 }
 
-/* The current goroutine asks for what will be sent next on this socket and stream, with a
- * context. What a goroutine itself serves is surest; then the context; then its birth. */
-INLINE void leave_go_call(struct waggle_go *go, u64 sock, u32 stream, u64 context)
+/* The current goroutine asks for what will be found at `at`, with a context. What a
+ * goroutine itself serves is surest; then the context; then its birth. */
+INLINE void leave_go_call(struct waggle_go *go, u64 at, u32 place, u64 context)
 {
-	struct go_call_key key = { .sock = sock, .stream = stream };
+	struct go_call_key key = { .at = at, .epoch = go->epoch, .place = place };
 	struct go_request request;
 	struct go_call call;
 	u64 goid = current_goid(go);
 	struct goroutine *goroutine;
 
-	if (!sock || !goid)
+	if (!at || !goid)
 		return;
 	ask_goroutine(go, goid, &call);
 	goroutine = goroutine_of(go, goid);
@@ -129,7 +129,7 @@ int go_round_trip(struct pt_regs *registers)
 		return 0;
 	request = word_at(GO_ARGUMENT_1(registers));
 	context = word_at(request + go->request_ctx + GO_INTERFACE_DATA);
-	leave_go_call(go, socket_of_conn(go, connection + go->persist_conn), 0, context);
+	leave_go_call(go, socket_of_conn(go, connection + go->persist_conn), GO_BY_SOCKET, context);
 	return 0;
 }
 
@@ -153,6 +153,93 @@ int go_serve_http(struct pt_regs *registers)
 	key.address = word_at(GO_ARGUMENT_3(registers) + go->request_ctx + GO_INTERFACE_DATA);
 	if (key.address)
 		bpf_map_update_elem(&go_contexts, &key, &request.owner, BPF_ANY);
+	return 0;
+}
+
+/* The call of controlBuffer.executeAndPut in grpc's (*http2Client).NewStream: the caller's
+ * goroutine gives the headers of a new stream to the connection's writer. */
+SEC("uprobe")
+int go_grpc_new_stream(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+
+	if (go)
+		leave_go_call(go, GO_ARGUMENT_3(registers), GO_BY_HEADERS, 0);
+	return 0;
+}
+
+/* grpc's (*loopyWriter).headerHandler(headers), since 1.77 clientHeaderHandler: the writer
+ * has taken them, and they have the number of their stream, which is their first word. */
+SEC("uprobe")
+int go_grpc_send_headers(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	struct go_call_key key = { .place = GO_BY_HEADERS };
+	struct go_call call;
+
+	if (!go)
+		return 0;
+	key.at = GO_ARGUMENT_1(registers);
+	key.epoch = go->epoch;
+	if (!take_go_call(&key, &call))
+		return 0;
+	key.stream = (u32)word_at(key.at);
+	key.at = current_goid(go);
+	key.place = GO_BY_WRITER;
+	if (key.at && key.stream)
+		bpf_map_update_elem(&go_calls, &key, &call, BPF_ANY);
+	return 0;
+}
+
+/* The current goroutine serves this stream of HTTP/2, until it serves another. */
+OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream)
+{
+	struct goroutine_key key = { .epoch = go->epoch };
+	struct goroutine fresh = {};
+	struct open_stream *open;
+	struct owner owner = { .sock = sock, .index = stream };
+
+	open = sock && stream ? find_stream(sock, stream) : 0;
+	key.goid = current_goid(go);
+	if (!open || !key.goid || open->record.facts.role != WAGGLE_ROLE_SERVER)
+		return 0;
+	open->stream.owner.tid = HAS_CHILDREN;
+	keep_request(&fresh.request, &owner, &open->record.facts);
+	fresh.state = GO_STREAM;
+	bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+	return 0;
+}
+
+/* net/http.(*http2serverConn).runHandler(connection, writer, ...), by its names: the
+ * goroutine that was made for a stream. */
+SEC("uprobe")
+int go_http2_handler(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	u64 connection = GO_ARGUMENT_0(registers), stream;
+
+	if (!go)
+		return 0;
+	stream = word_at(word_at(GO_ARGUMENT_1(registers)));
+	serve_stream(go, socket_of_conn(go, connection + go->http2_conn),
+		     (u32)word_at(stream + go->http2_stream));
+	return 0;
+}
+
+/* grpc.(*Server).handleStream(server, transport, stream): in a goroutine of its own, or in
+ * a worker that serves one stream after the other. */
+SEC("uprobe")
+int go_grpc_handler(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	u64 transport = GO_ARGUMENT_2(registers), stream = GO_ARGUMENT_3(registers);
+
+	if (!go)
+		return 0;
+	if (go->grpc_indirect)
+		stream = word_at(stream);
+	serve_stream(go, socket_of_conn(go, transport + go->grpc_conn),
+		     (u32)word_at(stream + go->grpc_stream));
 	return 0;
 }
 

@@ -384,6 +384,12 @@ struct waggle_go {
 	unsigned int must_agree; /* the layout is a guess: nothing holds before a birth agrees,
 				  * or after one disagrees */
 	unsigned int request_ctx; /* of a net/http.Request: its context */
+	unsigned int http2_conn; /* of net/http's connection of HTTP/2: its net.Conn */
+	unsigned int http2_stream; /* of a stream there: its number */
+	unsigned int grpc_conn; /* of a grpc http2Server: its net.Conn */
+	unsigned int grpc_stream; /* of a transport.Stream: its number */
+	unsigned int grpc_indirect; /* a ServerStream holds the address of its Stream */
+	unsigned int reserved;
 };
 
 /* What is known of a function that goroutines run: in the map `go_functions`. */

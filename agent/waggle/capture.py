@@ -33,7 +33,8 @@ _SWEEP = "sweep_connections"
 # Loaded with every flavour, attached by probes to the processes they want (attach.py).
 _PROBES = (
     *("python_context_copied", "python_context_freed"),
-    *("go_round_trip", "go_serve_http", "go_birth"),
+    *("go_round_trip", "go_serve_http", "go_birth", "go_http2_handler", "go_grpc_handler"),
+    *("go_grpc_new_stream", "go_grpc_send_headers"),
 )
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 

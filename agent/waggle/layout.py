@@ -423,7 +423,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    80,
+    104,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -443,6 +443,12 @@ GO = _dtype(
         ("disagrees", "<u4", 68),
         ("must_agree", "<u4", 72),
         ("request_ctx", "<u4", 76),
+        ("http2_conn", "<u4", 80),
+        ("http2_stream", "<u4", 84),
+        ("grpc_conn", "<u4", 88),
+        ("grpc_stream", "<u4", 92),
+        ("grpc_indirect", "<u4", 96),
+        ("reserved", "<u4", 100),
     ],
 )
 

@@ -15,6 +15,7 @@ No process is stopped and nothing is written into one.
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +27,7 @@ from waggle.layout import GoVerdict
 from waggle.libbpf import Link, Map, Program
 from waggle.probes.go.binary import Function, GoProgram, NoGoProgramError, code_of, read_program
 from waggle.probes.go.table import GO as OFFSETS
+from waggle.probes.go.table import GRPC
 from waggle.process_memory import file_mappings
 from waggle.runtimes import GO
 
@@ -40,7 +42,27 @@ _SLOT = "runtime.asmcgocall"
 _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_round_trip": ("net/http.(*persistConn).roundTrip",),
     "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
+    "go_http2_handler": (
+        "net/http.(*http2serverConn).runHandler",
+        "net/http/internal/http2.(*serverConn).runHandler",
+        "golang.org/x/net/http2.(*serverConn).runHandler",
+    ),
+    "go_grpc_send_headers": (
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).headerHandler",
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
+    ),
 }
+# Of grpc's server, whose fields move from version to version.
+_GRPC_HANDLER = "google.golang.org/grpc.(*Server).handleStream"
+# BPF program -> a function, and one that it calls once: the probe is on that call.
+_CALLS: dict[str, tuple[str, str]] = {
+    "go_birth": (_BIRTH, _READY),
+    "go_grpc_new_stream": (
+        "google.golang.org/grpc/internal/transport.(*http2Client).NewStream",
+        "google.golang.org/grpc/internal/transport.(*controlBuffer).executeAndPut",
+    ),
+}
+_GRPC = "google.golang.org/grpc"
 # What the names of functions begin with that goroutines run, and what is known of them.
 _VERDICTS: dict[str, GoVerdict] = {
     # Readers and writers of pooled connections: made by whoever dialled, they live on.
@@ -62,7 +84,8 @@ _VERDICTS: dict[str, GoVerdict] = {
 }
 _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
-    *("persist_conn", "request_ctx", "descriptor", "family"),
+    *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
+    *("grpc_conn", "grpc_stream", "grpc_indirect"),
 )
 _OLDEST = (1, 17)
 _PLANS_KEPT = 256
@@ -224,9 +247,9 @@ def _bias(tgid: int, program: GoProgram) -> int:
 
 def make_plan(path: str) -> Plan:
     """Read a program's file and decide what to hook. Raises RefusedError."""
-    entries = [name for names in _ENTRIES.values() for name in names]
+    names = {name for several in (*_ENTRIES.values(), *_CALLS.values()) for name in several}
     try:
-        program = read_program(path, [*entries, _BIRTH, _READY, _SLOT], _VERDICTS)
+        program = read_program(path, [*names, _SLOT, _GRPC_HANDLER], _VERDICTS)
     except NoGoProgramError as error:
         raise RefusedError(
             f"its functions cannot be found, so its calls have no parents: {error}"
@@ -236,12 +259,13 @@ def make_plan(path: str) -> Plan:
     if is_guess:
         missing.append(f"Go {program.version} is newer than what is known; it is verified first")
     chooser = _Chooser(path, program)
-    hooks = chooser.hooks()
+    grpc = grpc_offsets_of(program.modules.get(_GRPC, ""))
+    hooks = chooser.hooks(with_grpc_server=grpc is not None)
     missing += chooser.missing
     return Plan(
         program=program,
         slot=chooser.slot(),
-        offsets=offsets,
+        offsets={**offsets, **(grpc or {})},
         is_guess=is_guess,
         hooks=tuple(hooks),
         verdicts=_verdicts(program.functions.values()),
@@ -279,6 +303,33 @@ def _verdicts(functions: Iterable[Function]) -> dict[int, GoVerdict]:
     return found
 
 
+def grpc_offsets_of(version: str) -> Mapping[str, int] | None:
+    """What is known of a version of grpc-go: measured, or the same before and after it. Newer
+    ones are taken for the newest: what is read there must be a stream of that very socket.
+    None where it is not known."""
+    number = _number(version)
+    if number is None:
+        return None
+    known = sorted((_number(key) or (), row) for key, row in GRPC.items())
+    before = [row for at, row in known if at <= number]
+    after = [row for at, row in known if at >= number]
+    if not before or (after and after[0] != before[-1]):
+        return None
+    return before[-1]
+
+
+def _number(version: str) -> tuple[int, ...] | None:
+    """v1.70.0-dev as (1, 70, 0)."""
+    words = version.removeprefix("v").split("-")[0].split("+")[0].split(".")
+    return tuple(int(word) for word in words) if all(w.isdigit() for w in words) else None
+
+
+def _call_to(target: int, code: "instructions.Code") -> int:
+    from waggle.probes.go.instructions import call_to
+
+    return call_to(code, target)
+
+
 class _Chooser:
     """Finds instructions for probes in one program."""
 
@@ -287,21 +338,24 @@ class _Chooser:
         self._path = path
         self._program = program
 
-    def hooks(self) -> list[tuple[str, int]]:
+    def hooks(self, *, with_grpc_server: bool) -> list[tuple[str, int]]:
+        """BPF programs, and where in the file they are put."""
         from waggle.probes.go import instructions
 
         found: list[tuple[str, int]] = []
+        functions = self._program.functions
         for program, names in _ENTRIES.items():
             for name in names:
-                function = self._program.functions.get(name)
-                if function is not None:
-                    self._add(found, program, function, instructions.at_entry)
-        birth, ready = (self._program.functions.get(name) for name in (_BIRTH, _READY))
-        if birth is None or ready is None:
-            self.missing.append(f"{_BIRTH} is missing: goroutines inherit no request")
-        else:
-            at = ready.address
-            self._add(found, "go_birth", birth, lambda code: instructions.call_to(code, at))
+                self._add(found, program, name, instructions.at_entry)
+        if with_grpc_server:
+            self._add(found, "go_grpc_handler", _GRPC_HANDLER, instructions.at_entry)
+        elif _GRPC_HANDLER in functions:
+            self.missing.append("its version of grpc is not known: handlers' calls have no parents")
+        for program, (name, called) in _CALLS.items():
+            if name in functions and called in functions:
+                self._add(found, program, name, partial(_call_to, functions[called].address))
+        if "go_birth" not in dict(found):
+            self.missing.append(f"no probe on {_BIRTH}: goroutines inherit no request")
         return found
 
     def slot(self) -> int:
@@ -320,11 +374,14 @@ class _Chooser:
         self,
         found: list[tuple[str, int]],
         program: str,
-        function: Function,
+        name: str,
         choose: "Callable[[instructions.Code], int]",
     ) -> None:
         from waggle.probes.go.instructions import NoInstructionError
 
+        function = self._program.functions.get(name)
+        if function is None:
+            return
         try:
             address = choose(self._code(function))
         except NoInstructionError as error:

@@ -1,10 +1,11 @@
 """Write table.py from programs that are built for it: `make go-offsets`.
 
-    make_table.py VERSION...        versions of Go, as 1.26.8
+    make_table.py VERSION... [grpc VERSION...]      of Go, as 1.26.8, and of grpc-go, as 1.85.0
 
-Every version of Go builds measured/std, and measured/read reads the debugging information
-of what it has built. Rows of versions that are not given stay; two releases of one
-version (1.26.7, 1.26.8) that differ are an error.
+Every version of Go builds measured/std; measured/grpc is built with every version of
+grpc-go; and measured/read reads the debugging information of what was built. Rows of
+versions that are not given stay; two releases of one version of Go (1.26.7, 1.26.8) that
+differ are an error.
 """
 
 import json
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from waggle.probes.go.table import GO
+from waggle.probes.go.table import GO, GRPC
 
 HERE = Path(__file__).parent
 MEASURED = HERE / "measured"
@@ -35,13 +36,27 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "http2_conn": ("net/http.http2serverConn.conn", "net/http/internal/http2.serverConn.conn"),
     "http2_stream": ("net/http.http2stream.id", "net/http/internal/http2.stream.id"),
 }
-OPTIONAL = frozenset({"parent_goid"})  # since Go 1.21
+OPTIONAL = frozenset({"parent_goid", "grpc_indirect"})  # since Go 1.21; grpc 1.70 to 1.76
+
+_TRANSPORT = "google.golang.org/grpc/internal/transport."
+GRPC_FIELDS: dict[str, tuple[str, ...]] = {
+    "grpc_conn": (_TRANSPORT + "http2Server.conn",),
+    "grpc_stream": (_TRANSPORT + "Stream.id",),
+    "grpc_indirect": (_TRANSPORT + "ServerStream.Stream*",),
+}
+# The writer's headers, old and new, must begin with the number of their stream.
+GRPC_FIRST = (_TRANSPORT + "headerFrame.streamID", _TRANSPORT + "clientHeaders.streamID")
 
 HEADER = '''"""Offsets per version of Go. Written by `make go-offsets`: do not edit."""
 
 # Version -> field -> bytes; make_table.py says which fields of Go's these are.
 GO: dict[str, dict[str, int]] = {
 '''
+GRPC_MODULE = "google.golang.org/grpc"
+GRPC_HEADER = """
+# The same by version of grpc-go. A version between two that are alike is like them.
+GRPC: dict[str, dict[str, int]] = {
+"""
 
 
 def build(package: Path, program: Path, version: str) -> None:
@@ -76,24 +91,49 @@ def row_of(found: Mapping[str, int], fields: Mapping[str, Sequence[str]]) -> dic
     return row
 
 
-def render(table: Mapping[str, dict[str, int]]) -> str:
-    order = sorted(table, key=lambda version: [int(part) for part in version.split(".")])
-    return HEADER + "".join(f"    {key!r}: {table[key]!r},\n" for key in order) + "}\n"
+def render(table: Mapping[str, dict[str, int]], grpc: Mapping[str, dict[str, int]]) -> str:
+    def rows(of: Mapping[str, dict[str, int]]) -> str:
+        order = sorted(of, key=lambda version: [int(part) for part in version.split(".")])
+        return "".join(f"    {key!r}: {of[key]!r},\n" for key in order) + "}\n"
+
+    return HEADER + rows(table) + GRPC_HEADER + rows(grpc)
+
+
+def measure_grpc(folder: Path, reader: Path, version: str) -> dict[str, int]:
+    """The row of a version of grpc-go, by this machine's own Go."""
+    module, program = folder / version, folder / f"grpc-{version}"
+    module.mkdir()
+    (module / "main.go").write_bytes((MEASURED / "grpc" / "main.go").read_bytes())
+    (module / "go.mod").write_text("module waggle.test/measured\n\ngo 1.21\n")
+    env = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    for command in (["get", f"{GRPC_MODULE}@v{version}"], ["mod", "tidy"]):
+        subprocess.run(["go", *command], cwd=module, env=env, check=True, capture_output=True)
+    build(module, program, "")
+    names = [name for theirs in GRPC_FIELDS.values() for name in theirs]
+    found = read(reader, program, [name.rstrip("*") for name in (*names, *GRPC_FIRST)])
+    if any(found.get(name) for name in GRPC_FIRST):
+        raise SystemExit(f"make_table: the headers of grpc {version} begin with something else")
+    return row_of(found, GRPC_FIELDS)
 
 
 def main() -> None:
+    releases, _, grpc_releases = " ".join(sys.argv[1:]).partition("grpc")
     table: dict[str, dict[str, int]] = {}
+    grpc: dict[str, dict[str, int]] = {}
     names = [name for theirs in FIELDS.values() for name in theirs]
-    with TemporaryDirectory() as folder:
-        reader, program = Path(folder, "read"), Path(folder, "program")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        reader, program = folder / "read", folder / "program"
         build(MEASURED / "read", reader, "")
-        for release in sys.argv[1:]:
+        for release in releases.split():
             build(MEASURED / "std", program, release)
             row = row_of(read(reader, program, names), FIELDS)
             version = ".".join(release.split(".")[:2])
             if table.setdefault(version, row) != row:
                 raise SystemExit(f"make_table: {release} differs from another {version}: {row}")
-    (HERE / "table.py").write_text(render({**GO, **table}), "ascii")
+        for release in grpc_releases.split():
+            grpc[release] = measure_grpc(folder, reader, release)
+    (HERE / "table.py").write_text(render({**GO, **table}, {**GRPC, **grpc}), "ascii")
 
 
 if __name__ == "__main__":

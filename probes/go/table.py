@@ -153,3 +153,11 @@ GO: dict[str, dict[str, int]] = {
         "http2_stream": 8,
     },
 }
+
+# The same by version of grpc-go. A version between two that are alike is like them.
+GRPC: dict[str, dict[str, int]] = {
+    "1.64.0": {"grpc_conn": 16, "grpc_stream": 0},
+    "1.70.0": {"grpc_conn": 16, "grpc_stream": 0, "grpc_indirect": 1},
+    "1.76.0": {"grpc_conn": 16, "grpc_stream": 0, "grpc_indirect": 1},
+    "1.85.0": {"grpc_conn": 16, "grpc_stream": 108},
+}

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .agent import started_agent
-from .clients import start_client
+from .clients import ClientKind, start_client
 from .python_matrix import Cell, Result, Run, result_of, settle
 from .servers import ServerKind, start_server
 from .toolchain import GO_MATRIX_BIN
@@ -29,7 +29,11 @@ CALLS: Mapping[str, int | None] = {
     **dict.fromkeys(("each-two",), 4),
     **dict.fromkeys(("flaky", "timeout"), None),
 }
-CLIENTS = ("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c")
+CLIENTS = (
+    *("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c", "grpc", "stream"),
+)
+# Asked by gRPC, or HTTP/2 without TLS: the handlers are those of net/http.
+MULTIPLEXED = ("grpc", "h2c")
 # What tells frameworks apart: how they call the handler.
 EVERYWHERE = ("one", "parallel", "errgroup", "pool-ctx", "stream", "detached")
 GOMATRIX = GO_MATRIX_BIN / "gomatrix"
@@ -45,7 +49,11 @@ def cells_of(framework: str, concurrency: int) -> list[Cell]:
     """Every shape with the pooled client and every client with two shapes on net/http; elsewhere
     what may differ."""
     shapes = CALLS if framework == "nethttp" else EVERYWHERE
-    found = [(shape, "std") for shape in shapes if shape != "none"]
+    # gRPC has no answer that begins before its handler has ended.
+    left_out = {"none", "stream"} if framework == "grpc" else {"none"}
+    found = [(shape, "std") for shape in shapes if shape not in left_out]
+    if framework in MULTIPLEXED:
+        found += [("one", "grpc"), ("one", "h2c"), ("parallel", "stream")]
     if framework == "nethttp":
         found += [(shape, client) for client in CLIENTS[1:] for shape in ("one", "parallel")]
     return [Cell(framework, shape, client, concurrency) for shape, client in found]
@@ -66,6 +74,10 @@ def play(
     that nobody judges. Raises ProgramError when a program fails."""
     started = time.monotonic()
     framework = cells[0].server
+    load = None
+    if framework in MULTIPLEXED:
+        load = ClientKind([GO_MATRIX_BIN / "load", framework])
+        framework = "nethttp"
     with ExitStack() as stack:
         kinds = {"called": kind_of(called_program, "nethttp"), "go": kind_of(program, framework)}
         called = stack.enter_context(start_server("called", kinds=kinds))
@@ -77,7 +89,7 @@ def play(
         for cell, mine in zip(cells, numbers, strict=True):
             path = f"{prefix}/{cell.shape}/{cell.client}/{{}}"
             with start_client(
-                "go", server.base_url, each, cell.concurrency, first=mine.start, path=path
+                "go", server.base_url, each, cell.concurrency, first=mine.start, path=path, how=load
             ) as client:
                 try:
                     client.finish()
@@ -97,7 +109,7 @@ def play(
 
 def runs() -> Iterator[list[Cell]]:
     """The cells of each run that a full matrix has."""
-    for framework in FRAMEWORKS:
+    for framework in (*FRAMEWORKS, *MULTIPLEXED):
         for concurrency in CONCURRENCIES:
             yield cells_of(framework, concurrency)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from waggle.attach import RefusedError
-from waggle.probes.go.attach import offsets_of
+from waggle.probes.go.attach import grpc_offsets_of, offsets_of
 from waggle.probes.go.make_table import FIELDS, OPTIONAL, render, row_of
 from waggle.probes.go.table import GO
 
@@ -43,7 +43,31 @@ def test_a_field_that_has_gone_stops_the_making() -> None:
 
 def test_the_table_is_written_in_the_order_of_versions() -> None:
     """1.9 comes before 1.10, and what is written can be read again."""
-    text = render({"1.10": {"goid": 2}, "1.9": {"goid": 1}})
+    text = render({"1.10": {"goid": 2}, "1.9": {"goid": 1}}, {})
     read: dict[str, dict[str, dict[str, int]]] = {}
     exec(text, read)  # noqa: S102
     assert list(read["GO"]) == ["1.9", "1.10"]
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [
+        ("v1.85.0", True),
+        ("v1.99.0", True),  # newer: the newest is tried, and verified where it is used
+        ("v1.76.0", True),
+        ("v1.76.0-dev", True),
+        ("v1.74.2", True),  # between two that are alike
+        ("v1.78.0", False),  # between two that differ
+        ("v1.20.0", False),  # older than all
+        ("", False),
+        ("(devel)", False),
+    ],
+)
+def test_a_version_of_grpc_is_known_by_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch, version: str, known: bool
+) -> None:
+    """No guess between two that differ."""
+    old, new = {"grpc_conn": 16, "grpc_stream": 0}, {"grpc_conn": 16, "grpc_stream": 108}
+    table = {"1.70.0": old, "1.76.0": old, "1.85.0": new}
+    monkeypatch.setattr("waggle.probes.go.attach.GRPC", table)
+    assert (grpc_offsets_of(version) is not None) is known

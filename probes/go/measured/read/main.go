@@ -1,5 +1,6 @@
 // Command read prints where fields lie in structs, as the debugging information of a Go program
-// says: read PROGRAM STRUCT.FIELD... gives {"STRUCT.FIELD": bytes, ...} without what is not there.
+// says: read PROGRAM STRUCT.FIELD... gives {"STRUCT.FIELD": bytes, ...} without what is not there;
+// and "STRUCT.FIELD*": 1 for each that is a pointer.
 // A struct's name is as DWARF has it, with the path of its package.
 package main
 
@@ -52,8 +53,12 @@ func offsets(data *dwarf.Data, wanted map[string][]string) map[string]int64 {
 		}
 		for _, field := range kind.(*dwarf.StructType).Field {
 			for _, one := range fields {
-				if field.Name == one {
-					found[name+"."+one] = field.ByteOffset
+				if field.Name != one {
+					continue
+				}
+				found[name+"."+one] = field.ByteOffset
+				if _, isPointer := field.Type.(*dwarf.PtrType); isPointer {
+					found[name+"."+one+"*"] = 1
 				}
 			}
 		}

@@ -51,6 +51,8 @@ func newClients(base *url.URL) clients {
 		"few":     c.with(&http.Client{Transport: few}),
 		"post":    c.posting(&http.Client{Transport: plain}),
 		"raw":     c.raw(),
+		"grpc":    c.unary(),
+		"stream":  c.streaming(),
 	}
 	return c
 }

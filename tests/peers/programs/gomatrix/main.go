@@ -4,6 +4,7 @@
 //	gomatrix --listen HOST:PORT --framework NAME      environment: CALLED=URL of another gomatrix
 //
 // GET /m/<shape>/<client>/<n> plays a shape (shapes.go) with a client (clients.go).
+// The same shapes are played by gRPC (grpc.go), and by HTTP/2 without TLS.
 // GET /n/<n> answers; /redirect/<n>, /flaky/<n>, /busy/<n> and /slow/<n> answer in their own ways.
 package main
 
@@ -45,6 +46,7 @@ func main() {
 		log.Fatal(err)
 	}
 	s := newShapes(called)
+	go serveGRPC(*address, s.play)
 	root := http.NewServeMux()
 	addOwn(root)
 	root.Handle("/m/", make(s.play))

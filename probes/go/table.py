@@ -156,8 +156,16 @@ GO: dict[str, dict[str, int]] = {
 
 # The same by version of grpc-go. A version between two that are alike is like them.
 GRPC: dict[str, dict[str, int]] = {
+    "1.50.1": {"grpc_conn": 32, "grpc_stream": 0},
+    "1.60.1": {"grpc_conn": 16, "grpc_stream": 0},
     "1.64.0": {"grpc_conn": 16, "grpc_stream": 0},
+    "1.67.1": {"grpc_conn": 16, "grpc_stream": 0},
+    "1.69.4": {"grpc_conn": 16, "grpc_stream": 0, "grpc_indirect": 1},
     "1.70.0": {"grpc_conn": 16, "grpc_stream": 0, "grpc_indirect": 1},
+    "1.72.0": {"grpc_conn": 16, "grpc_stream": 0, "grpc_indirect": 1},
     "1.76.0": {"grpc_conn": 16, "grpc_stream": 0, "grpc_indirect": 1},
+    "1.77.0": {"grpc_conn": 16, "grpc_stream": 108},
+    "1.80.0": {"grpc_conn": 16, "grpc_stream": 108},
+    "1.82.1": {"grpc_conn": 16, "grpc_stream": 108},
     "1.85.0": {"grpc_conn": 16, "grpc_stream": 108},
 }

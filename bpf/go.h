@@ -225,6 +225,8 @@ INLINE int ask_goroutine(struct waggle_go *go, u64 goid, struct go_call *call)
 		return 0;
 	}
 	call->after = works == GO_ON_ANSWERED;
+	if (goroutine->state == GO_BORN && !go->used)
+		go->used = 1;
 	return 1;
 }
 
@@ -324,6 +326,7 @@ PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 st
 	}
 	if (!call.request.owner.sock) {
 		count(WAGGLE_COUNT_GOROUTINE_UNKNOWN);
+		go->unknown++;
 		return WAGGLE_LINK_NONE;
 	}
 	copy_trace_id(facts->trace_id, call.request.trace_id);

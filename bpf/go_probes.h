@@ -113,6 +113,8 @@ INLINE void leave_go_call(struct waggle_go *go, u64 at, u32 place, u64 context)
 	    context_request(go, context, &request)) {
 		call.request = request;
 		call.after = 0;
+		if (!go->used)
+			go->used = 1;
 	}
 	bpf_map_update_elem(&go_calls, &key, &call, BPF_ANY);
 }
@@ -144,6 +146,8 @@ int go_serve_http(struct pt_regs *registers)
 	struct goroutine *goroutine;
 	u64 goid;
 
+	if (go && go->served < WAGGLE_GO_ENOUGH)
+		go->served++;
 	goid = go ? current_goid(go) : 0;
 	goroutine = goid ? goroutine_of(go, goid) : 0;
 	if (!goroutine || goroutine->state == GO_BORN ||

@@ -389,8 +389,12 @@ struct waggle_go {
 	unsigned int grpc_conn; /* of a grpc http2Server: its net.Conn */
 	unsigned int grpc_stream; /* of a transport.Stream: its number */
 	unsigned int grpc_indirect; /* a ServerStream holds the address of its Stream */
-	unsigned int reserved;
+	unsigned int served;  /* requests that go_serve_http saw, up to WAGGLE_GO_ENOUGH */
+	unsigned int used;    /* a context or a birth has told whose a call is */
+	unsigned int unknown; /* calls of goroutines that serve nobody known */
 };
+
+#define WAGGLE_GO_ENOUGH 20000
 
 /* What is known of a function that goroutines run: in the map `go_functions`. */
 struct waggle_go_function_key {

@@ -423,7 +423,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    104,
+    112,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -448,7 +448,9 @@ GO = _dtype(
         ("grpc_conn", "<u4", 88),
         ("grpc_stream", "<u4", 92),
         ("grpc_indirect", "<u4", 96),
-        ("reserved", "<u4", 100),
+        ("served", "<u4", 100),
+        ("used", "<u4", 104),
+        ("unknown", "<u4", 108),
     ],
 )
 

@@ -14,6 +14,7 @@ No process is stopped and nothing is written into one.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 from waggle import layout
 from waggle.attach import NotYetError, RefusedError, Target
+from waggle.errors import WaggleError
 from waggle.layout import GoVerdict
 from waggle.libbpf import Link, Map, Program
 from waggle.probes.go.binary import Function, GoProgram, NoGoProgramError, code_of, read_program
@@ -87,6 +89,10 @@ _FIELDS = (
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("grpc_conn", "grpc_stream", "grpc_indirect"),
 )
+# What tells whose work is done by goroutines that serve nobody themselves. A program that has
+# served so many requests (WAGGLE_GO_ENOUGH) and needed neither is spared both.
+_FOR_OTHERS = ("go_serve_http", "go_birth")
+_ENOUGH = 20_000
 _OLDEST = (1, 17)
 _PLANS_KEPT = 256
 
@@ -179,28 +185,48 @@ class GoAttachment:
         self._tgid = tgid
         self._epoch = epoch
         self._is_guess = is_guess
-        self._links: list[Link] = []
+        self._links: dict[tuple[str, str, int], Link] = {}
+        self._spared: list[tuple[str, str, int]] = []
+        self._unknown = 0
+        self._is_settled = False
 
     def hook(self, program: str, path: str, offset: int) -> None:
         link = self._kernel.attach_in_process(program, path, offset=offset, pid=self._tgid)
-        self._links.append(link)
+        self._links[program, path, offset] = link
 
     def look(self) -> str | None:
         found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
-        if found is None or not self._is_guess:
+        if found is None:
             return None
         row = np.frombuffer(found, layout.GO)[0]
-        if not row["disagrees"]:
+        self._spare(row)
+        if not self._is_guess or not row["disagrees"]:
             return None
         return (
             "its version of Go keeps goroutines in another way than those that are known: its "
             "calls have no parents; `make go-offsets` with that version teaches it"
         )
 
+    def _spare(self, row: np.void) -> None:
+        """Take away what has told nothing so far; give it back, for good, when somebody calls of
+        whom nothing is known."""
+        if self._spared:
+            if row["unknown"] != self._unknown:
+                spared, self._spared = self._spared, []
+                with suppress(WaggleError, OSError):  # it may end this very moment
+                    for hook in spared:
+                        self.hook(*hook)
+                self._is_settled = True
+        elif not self._is_settled and row["served"] >= _ENOUGH and not row["used"]:
+            self._spared = [hook for hook in self._links if hook[0] in _FOR_OTHERS]
+            self._unknown = int(row["unknown"])
+            for hook in self._spared:
+                self._kernel.detach(self._links.pop(hook))
+
     def close(self) -> None:
         """Detach; the functions that were learned of this process are forgotten with it."""
-        links, self._links = self._links, []
-        for link in links:
+        links, self._links = self._links, {}
+        for link in links.values():
             self._kernel.detach(link)
         found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
         if found is not None and np.frombuffer(found, layout.GO)["epoch"][0] == self._epoch:

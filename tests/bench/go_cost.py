@@ -12,8 +12,9 @@ from tests.peers.toolchain import ensure_go_matrix, ensure_go_module
 
 from . import measure
 from .load import full_load
+from .paths import PROGRAMS
 from .report import Table, middle
-from .targets import PROGRAMS, sink
+from .targets import sink
 
 WITHOUT, AGENT, SDK = "without", "--quiet", "otelhttp, otelgrpc"
 ARMS = (WITHOUT, AGENT, SDK)

@@ -5,10 +5,22 @@ from collections.abc import Sequence
 
 import pytest
 
+from .agent import started_agent
+from .clients import run_client, start_client
 from .go_demands import demand
-from .go_matrix import CONCURRENCIES, FRAMEWORKS, MULTIPLEXED, cells_of, play
+from .go_matrix import (
+    CONCURRENCIES,
+    FRAMEWORKS,
+    GOMATRIX,
+    MULTIPLEXED,
+    cells_of,
+    kind_of,
+    play,
+)
 from .python_matrix import Cell, Run
+from .servers import start_server
 from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
+from .truth import judge
 
 FEW = 160
 MANY = 1000
@@ -119,3 +131,26 @@ def test_the_runtime_under_stress(env: dict[str, str]) -> None:
     ensure_go_matrix()
     cells = [Cell("nethttp", shape, "std", 64) for shape in ("deep", "parallel", "pool-ctx")]
     check(play(cells, FEW, env=env, warm=WARM))
+
+
+def test_an_agent_that_is_killed_harms_nobody() -> None:
+    """SIGKILL under load, while stacks grow under the probes: every request is answered with its
+    number, by the same process; the next agent finds the right parents at once."""
+    ensure_go_matrix()
+    kinds = {"called": kind_of(GOMATRIX, "nethttp"), "go": kind_of(GOMATRIX, "gin")}
+    with (
+        start_server("called", kinds=kinds) as called,
+        start_server("go", env={"CALLED": called.base_url}, kinds=kinds) as server,
+        start_client("go", server.base_url, 200_000, 16, path="/m/deep/std/{}") as load,
+    ):
+        with started_agent(pids=[called.pid, server.pid]) as agent:
+            agent.wait_for(lambda spans: len(spans) > 300)
+            agent.kill()
+        taken = load.end_early().count
+        assert taken > 100
+        with started_agent(pids=[called.pid, server.pid]) as agent:
+            run_client("go", server.base_url, 100, 4, first=300_000, path="/m/one/std/{}")
+            agent.settle(300)
+            spans = agent.stop().spans
+        assert server.program.process.poll() is None
+        assert judge(spans, server.pids(), [called.pid]).verdicts == {"right": 100}

@@ -199,7 +199,11 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 			  struct waggle_facts *facts, struct owner *owner)
 {
-	facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
+	if (is_go(feed->tgid))
+		facts->link = goroutine_parent(feed->connection, feed->sock,
+					       stream_of(feed->connection, facts), facts, owner);
+	else
+		facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
 	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
 		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
@@ -217,7 +221,7 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 INLINE int rules_may_ask(const struct waggle_process *process)
 {
 	u32 no_rule = WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_EXCLUDED | WAGGLE_PROCESS_FOLLOW |
-		      WAGGLE_PROCESS_RULE_THREAD;
+		      WAGGLE_PROCESS_RULE_THREAD | WAGGLE_PROCESS_RULE_GOROUTINE;
 
 	return !!(process->mode & ~no_rule);
 }
@@ -344,6 +348,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		join_incoming(feed, header, facts);
 		server_busy(feed, process);
 		task_request(connection, process, facts, feed->sock);
+		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE)
+			goroutine_request(connection, facts, feed->sock);
 	} else {
 		join_outgoing(feed, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;

@@ -20,6 +20,7 @@ const volatile u32 watch_processes = 0;	  /* provisional capture of every new pr
 const volatile u64 shape_seed = 1;	  /* so that nobody can aim for collisions */
 const volatile u32 turn_proof = 20;	  /* agreeing responses before rule `turn` is trusted */
 const volatile u32 early_proof = 20;	  /* agreeing answers before a prediction is trusted */
+const volatile u32 birth_proof = 1;	  /* goroutines that ended before others like them inherit */
 const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
 
 const volatile u32 sampling_mode = 0;	  /* enum sampling_mode; 0: no sampler, no cost */

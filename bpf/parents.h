@@ -9,6 +9,7 @@
 
 #include "context.h"
 #include "exchange.h"
+#include "go.h"
 #include "late_handoff.h"
 #include "python.h"
 

@@ -54,8 +54,10 @@ int BPF_PROG(process_exec, struct task_struct *task)
 	u32 tgid = task->tgid;
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 
-	if (process) /* another program at other addresses */
+	if (process) { /* another program at other addresses */
 		bpf_map_delete_elem(&python_processes, &tgid);
+		bpf_map_delete_elem(&go_processes, &tgid);
+	}
 	if (!process && !watch_processes && !trace_all)
 		return 0;
 	/* No blind window: record at once, user space decides what is kept. */
@@ -77,6 +79,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		return 0;
 	bpf_map_delete_elem(&processes, &tgid);
 	bpf_map_delete_elem(&python_processes, &tgid);
+	bpf_map_delete_elem(&go_processes, &tgid);
 	tell(WAGGLE_PROCESS_EXIT, tgid, task->real_parent->tgid,
 	     task->group_leader->start_boottime, 0, task->comm);
 	return 0;

@@ -9,6 +9,7 @@
 #include "ending.h"
 #include "process.h"
 #include "python_probes.h"
+#include "go_probes.h"
 #include "sweep.h"
 #include "capture_socket.h"
 #include "capture_probe.h"
@@ -34,6 +35,7 @@ SHARED_ENUM(waggle_http2_flag);
 SHARED_ENUM(waggle_table_event_kind);
 SHARED_ENUM(waggle_process_event_kind);
 SHARED_ENUM(waggle_process_mode);
+SHARED_ENUM(waggle_go_verdict);
 SHARED_ENUM(waggle_counter);
 SHARED_ENUM(waggle_evidence_kind);
 const struct waggle_sample_rule shared_sample_rule SEC(".rodata.shared") = {};

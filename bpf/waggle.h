@@ -40,6 +40,7 @@ enum waggle_link {
 	WAGGLE_LINK_SOCKET = 2,	      /* hand-off by stream position on this machine */
 	WAGGLE_LINK_THREAD = 3,	      /* the one request open on a thread that blocks */
 	WAGGLE_LINK_TURN = 4,	      /* the turn of an event loop, proven by responses */
+	WAGGLE_LINK_GOROUTINE = 5,    /* the goroutine of Go that asked for it */
 	WAGGLE_LINK_TASK = 6,	      /* the context of a task, greenlet or thread of Python */
 };
 
@@ -323,6 +324,7 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_RULE_THREAD = 16, /* rule `thread` may be tried */
 	WAGGLE_PROCESS_RULE_TURN = 32,	 /* rule `turn` may be tried */
 	WAGGLE_PROCESS_RULE_TASK = 64,	 /* rule `task` may be tried */
+	WAGGLE_PROCESS_RULE_GOROUTINE = 128, /* rule `goroutine` may be tried */
 };
 
 struct waggle_process {
@@ -358,6 +360,61 @@ struct waggle_python {
 	unsigned int too_many; /* copied faster than shall be followed: nothing holds any more */
 	unsigned int epoch;    /* another for every time the process was looked at */
 	unsigned int reserved;
+};
+
+/* Where a Go program keeps what its goroutines are: value of the map `go_processes`,
+ * found by user space (probes/go). Offsets are in bytes. */
+struct waggle_go {
+	unsigned long long low; /* addresses of the program's own parts, as mapped */
+	unsigned long long high;
+	int slot; /* of the current g, from a thread's pointer on */
+	unsigned int epoch; /* another for every time the process was looked at */
+	unsigned int goid; /* of a g: its number, */
+	unsigned int parent_goid; /* its maker's (0: before Go 1.21), */
+	unsigned int start; /* the function it runs, */
+	unsigned int status;
+	unsigned int m; /* and its thread, */
+	unsigned int curg; /* which has its g here */
+	unsigned int persist_conn; /* of a net/http.persistConn: its net.Conn */
+	unsigned int descriptor; /* of a net.netFD: Sysfd, */
+	unsigned int family; /* and family */
+	unsigned int not_on_goroutine; /* times that a thread did not point back to its g */
+	unsigned int agrees; /* births whose maker is whom the runtime names, */
+	unsigned int disagrees; /* and others */
+	unsigned int must_agree; /* the layout is a guess: nothing holds before a birth agrees,
+				  * or after one disagrees */
+	unsigned int request_ctx; /* of a net/http.Request: its context */
+	unsigned int http2_conn; /* of net/http's connection of HTTP/2: its net.Conn */
+	unsigned int http2_stream; /* of a stream there: its number */
+	unsigned int grpc_conn; /* of a grpc http2Server: its net.Conn */
+	unsigned int grpc_stream; /* of a transport.Stream: its number */
+	unsigned int grpc_indirect; /* a ServerStream holds the address of its Stream */
+	unsigned int served;  /* requests that go_serve_http saw, up to WAGGLE_GO_ENOUGH */
+	unsigned int used;    /* a context or a birth has told whose a call is */
+	unsigned int unknown; /* calls of goroutines that serve nobody known */
+};
+
+#define WAGGLE_GO_ENOUGH 20000
+
+/* What is known of a function that goroutines run: in the map `go_functions`. */
+struct waggle_go_function_key {
+	unsigned long long address; /* as mapped */
+	unsigned int epoch; /* waggle_go.epoch */
+	unsigned int reserved;
+};
+
+struct waggle_go_function {
+	unsigned long long watched; /* the g of a goroutine that was born in a request */
+	unsigned long long goid;    /* and its number */
+	unsigned int ended;	    /* of those that were watched */
+	unsigned int verdict;	    /* enum waggle_go_verdict */
+};
+
+enum waggle_go_verdict {
+	WAGGLE_GO_UNKNOWN = 0,	/* its goroutines are watched: do they end? */
+	WAGGLE_GO_ENDS = 1,	/* it ends with what it was made for: born in a request, part of it */
+	WAGGLE_GO_PUMP = 2,	/* it does what other goroutines ask for */
+	WAGGLE_GO_WORKS_ON = 3, /* one went on to call after its request's answer: a worker */
 };
 
 /* What later proves whose request a call was part of. */
@@ -552,7 +609,10 @@ enum waggle_counter {
 	WAGGLE_COUNT_LOST_LOG_RATE = 41, /* writes of a process that writes too much */
 	WAGGLE_COUNT_LOST_LOG_RING_FULL = 42,
 	WAGGLE_COUNT_LOST_LOG_UNREADABLE = 43,
-	WAGGLE_COUNTERS = 44,
+	WAGGLE_COUNT_GOROUTINE_CALLS = 44,	/* whose parent a goroutine told */
+	WAGGLE_COUNT_GOROUTINE_UNKNOWN = 45,	/* calls of Go whose goroutine serves nobody known */
+	WAGGLE_COUNT_GO_FUNCTIONS_FULL = 46,	/* functions whose goroutines hand nothing on */
+	WAGGLE_COUNTERS = 47,
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");

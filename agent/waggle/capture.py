@@ -31,7 +31,11 @@ MAX_EVENTS = 4096
 
 _SWEEP = "sweep_connections"
 # Loaded with every flavour, attached by probes to the processes they want (attach.py).
-_PROBES = ("python_context_copied", "python_context_freed")
+_PROBES = (
+    *("python_context_copied", "python_context_freed"),
+    *("go_round_trip", "go_serve_http", "go_birth", "go_http2_handler", "go_grpc_handler"),
+    *("go_grpc_new_stream", "go_grpc_send_headers"),
+)
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
 _LOG_MAPS = ("log_ring", "log_budgets", "log_writes")

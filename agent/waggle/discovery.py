@@ -28,7 +28,12 @@ Events = npt.NDArray[np.void]  # of layout.PROCESS_EVENT
 NEVER_TRACED = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear"})
 
 _UNPICKED = "no selector picks it"
-_RULES = ProcessMode.RULE_THREAD | ProcessMode.RULE_TURN | ProcessMode.RULE_TASK
+_RULES = (
+    ProcessMode.RULE_THREAD
+    | ProcessMode.RULE_TURN
+    | ProcessMode.RULE_TASK
+    | ProcessMode.RULE_GOROUTINE
+)
 
 
 @dataclass(frozen=True, slots=True)

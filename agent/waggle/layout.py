@@ -81,6 +81,9 @@ class Counter(IntEnum):
     LOST_LOG_RATE = 41
     LOST_LOG_RING_FULL = 42
     LOST_LOG_UNREADABLE = 43
+    GOROUTINE_CALLS = 44
+    GOROUTINE_UNKNOWN = 45
+    GO_FUNCTIONS_FULL = 46
 
 
 class End(IntEnum):
@@ -123,6 +126,13 @@ class Flag(IntEnum):
     AFTER_RESPONSE = 8192
 
 
+class GoVerdict(IntEnum):
+    UNKNOWN = 0
+    ENDS = 1
+    PUMP = 2
+    WORKS_ON = 3
+
+
 class Http2Flag(IntEnum):
     RESYNCED = 1
     REQUEST_ENDED = 2
@@ -150,6 +160,7 @@ class Link(IntEnum):
     SOCKET = 2
     THREAD = 3
     TURN = 4
+    GOROUTINE = 5
     TASK = 6
 
 
@@ -191,6 +202,7 @@ class ProcessMode(IntEnum):
     RULE_THREAD = 16
     RULE_TURN = 32
     RULE_TASK = 64
+    RULE_GOROUTINE = 128
 
 
 class Protocol(IntEnum):
@@ -421,6 +433,57 @@ PYTHON = _dtype(
         ("too_many", "<u4", 60),
         ("epoch", "<u4", 64),
         ("reserved", "<u4", 68),
+    ],
+)
+
+GO = _dtype(
+    112,
+    [
+        ("low", "<u8", 0),
+        ("high", "<u8", 8),
+        ("slot", "<i4", 16),
+        ("epoch", "<u4", 20),
+        ("goid", "<u4", 24),
+        ("parent_goid", "<u4", 28),
+        ("start", "<u4", 32),
+        ("status", "<u4", 36),
+        ("m", "<u4", 40),
+        ("curg", "<u4", 44),
+        ("persist_conn", "<u4", 48),
+        ("descriptor", "<u4", 52),
+        ("family", "<u4", 56),
+        ("not_on_goroutine", "<u4", 60),
+        ("agrees", "<u4", 64),
+        ("disagrees", "<u4", 68),
+        ("must_agree", "<u4", 72),
+        ("request_ctx", "<u4", 76),
+        ("http2_conn", "<u4", 80),
+        ("http2_stream", "<u4", 84),
+        ("grpc_conn", "<u4", 88),
+        ("grpc_stream", "<u4", 92),
+        ("grpc_indirect", "<u4", 96),
+        ("served", "<u4", 100),
+        ("used", "<u4", 104),
+        ("unknown", "<u4", 108),
+    ],
+)
+
+GO_FUNCTION_KEY = _dtype(
+    16,
+    [
+        ("address", "<u8", 0),
+        ("epoch", "<u4", 8),
+        ("reserved", "<u4", 12),
+    ],
+)
+
+GO_FUNCTION = _dtype(
+    24,
+    [
+        ("watched", "<u8", 0),
+        ("goid", "<u8", 8),
+        ("ended", "<u4", 16),
+        ("verdict", "<u4", 20),
     ],
 )
 

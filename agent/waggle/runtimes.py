@@ -149,6 +149,8 @@ def allowed_rules(runtime: Runtime) -> int:
         rules |= ProcessMode.RULE_TURN
     if runtime.name == CPYTHON:
         rules |= ProcessMode.RULE_TASK
+    if runtime.name == GO:
+        rules |= ProcessMode.RULE_GOROUTINE
     return rules
 
 

@@ -29,6 +29,7 @@ from waggle.launch import Launched, forwarding
 from waggle.log_session import close_logs, log_summary, open_logs
 from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
+from waggle.probes.go.attach import GoProbe
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
 from waggle.probes.python.call_sites import call_sites
@@ -69,7 +70,7 @@ class Session:
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
-        probes: list[Probe] = [PythonProbe(capture.bpf)]
+        probes: list[Probe] = [PythonProbe(capture.bpf), GoProbe(capture.bpf, say)]
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)

@@ -273,6 +273,7 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.SOCKET: "socket",
     layout.Link.THREAD: "thread",
     layout.Link.TURN: "turn",
+    layout.Link.GOROUTINE: "goroutine",
     layout.Link.TASK: "task",
 }
 

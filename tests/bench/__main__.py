@@ -11,6 +11,7 @@ from tests.peers.toolchain import ensure_python_peers
 from . import (
     agent_cost,
     exporter_cost,
+    go_cost,
     grpc_cost,
     measure,
     metrics_cost,
@@ -44,6 +45,10 @@ def _flask(chosen: argparse.Namespace) -> Sequence[Table]:
 
 def _python(chosen: argparse.Namespace) -> Sequence[Table]:
     return python_cost.bench(chosen.seconds or 3, chosen.rounds or 3)
+
+
+def _gosdk(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [go_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
 
 
 def _grpc(chosen: argparse.Namespace) -> Sequence[Table]:
@@ -84,6 +89,7 @@ BENCHES: dict[str, Bench] = {
     "flask": _flask,
     "python": _python,
     "grpc": _grpc,
+    "gosdk": _gosdk,
     "untraced": _untraced,
     "agent": _agent,
     "metrics": _metrics,

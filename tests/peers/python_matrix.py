@@ -129,11 +129,14 @@ def play(cells: Sequence[Cell], count: int, *, heavy: bool, flags: Sequence[str]
         numbers = [range(1 + i * count, 1 + (i + 1) * count) for i in range(len(cells))]
         for cell, mine in zip(cells, numbers, strict=True):
             _load(cell, server, mine)
-        _settle(agent, 3 * count * len(cells))
+        settle(agent, 3 * count * len(cells))
         pids = server.pids()
         ended = agent.stop()
         truth = judge(ended.spans, pids, [called.pid])
-    results = [_result(cell, mine, truth) for cell, mine in zip(cells, numbers, strict=True)]
+    results = [
+        result_of(cell, mine, truth, CALLS.get(cell.shape, 1))
+        for cell, mine in zip(cells, numbers, strict=True)
+    ]
     services = frozenset(span.service for span in ended.spans if span.pid in pids)
     return Run(tuple(results), ended, services, time.monotonic() - started)
 
@@ -157,7 +160,7 @@ def _load(cell: Cell, server: Server, numbers: range) -> None:
             raise
 
 
-def _settle(agent: Agent, least: int) -> None:
+def settle(agent: Agent, least: int) -> None:
     """Waits until at least so many spans are there and no more come."""
     deadline = time.monotonic() + _SETTLE_S
     seen, since = -1, time.monotonic()
@@ -171,10 +174,10 @@ def _settle(agent: Agent, least: int) -> None:
         time.sleep(0.1)
 
 
-def _result(cell: Cell, numbers: range, truth: Truth) -> Result:
+def result_of(cell: Cell, numbers: range, truth: Truth, calls: int | None) -> Result:
+    """What became of a cell. calls: of one request; None: it depends."""
     mine = truth.within(numbers)
     verdicts = mine.verdicts
-    calls = CALLS.get(cell.shape, 1)
     return Result(
         cell,
         requests=len(numbers),

@@ -206,10 +206,11 @@ def test_a_copied_traceparent_is_no_span_of_its_own(caller: str) -> None:
         places = (calls.asking, calls.served, calls.calling, calls.called)
         assert {spans[number].trace_id for spans in places} == {trace_id}
         assert calls.asking[number].parent_id == span_id
-        expected = calls.served[number].span_id if call.link == "thread" else span_id
+        ruled = call.link in ("thread", "goroutine")
+        expected = calls.served[number].span_id if ruled else span_id
         assert (call.parent_id, call.link) == (expected, call.link or "traceparent")
-    ruled = caller.startswith("flask")
-    assert calls.links() == {"thread" if ruled else "traceparent": 100}
+    rule = {"flask": "thread", "go": "goroutine"}.get(caller.split("-")[0], "traceparent")
+    assert calls.links() == {rule: 100}
 
 
 def test_a_proxy_that_passes_the_header_on_is_not_skipped() -> None:

@@ -20,6 +20,8 @@ VENV = BUILD / "peers-venv"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 MATRIX_VENV = BUILD / "peers-python-venv"
 MATRIX_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-python.txt"
+GO_MATRIX_BIN = BUILD / "bin" / "peers-go"
+GO_OLD_BIN = BUILD / "bin" / "peers-go-old"
 GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
@@ -68,6 +70,37 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
         _ensure_java_grpc()
         if has_cargo():
             _ensure_rust_grpc()
+
+
+def ensure_go_matrix() -> None:
+    """What the Go matrix needs: its program, and a load."""
+    ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
+    ensure_go_module(PROGRAMS / "gomatrix", ["", "load"], GO_MATRIX_BIN)
+
+
+def ensure_go_old(version: str, *, way: str) -> Path:
+    """A small program by another version of Go, which Go fetches, built in one of GO_WAYS."""
+    program = GO_OLD_BIN / f"{version}-{way}"
+    module = PROGRAMS / "goold"
+    flags, cgo = GO_WAYS[way]
+    with once(f"go-old-{program.name}", _digest([*module.glob("*")], *flags)) as needed:
+        if needed:
+            program.parent.mkdir(parents=True, exist_ok=True)
+            env = {"CGO_ENABLED": cgo, "GOTOOLCHAIN": f"go{version}", "GOWORK": "off"}
+            env["GOFLAGS"] = "-mod=mod"  # old versions do not know every flag that people have set
+            command = [tool("go"), "build", f"-p={_JOBS}", *flags, "-o", str(program), "."]
+            _run(command, cwd=module, env=env)
+    return program
+
+
+# How programs are built -> flags of `go build`, and whether C is linked in.
+GO_WAYS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "plain": ((), "0"),
+    "stripped": (("-trimpath", "-ldflags=-s -w"), "0"),
+    "pie": (("-buildmode=pie", "-ldflags=-s -w"), "0"),
+    "cgo": (("-tags=withc",), "1"),
+    "cgo-pie": (("-tags=withc", "-buildmode=pie"), "1"),
+}
 
 
 def ensure_python_peers() -> None:

@@ -184,7 +184,7 @@ def test_children_are_followed() -> None:
     assert modes(found.on_events(events((EXEC, 61, 50)))) == {61: TRACED | FOLLOW | THREAD}
     fake.add(61, "/srv/go/tool", parent=50)
     decision = found.on_events(events((EXEC, 61, 50)))[0]
-    assert decision.mode == TRACED | FOLLOW
+    assert decision.mode == TRACED | FOLLOW | ProcessMode.RULE_GOROUTINE
     assert decision.reason == "child of 50"
     assert decision.start_ns == 61 * TICK_NS + 4321
     assert decision.facts is not None

@@ -325,7 +325,8 @@ def test_rules() -> None:
     assert allowed_rules(Runtime("jvm")) == thread
     assert allowed_rules(Runtime("other")) == thread
     assert allowed_rules(Runtime("nginx")) == turn
-    for name in ("go", "nodejs", "deno", "bun"):
+    assert allowed_rules(Runtime("go")) == int(ProcessMode.RULE_GOROUTINE)
+    for name in ("nodejs", "deno", "bun"):
         assert allowed_rules(Runtime(name)) == 0
 
 

@@ -1,0 +1,1 @@
+"""Looks into Go programs: whose goroutine a call was asked for by."""

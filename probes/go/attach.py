@@ -1,0 +1,423 @@
+"""Attaches to a running Go program: where its goroutines are, and who asks for a call.
+
+All that is needed is in the program's file (binary.py): the version of Go, which says
+where the runtime keeps what (table.py), and the entries of the few functions in which
+work passes from one goroutine to another. Of each the instruction is chosen that costs
+least (instructions.py); what cannot be had cheaply is left alone, and said.
+
+A version of Go that is newer than the table is read as the newest that is known; the
+kernel side then believes nothing before the runtime's own word for who made a goroutine
+agrees with ours, and nothing after it has once disagreed (waggle_go.must_agree).
+
+No process is stopped and nothing is written into one.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from waggle import layout
+from waggle.attach import NotYetError, RefusedError, Target
+from waggle.errors import WaggleError
+from waggle.layout import GoVerdict
+from waggle.libbpf import Link, Map, Program
+from waggle.probes.go.binary import Function, GoProgram, NoGoProgramError, code_of, read_program
+from waggle.probes.go.table import GO as OFFSETS
+from waggle.probes.go.table import GRPC
+from waggle.process_memory import file_mappings
+from waggle.runtimes import GO
+
+if TYPE_CHECKING:  # needs capstone, which is large, and few runs meet a Go program
+    from waggle.probes.go import instructions
+
+PROCESSES, FUNCTIONS = "go_processes", "go_functions"
+
+_BIRTH, _READY = "runtime.newproc.func1", "runtime.runqput"
+_SLOT = "runtime.asmcgocall"
+# BPF program -> the functions at whose entry it looks; the names differ between versions.
+_ENTRIES: dict[str, tuple[str, ...]] = {
+    "go_round_trip": ("net/http.(*persistConn).roundTrip",),
+    "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
+    "go_http2_handler": (
+        "net/http.(*http2serverConn).runHandler",
+        "net/http/internal/http2.(*serverConn).runHandler",
+        "golang.org/x/net/http2.(*serverConn).runHandler",
+    ),
+    "go_grpc_send_headers": (
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).headerHandler",
+        "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
+    ),
+}
+# Of grpc's server, whose fields move from version to version.
+_GRPC_HANDLER = "google.golang.org/grpc.(*Server).handleStream"
+# BPF program -> a function, and one that it calls once: the probe is on that call.
+_CALLS: dict[str, tuple[str, str]] = {
+    "go_birth": (_BIRTH, _READY),
+    "go_grpc_new_stream": (
+        "google.golang.org/grpc/internal/transport.(*http2Client).NewStream",
+        "google.golang.org/grpc/internal/transport.(*controlBuffer).executeAndPut",
+    ),
+}
+_GRPC = "google.golang.org/grpc"
+# What the names of functions begin with that goroutines run, and what is known of them.
+_VERDICTS: dict[str, GoVerdict] = {
+    # Readers and writers of pooled connections: made by whoever dialled, they live on.
+    "net/http.(*Transport).dialConn": GoVerdict.PUMP,
+    "net/http.(*persistConn).": GoVerdict.PUMP,
+    "net/http.(*connReader).": GoVerdict.PUMP,
+    "net/http.(*http2Transport).": GoVerdict.PUMP,
+    "net/http/internal/http2.(*Transport).": GoVerdict.PUMP,
+    "golang.org/x/net/http2.(*Transport).": GoVerdict.PUMP,
+    "google.golang.org/grpc/internal/transport.": GoVerdict.PUMP,
+    "database/sql.(*DB).connection": GoVerdict.PUMP,
+    # One for each request, by whoever asks for it.
+    "net/http.(*http2ClientConn).roundTrip": GoVerdict.ENDS,
+    "net/http.(*http2ClientConn).RoundTrip": GoVerdict.ENDS,
+    "net/http/internal/http2.(*ClientConn).roundTrip": GoVerdict.ENDS,
+    "net/http/internal/http2.(*ClientConn).RoundTrip": GoVerdict.ENDS,
+    "golang.org/x/net/http2.(*ClientConn).roundTrip": GoVerdict.ENDS,
+    "golang.org/x/net/http2.(*ClientConn).RoundTrip": GoVerdict.ENDS,
+}
+_FIELDS = (
+    *("goid", "parent_goid", "start", "status", "m", "curg"),
+    *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
+    *("grpc_conn", "grpc_stream", "grpc_indirect"),
+)
+# What tells whose work is done by goroutines that serve nobody themselves. A program that has
+# served so many requests (WAGGLE_GO_ENOUGH) and needed neither is spared both.
+_FOR_OTHERS = ("go_serve_http", "go_birth")
+_ENOUGH = 20_000
+_OLDEST = (1, 17)
+_PLANS_KEPT = 256
+
+
+class Kernel(Protocol):
+    """What the probe needs of the loaded BPF object."""
+
+    def map(self, name: str) -> Map: ...
+
+    def attach_in_process(
+        self, program: str | Program, binary: str, *, offset: int, pid: int
+    ) -> Link: ...
+
+    def detach(self, link: Link) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do to every process of a program.
+
+    hooks: BPF program and where in the file it is put. verdicts: address of a function
+    that goroutines run, as in the file. missing: what could not be had, in words.
+    """
+
+    program: GoProgram
+    slot: int
+    offsets: Mapping[str, int]
+    is_guess: bool
+    hooks: tuple[tuple[str, int], ...]
+    verdicts: Mapping[int, GoVerdict]
+    missing: tuple[str, ...]
+
+
+class GoProbe:
+    """Rule `goroutine` for programs written in Go."""
+
+    name = "go"
+
+    def __init__(self, kernel: Kernel, say: Callable[[str], None] = lambda text: None) -> None:
+        self._kernel = kernel
+        self._say = say
+        self._epochs = itertools.count(1)
+        self._plans: dict[tuple[int, int, int, int], Plan] = {}
+
+    def wants(self, target: Target) -> bool:
+        return target.runtime.name == GO
+
+    def attach(self, target: Target) -> "GoAttachment":
+        """Attach to the process. Raises NotYetError or RefusedError."""
+        path = f"/proc/{target.tgid}/exe"
+        plan = self._plan(path)
+        bias = _bias(target.tgid, plan.program)
+        epoch = next(self._epochs)
+        keys = [_function_key(address + bias, epoch) for address in plan.verdicts]
+        functions = self._kernel.map(FUNCTIONS)
+        for key, verdict in zip(keys, plan.verdicts.values(), strict=True):
+            row = np.zeros(1, layout.GO_FUNCTION)
+            row["verdict"] = verdict
+            functions.update(key, row.tobytes())
+        self._kernel.map(PROCESSES).update(_key(target.tgid), _row(plan, bias, epoch).tobytes())
+        attachment = GoAttachment(self._kernel, target.tgid, epoch, is_guess=plan.is_guess)
+        try:
+            for program, offset in plan.hooks:
+                attachment.hook(program, path, offset)
+        except BaseException:
+            attachment.close()
+            raise
+        return attachment
+
+    def _plan(self, path: str) -> Plan:
+        """Worked out once for every file."""
+        state = Path(path).stat()
+        identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        plan = self._plans.get(identity)
+        if plan is None:
+            plan = make_plan(path)
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[identity] = plan
+            for what in plan.missing:
+                self._say(f"go: {Path(path).resolve().name}: {what}")
+        return plan
+
+
+class GoAttachment:
+    """One Go program that is looked into."""
+
+    def __init__(self, kernel: Kernel, tgid: int, epoch: int, *, is_guess: bool) -> None:
+        self._kernel = kernel
+        self._tgid = tgid
+        self._epoch = epoch
+        self._is_guess = is_guess
+        self._links: dict[tuple[str, str, int], Link] = {}
+        self._spared: list[tuple[str, str, int]] = []
+        self._unknown = 0
+        self._is_settled = False
+
+    def hook(self, program: str, path: str, offset: int) -> None:
+        link = self._kernel.attach_in_process(program, path, offset=offset, pid=self._tgid)
+        self._links[program, path, offset] = link
+
+    def look(self) -> str | None:
+        found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
+        if found is None:
+            return None
+        row = np.frombuffer(found, layout.GO)[0]
+        self._spare(row)
+        if not self._is_guess or not row["disagrees"]:
+            return None
+        return (
+            "its version of Go keeps goroutines in another way than those that are known: its "
+            "calls have no parents; `make go-offsets` with that version teaches it"
+        )
+
+    def _spare(self, row: np.void) -> None:
+        """Take away what has told nothing so far; give it back, for good, when somebody calls of
+        whom nothing is known."""
+        if self._spared:
+            if row["unknown"] != self._unknown:
+                spared, self._spared = self._spared, []
+                with suppress(WaggleError, OSError):  # it may end this very moment
+                    for hook in spared:
+                        self.hook(*hook)
+                self._is_settled = True
+        elif not self._is_settled and row["served"] >= _ENOUGH and not row["used"]:
+            self._spared = [hook for hook in self._links if hook[0] in _FOR_OTHERS]
+            self._unknown = int(row["unknown"])
+            for hook in self._spared:
+                self._kernel.detach(self._links.pop(hook))
+
+    def close(self) -> None:
+        """Detach; the functions that were learned of this process are forgotten with it."""
+        links, self._links = self._links, {}
+        for link in links.values():
+            self._kernel.detach(link)
+        found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
+        if found is not None and np.frombuffer(found, layout.GO)["epoch"][0] == self._epoch:
+            self._kernel.map(PROCESSES).delete(_key(self._tgid))
+        functions = self._kernel.map(FUNCTIONS)
+        keys, _ = functions.items()
+        rows = np.ascontiguousarray(keys).view(layout.GO_FUNCTION_KEY).reshape(-1)
+        for row in rows[rows["epoch"] == self._epoch]:
+            functions.delete(row.tobytes())
+
+
+def _key(tgid: int) -> bytes:
+    return tgid.to_bytes(4, "little")
+
+
+def _function_key(address: int, epoch: int) -> bytes:
+    row = np.zeros(1, layout.GO_FUNCTION_KEY)
+    row["address"], row["epoch"] = address, epoch
+    return row.tobytes()
+
+
+def _row(plan: Plan, bias: int, epoch: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
+    row = np.zeros(1, layout.GO)
+    row["low"], row["high"] = plan.program.low + bias, plan.program.high + bias
+    row["slot"], row["epoch"], row["must_agree"] = plan.slot, epoch, plan.is_guess
+    for field in _FIELDS:
+        row[field] = plan.offsets.get(field, 0)
+    return row
+
+
+def _bias(tgid: int, program: GoProgram) -> int:
+    """What is added to the file's addresses in this process. Raises NotYetError."""
+    exe = str(Path(f"/proc/{tgid}/exe").readlink())
+    for mapping in file_mappings(tgid):
+        if mapping.path == exe:
+            bias = program.image.bias(mapping.start, mapping.offset)
+            if bias is not None:
+                return bias
+    raise NotYetError("its program is not mapped yet")
+
+
+# -- What to do -----------------------------------------------------------------------------
+
+
+def make_plan(path: str) -> Plan:
+    """Read a program's file and decide what to hook. Raises RefusedError."""
+    names = {name for several in (*_ENTRIES.values(), *_CALLS.values()) for name in several}
+    try:
+        program = read_program(path, [*names, _SLOT, _GRPC_HANDLER], _VERDICTS)
+    except NoGoProgramError as error:
+        raise RefusedError(
+            f"its functions cannot be found, so its calls have no parents: {error}"
+        ) from error
+    offsets, is_guess = offsets_of(program.version)
+    missing: list[str] = []
+    if is_guess:
+        missing.append(f"Go {program.version} is newer than what is known; it is verified first")
+    chooser = _Chooser(path, program)
+    grpc = grpc_offsets_of(program.modules.get(_GRPC, ""))
+    hooks = chooser.hooks(with_grpc_server=grpc is not None)
+    missing += chooser.missing
+    return Plan(
+        program=program,
+        slot=chooser.slot(),
+        offsets={**offsets, **(grpc or {})},
+        is_guess=is_guess,
+        hooks=tuple(hooks),
+        verdicts=_verdicts(program.functions.values()),
+        missing=tuple(missing),
+    )
+
+
+def offsets_of(version: str) -> tuple[Mapping[str, int], bool]:
+    """The row of a version of Go, and whether it is only that of the newest that is known.
+
+    Raises RefusedError for what is too old, or says nothing of its version.
+    """
+    parts = version.split(".")
+    minor = "".join(itertools.takewhile(str.isdigit, parts[1])) if len(parts) > 1 else ""
+    if not parts[0].isdigit() or not minor:
+        raise RefusedError(f"its version of Go makes no sense ({version!r}): no parents")
+    number = (int(parts[0]), int(minor))
+    if number < _OLDEST:
+        raise RefusedError(f"Go {version} is older than 1.17: its calls have no parents")
+    known = {tuple(int(part) for part in key.split(".")): row for key, row in OFFSETS.items()}
+    if number in known:
+        return known[number], False
+    return known[max(known)], True
+
+
+def _verdicts(functions: Iterable[Function]) -> dict[int, GoVerdict]:
+    """By address; the longer of two beginnings that fit decides."""
+    by_length = sorted(_VERDICTS, key=len, reverse=True)
+    found: dict[int, GoVerdict] = {}
+    for function in functions:
+        for prefix in by_length:
+            if function.name.startswith(prefix):
+                found[function.address] = _VERDICTS[prefix]
+                break
+    return found
+
+
+def grpc_offsets_of(version: str) -> Mapping[str, int] | None:
+    """What is known of a version of grpc-go: measured, or the same before and after it. Newer
+    ones are taken for the newest: what is read there must be a stream of that very socket.
+    None where it is not known."""
+    number = _number(version)
+    if number is None:
+        return None
+    known = sorted((_number(key) or (), row) for key, row in GRPC.items())
+    before = [row for at, row in known if at <= number]
+    after = [row for at, row in known if at >= number]
+    if not before or (after and after[0] != before[-1]):
+        return None
+    return before[-1]
+
+
+def _number(version: str) -> tuple[int, ...] | None:
+    """v1.70.0-dev as (1, 70, 0)."""
+    words = version.removeprefix("v").split("-")[0].split("+")[0].split(".")
+    return tuple(int(word) for word in words) if all(w.isdigit() for w in words) else None
+
+
+def _call_to(target: int, code: "instructions.Code") -> int:
+    from waggle.probes.go.instructions import call_to
+
+    return call_to(code, target)
+
+
+class _Chooser:
+    """Finds instructions for probes in one program."""
+
+    def __init__(self, path: str, program: GoProgram) -> None:
+        self.missing: list[str] = []
+        self._path = path
+        self._program = program
+
+    def hooks(self, *, with_grpc_server: bool) -> list[tuple[str, int]]:
+        """BPF programs, and where in the file they are put."""
+        from waggle.probes.go import instructions
+
+        found: list[tuple[str, int]] = []
+        functions = self._program.functions
+        for program, names in _ENTRIES.items():
+            for name in names:
+                self._add(found, program, name, instructions.at_entry)
+        if with_grpc_server:
+            self._add(found, "go_grpc_handler", _GRPC_HANDLER, instructions.at_entry)
+        elif _GRPC_HANDLER in functions:
+            self.missing.append("its version of grpc is not known: handlers' calls have no parents")
+        for program, (name, called) in _CALLS.items():
+            if name in functions and called in functions:
+                self._add(found, program, name, partial(_call_to, functions[called].address))
+        if "go_birth" not in dict(found):
+            self.missing.append(f"no probe on {_BIRTH}: goroutines inherit no request")
+        return found
+
+    def slot(self) -> int:
+        """Where a thread keeps its g."""
+        from waggle.probes.go import instructions
+
+        function = self._program.functions.get(_SLOT)
+        if function is None:
+            return instructions.USUAL_SLOT
+        try:
+            return instructions.thread_slot(self._code(function))
+        except instructions.NoInstructionError:
+            return instructions.USUAL_SLOT
+
+    def _add(
+        self,
+        found: list[tuple[str, int]],
+        program: str,
+        name: str,
+        choose: "Callable[[instructions.Code], int]",
+    ) -> None:
+        from waggle.probes.go.instructions import NoInstructionError
+
+        function = self._program.functions.get(name)
+        if function is None:
+            return
+        try:
+            address = choose(self._code(function))
+        except NoInstructionError as error:
+            self.missing.append(f"{function.name}: {error}: what it would tell is not known")
+            return
+        offset = self._program.image.file_offset(address)
+        if offset is not None:
+            found.append((program, offset))
+
+    def _code(self, function: Function) -> "instructions.Code":
+        from waggle.probes.go.instructions import Code
+
+        return Code(code_of(self._path, self._program, function), function.address)

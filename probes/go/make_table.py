@@ -1,0 +1,140 @@
+"""Write table.py from programs that are built for it: `make go-offsets`.
+
+    make_table.py VERSION... [grpc VERSION...]      of Go, as 1.26.8, and of grpc-go, as 1.85.0
+
+Every version of Go builds measured/std; measured/grpc is built with every version of
+grpc-go; and measured/read reads the debugging information of what was built. Rows of
+versions that are not given stay; two releases of one version of Go (1.26.7, 1.26.8) that
+differ are an error.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from waggle.probes.go.table import GO, GRPC
+
+HERE = Path(__file__).parent
+MEASURED = HERE / "measured"
+
+# Our name -> where Go has it; the first that is there. Go 1.27 moved HTTP/2.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "goid": ("runtime.g.goid",),
+    "parent_goid": ("runtime.g.parentGoid",),
+    "start": ("runtime.g.startpc",),
+    "status": ("runtime.g.atomicstatus",),
+    "m": ("runtime.g.m",),
+    "curg": ("runtime.m.curg",),
+    "persist_conn": ("net/http.persistConn.conn",),
+    "request_ctx": ("net/http.Request.ctx",),
+    "descriptor": ("internal/poll.FD.Sysfd",),
+    "family": ("net.netFD.family",),
+    "http2_conn": ("net/http.http2serverConn.conn", "net/http/internal/http2.serverConn.conn"),
+    "http2_stream": ("net/http.http2stream.id", "net/http/internal/http2.stream.id"),
+}
+OPTIONAL = frozenset({"parent_goid", "grpc_indirect"})  # since Go 1.21; grpc 1.70 to 1.76
+
+_TRANSPORT = "google.golang.org/grpc/internal/transport."
+GRPC_FIELDS: dict[str, tuple[str, ...]] = {
+    "grpc_conn": (_TRANSPORT + "http2Server.conn",),
+    "grpc_stream": (_TRANSPORT + "Stream.id",),
+    "grpc_indirect": (_TRANSPORT + "ServerStream.Stream*",),
+}
+# The writer's headers, old and new, must begin with the number of their stream.
+GRPC_FIRST = (_TRANSPORT + "headerFrame.streamID", _TRANSPORT + "clientHeaders.streamID")
+
+HEADER = '''"""Offsets per version of Go. Written by `make go-offsets`: do not edit."""
+
+# Version -> field -> bytes; make_table.py says which fields of Go's these are.
+GO: dict[str, dict[str, int]] = {
+'''
+GRPC_MODULE = "google.golang.org/grpc"
+GRPC_HEADER = """
+# The same by version of grpc-go. A version between two that are alike is like them.
+GRPC: dict[str, dict[str, int]] = {
+"""
+
+
+def build(package: Path, program: Path, version: str) -> None:
+    """Build a command with a version of Go, which Go fetches if it is another than its own.
+    Raises CalledProcessError."""
+    env = {
+        "GOTOOLCHAIN": f"go{version}" if version else "local",
+        # Not what people have set for their own Go: old ones do not know every flag.
+        "GOFLAGS": "-mod=mod",
+        "GOWORK": "off",
+        "CGO_ENABLED": "0",
+    }
+    command = ["go", "build", "-p=1", "-o", str(program), "."]
+    subprocess.run(command, cwd=package, env={**os.environ, **env}, check=True)
+
+
+def read(reader: Path, program: Path, fields: Sequence[str]) -> dict[str, int]:
+    done = subprocess.run([reader, program, *fields], check=True, capture_output=True, text=True)
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def row_of(found: Mapping[str, int], fields: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Our names for what was found. Raises SystemExit when something is missing."""
+    row = {}
+    for ours, theirs in fields.items():
+        there = [found[name] for name in theirs if name in found]
+        if there:
+            row[ours] = there[0]
+        elif ours not in OPTIONAL:
+            raise SystemExit(f"make_table: none of {', '.join(theirs)} is there any more")
+    return row
+
+
+def render(table: Mapping[str, dict[str, int]], grpc: Mapping[str, dict[str, int]]) -> str:
+    def rows(of: Mapping[str, dict[str, int]]) -> str:
+        order = sorted(of, key=lambda version: [int(part) for part in version.split(".")])
+        return "".join(f"    {key!r}: {of[key]!r},\n" for key in order) + "}\n"
+
+    return HEADER + rows(table) + GRPC_HEADER + rows(grpc)
+
+
+def measure_grpc(folder: Path, reader: Path, version: str) -> dict[str, int]:
+    """The row of a version of grpc-go, by this machine's own Go."""
+    module, program = folder / version, folder / f"grpc-{version}"
+    module.mkdir()
+    (module / "main.go").write_bytes((MEASURED / "grpc" / "main.go").read_bytes())
+    (module / "go.mod").write_text("module waggle.test/measured\n\ngo 1.21\n")
+    env = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    for command in (["get", f"{GRPC_MODULE}@v{version}"], ["mod", "tidy"]):
+        subprocess.run(["go", *command], cwd=module, env=env, check=True, capture_output=True)
+    build(module, program, "")
+    names = [name for theirs in GRPC_FIELDS.values() for name in theirs]
+    found = read(reader, program, [name.rstrip("*") for name in (*names, *GRPC_FIRST)])
+    if any(found.get(name) for name in GRPC_FIRST):
+        raise SystemExit(f"make_table: the headers of grpc {version} begin with something else")
+    return row_of(found, GRPC_FIELDS)
+
+
+def main() -> None:
+    releases, _, grpc_releases = " ".join(sys.argv[1:]).partition("grpc")
+    table: dict[str, dict[str, int]] = {}
+    grpc: dict[str, dict[str, int]] = {}
+    names = [name for theirs in FIELDS.values() for name in theirs]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        reader, program = folder / "read", folder / "program"
+        build(MEASURED / "read", reader, "")
+        for release in releases.split():
+            build(MEASURED / "std", program, release)
+            row = row_of(read(reader, program, names), FIELDS)
+            version = ".".join(release.split(".")[:2])
+            if table.setdefault(version, row) != row:
+                raise SystemExit(f"make_table: {release} differs from another {version}: {row}")
+        for release in grpc_releases.split():
+            grpc[release] = measure_grpc(folder, reader, release)
+    (HERE / "table.py").write_text(render({**GO, **table}, {**GRPC, **grpc}), "ascii")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+module waggle.test/measured/read
+
+go 1.21

@@ -1,0 +1,3 @@
+module waggle.test/measured/std
+
+go 1.17

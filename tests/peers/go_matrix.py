@@ -1,0 +1,125 @@
+"""Playing the Go matrix: one program and framework, one concurrency, shapes with clients.
+
+As python_matrix.py does: the program, another that it calls, the agent beside both, and one load
+after the other with numbers of its own.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from .agent import started_agent
+from .clients import ClientKind, start_client
+from .python_matrix import Cell, Result, Run, result_of, settle
+from .servers import ServerKind, start_server
+from .toolchain import GO_MATRIX_BIN
+from .truth import judge
+
+FRAMEWORKS = ("nethttp", "gin", "chi", "mux", "echo")
+CONCURRENCIES = (1, 64)
+# Shape -> calls of one request; None: it depends.
+CALLS: Mapping[str, int | None] = {
+    **dict.fromkeys(("none",), 0),
+    **dict.fromkeys(("one", "background", "orphan", "after-func", "after-func-background"), 1),
+    **dict.fromkeys(("detached", "late", "deep"), 1),
+    **dict.fromkeys(("pool-ctx", "pool", "buffered", "lazy-pool", "spare-pool"), 1),
+    **dict.fromkeys(("two", "parallel", "errgroup", "conc", "nested", "stream", "redirect"), 2),
+    **dict.fromkeys(("retry",), 2),
+    **dict.fromkeys(("each-two",), 4),
+    **dict.fromkeys(("flaky", "timeout"), None),
+}
+CLIENTS = (
+    *("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c", "grpc", "stream"),
+)
+# Asked by gRPC, or HTTP/2 without TLS: the handlers are those of net/http.
+MULTIPLEXED = ("grpc", "h2c")
+# What tells frameworks apart: how they call the handler.
+EVERYWHERE = ("one", "parallel", "errgroup", "pool-ctx", "stream", "detached")
+GOMATRIX = GO_MATRIX_BIN / "gomatrix"
+
+
+def kind_of(program: Path, framework: str) -> ServerKind:
+    return ServerKind(
+        lambda place, _: [program, "--listen", place.address, "--framework", framework]
+    )
+
+
+def cells_of(framework: str, concurrency: int) -> list[Cell]:
+    """Every shape with the pooled client and every client with two shapes on net/http; elsewhere
+    what may differ."""
+    shapes = CALLS if framework == "nethttp" else EVERYWHERE
+    # gRPC has no answer that begins before its handler has ended.
+    left_out = {"none", "stream"} if framework == "grpc" else {"none"}
+    found = [(shape, "std") for shape in shapes if shape not in left_out]
+    if framework in MULTIPLEXED:
+        found += [("one", "grpc"), ("one", "h2c"), ("parallel", "stream")]
+    if framework == "nethttp":
+        found += [(shape, client) for client in CLIENTS[1:] for shape in ("one", "parallel")]
+    return [Cell(framework, shape, client, concurrency) for shape, client in found]
+
+
+def play(
+    cells: Sequence[Cell],
+    count: int,
+    *,
+    program: Path = GOMATRIX,
+    called_program: Path = GOMATRIX,
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    prefix: str = "/m",
+    warm: int = 0,
+) -> Run:
+    """Plays cells of one framework and one concurrency, `count` requests each, after `warm` more
+    that nobody judges. Raises ProgramError when a program fails."""
+    started = time.monotonic()
+    framework = cells[0].server
+    load = None
+    if framework in MULTIPLEXED:
+        load = ClientKind([GO_MATRIX_BIN / "load", framework])
+        framework = "nethttp"
+    with ExitStack() as stack:
+        kinds = {"called": kind_of(called_program, "nethttp"), "go": kind_of(program, framework)}
+        called = stack.enter_context(start_server("called", kinds=kinds))
+        settings = {**(env or {}), "CALLED": called.base_url}
+        server = stack.enter_context(start_server("go", env=settings, kinds=kinds))
+        agent = stack.enter_context(started_agent(*flags, pids=[called.pid, server.pid]))
+        each = warm + count
+        numbers = [range(1 + i * each, 1 + (i + 1) * each) for i in range(len(cells))]
+        for cell, mine in zip(cells, numbers, strict=True):
+            path = f"{prefix}/{cell.shape}/{cell.client}/{{}}"
+            with start_client(
+                "go", server.base_url, each, cell.concurrency, first=mine.start, path=path, how=load
+            ) as client:
+                try:
+                    client.finish()
+                except Exception as error:
+                    error.add_note(f"{cell}; the server wrote:\n{server.program.output()}")
+                    raise
+        settle(agent, 3 * each * len(cells))
+        ended = agent.stop()
+        truth = judge(ended.spans, server.pids(), [called.pid])
+    results = [
+        result_of(cell, mine[warm:], truth, CALLS[cell.shape])
+        for cell, mine in zip(cells, numbers, strict=True)
+    ]
+    services = frozenset(span.service for span in ended.spans)
+    return Run(tuple(results), ended, services, time.monotonic() - started)
+
+
+def runs() -> Iterator[list[Cell]]:
+    """The cells of each run that a full matrix has."""
+    for framework in (*FRAMEWORKS, *MULTIPLEXED):
+        for concurrency in CONCURRENCIES:
+            yield cells_of(framework, concurrency)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown, one row a cell."""
+    lines = ["| framework | shape | client | at once | right | wrong | none |", "|---" * 7 + "|"]
+    for one in results:
+        cell = one.cell
+        shares = [f"{100 * n / (one.calls or 1):.1f} %" for n in (one.right, one.wrong, one.none)]
+        words = [cell.server, f"`{cell.shape}`", cell.client, str(cell.concurrency), *shares]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sourcegraph/conc"
+	"golang.org/x/sync/errgroup"
+)
+
+// call makes one call with the request's own number. path: "/n/", "/redirect/", ...
+type call func(ctx context.Context, path string) error
+
+type shape func(w http.ResponseWriter, ctx context.Context, do call) error
+
+// number is the field of every answer that has the number of its request.
+const number = "X-Number"
+
+type shapes struct {
+	clients clients
+	known   map[string]shape
+}
+
+func newShapes(called *url.URL) *shapes {
+	workers, buffered := make(chan job), make(chan job, 64)
+	for range 16 {
+		go work(workers)
+		go work(buffered)
+	}
+	var lazy sync.Once
+	lazily := make(chan job)
+	spare := make(chan job)
+	return &shapes{newClients(called), map[string]shape{
+		"none": func(http.ResponseWriter, context.Context, call) error { return nil },
+		"one":  one,
+		"two": func(_ http.ResponseWriter, ctx context.Context, do call) error {
+			return errors.Join(do(ctx, "/n/"), do(ctx, "/n/"))
+		},
+		"background": func(_ http.ResponseWriter, _ context.Context, do call) error { return do(context.Background(), "/n/") },
+		"parallel":   parallel,
+		"each-two":   eachTwo,
+		"errgroup":   grouped,
+		"conc":       concurrently,
+		"nested":     nested,
+		"orphan":     orphan,
+		"after-func": afterFunc,
+		"after-func-background": func(_ http.ResponseWriter, _ context.Context, do call) error {
+			done := make(chan error)
+			time.AfterFunc(time.Millisecond, func() { done <- do(context.Background(), "/n/") })
+			return <-done
+		},
+		"detached": detached,
+		"stream":   stream,
+		"late":     late,
+		"deep": func(_ http.ResponseWriter, ctx context.Context, do call) error {
+			return deep(200, func() error { return do(ctx, "/n/") })
+		},
+		"redirect": func(_ http.ResponseWriter, ctx context.Context, do call) error { return do(ctx, "/redirect/") },
+		"flaky": func(_ http.ResponseWriter, ctx context.Context, do call) error {
+			do(ctx, "/flaky/")
+			return do(ctx, "/n/")
+		},
+		"retry": func(_ http.ResponseWriter, ctx context.Context, do call) error {
+			do(ctx, "/busy/")
+			return do(ctx, "/busy/")
+		},
+		"timeout":  timeout,
+		"pool-ctx": pooled(workers, true),
+		"pool":     pooled(workers, false),
+		"buffered": pooled(buffered, false),
+		"lazy-pool": func(w http.ResponseWriter, ctx context.Context, do call) error {
+			lazy.Do(func() {
+				for range 8 {
+					go work(lazily)
+				}
+			})
+			return pooled(lazily, false)(w, ctx, do)
+		},
+		"spare-pool": sparing(spare),
+	}}
+}
+
+func (s *shapes) play(w http.ResponseWriter, r *http.Request, name, client, n string) {
+	shape, known := s.known[name]
+	fetch, able := s.clients.known[client]
+	if !known || !able {
+		http.Error(w, "no such shape or client", http.StatusNotFound)
+		return
+	}
+	w.Header().Set(number, n)
+	err := shape(w, r.Context(), func(ctx context.Context, path string) error { return fetch(ctx, path+n) })
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	if rand.IntN(4) == 0 {
+		time.Sleep(time.Duration(rand.IntN(800)) * time.Microsecond)
+	}
+	fmt.Fprintf(w, "n=%s\n", n)
+}
+
+func one(_ http.ResponseWriter, ctx context.Context, do call) error { return do(ctx, "/n/") }
+
+func parallel(_ http.ResponseWriter, ctx context.Context, do call) error {
+	var all sync.WaitGroup
+	errs := make([]error, 2)
+	for i := range errs {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			errs[i] = do(ctx, "/n/")
+		}()
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func eachTwo(_ http.ResponseWriter, ctx context.Context, do call) error {
+	errs := make(chan error)
+	for range 2 {
+		go func() { errs <- errors.Join(do(ctx, "/n/"), do(ctx, "/n/")) }()
+	}
+	return errors.Join(<-errs, <-errs)
+}
+
+func grouped(_ http.ResponseWriter, ctx context.Context, do call) error {
+	group, inner := errgroup.WithContext(ctx)
+	for range 2 {
+		group.Go(func() error { return do(inner, "/n/") })
+	}
+	return group.Wait()
+}
+
+func concurrently(_ http.ResponseWriter, _ context.Context, do call) error {
+	var group conc.WaitGroup
+	errs := make([]error, 2)
+	for i := range errs {
+		group.Go(func() { errs[i] = do(context.Background(), "/n/") })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// nested calls in grandchildren; the goroutine between does nothing else.
+func nested(_ http.ResponseWriter, ctx context.Context, do call) error {
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		below, innermost := errgroup.WithContext(inner)
+		for range 2 {
+			below.Go(func() error { return do(innermost, "/n/") })
+		}
+		return below.Wait()
+	})
+	return group.Wait()
+}
+
+// orphan calls in a grandchild whose maker has ended.
+func orphan(_ http.ResponseWriter, _ context.Context, do call) error {
+	done := make(chan error)
+	go func() {
+		go func() {
+			time.Sleep(time.Millisecond)
+			done <- do(context.Background(), "/n/")
+		}()
+	}()
+	return <-done
+}
+
+func afterFunc(_ http.ResponseWriter, ctx context.Context, do call) error {
+	done := make(chan error)
+	time.AfterFunc(time.Millisecond, func() { done <- do(ctx, "/n/") })
+	return <-done
+}
+
+// detached answers and calls after that.
+func detached(_ http.ResponseWriter, ctx context.Context, do call) error {
+	kept := context.WithoutCancel(ctx)
+	go func() {
+		time.Sleep(5 * time.Millisecond)
+		do(kept, "/n/")
+	}()
+	return nil
+}
+
+// stream calls between pieces of its answer.
+func stream(w http.ResponseWriter, ctx context.Context, do call) error {
+	flusher := http.NewResponseController(w)
+	fmt.Fprintf(w, "n=%s\n", w.Header().Get(number))
+	flusher.Flush()
+	err := do(ctx, "/n/")
+	fmt.Fprint(w, "more\n")
+	flusher.Flush()
+	return errors.Join(err, do(ctx, "/n/"))
+}
+
+// late calls in its own goroutine when its answer is complete.
+func late(w http.ResponseWriter, ctx context.Context, do call) error {
+	whole := "n=" + w.Header().Get(number) + "\n"
+	w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
+	fmt.Fprint(w, whole)
+	http.NewResponseController(w).Flush()
+	return do(ctx, "/n/")
+}
+
+func timeout(_ http.ResponseWriter, ctx context.Context, do call) error {
+	short, cancel := context.WithTimeout(ctx, 2*time.Millisecond)
+	defer cancel()
+	do(short, "/slow/")
+	return do(ctx, "/n/")
+}
+
+// deep makes the stack grow, more than once, before it calls.
+func deep(depth int, do func() error) error {
+	var frame [512]byte
+	frame[depth%len(frame)] = 1
+	if depth == 0 {
+		return do()
+	}
+	err := deep(depth-1, do)
+	if frame[depth%len(frame)] != 1 {
+		return errors.New("the stack was damaged")
+	}
+	return err
+}
+
+type job struct {
+	ctx  context.Context
+	do   call
+	done chan error
+}
+
+func work(jobs <-chan job) {
+	for j := range jobs {
+		j.done <- j.do(j.ctx, "/n/")
+	}
+}
+
+func pooled(jobs chan<- job, withContext bool) shape {
+	return func(_ http.ResponseWriter, ctx context.Context, do call) error {
+		if !withContext {
+			ctx = context.Background()
+		}
+		j := job{ctx, do, make(chan error, 1)}
+		jobs <- j
+		return <-j.done
+	}
+}
+
+// sparing hands a job to a worker that waits, or makes one, which waits a while for others.
+func sparing(jobs chan job) shape {
+	return func(_ http.ResponseWriter, _ context.Context, do call) error {
+		j := job{context.Background(), do, make(chan error, 1)}
+		select {
+		case jobs <- j:
+		default:
+			go func() {
+				j := j
+				for {
+					j.done <- j.do(j.ctx, "/n/")
+					select {
+					case j = <-jobs:
+					case <-time.After(20 * time.Millisecond):
+						return
+					}
+				}
+			}()
+		}
+		return <-j.done
+	}
+}

@@ -1,0 +1,3 @@
+module waggle.test/goold
+
+go 1.17

@@ -1,0 +1,156 @@
+"""The Go matrix: whose request is a call part of, by every client, in every shape, in programs of
+every version of Go. The numbers in the URLs are the truth; a wrong parent is worse than none."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from .agent import started_agent
+from .clients import run_client, start_client
+from .go_demands import demand
+from .go_matrix import (
+    CONCURRENCIES,
+    FRAMEWORKS,
+    GOMATRIX,
+    MULTIPLEXED,
+    cells_of,
+    kind_of,
+    play,
+)
+from .python_matrix import Cell, Run
+from .servers import start_server
+from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
+from .truth import judge
+
+FEW = 160
+MANY = 1000
+WARM = 160  # requests before those that count: see go_demands
+OLD = ("1.17.13", "1.20.14", "1.22.12", "1.24.10", "1.25.4", "1.27.0")
+QUICK = (
+    ("one", "std"),
+    ("one", "close"),
+    ("one", "wrapped"),
+    ("parallel", "std"),
+    ("nested", "std"),
+    ("each-two", "raw"),
+    ("after-func", "std"),
+    ("detached", "std"),
+    ("stream", "std"),
+    ("late", "std"),
+    ("retry", "std"),
+    ("timeout", "std"),
+    ("parallel", "h2c"),
+    ("parallel", "grpc"),
+    ("one", "stream"),
+    ("pool-ctx", "std"),
+    ("pool", "std"),
+    ("lazy-pool", "std"),
+    ("spare-pool", "std"),
+)
+
+
+def check(run: Run) -> None:
+    """No call has a wrong parent, no trace is split, nothing is missing, and each cell has the
+    share of right ones that is demanded of it."""
+    for result in run.results:
+        print(result)
+    assert not [str(result) for result in run.results if result.wrong]
+    assert not [result for result in run.results if result.split]
+    assert not [result for result in run.results if result.unserved or result.missing]
+    low = [result for result in run.results if result.share < demand(result.cell).least]
+    assert not low, [str(result) for result in low]
+    assert run.ended.losses == ["nothing"]
+
+
+def test_calls_are_part_of_their_request() -> None:
+    """A few hundred requests of the shapes that tell kinds of evidence apart, 64 at once."""
+    ensure_go_matrix()
+    check(play([Cell("gin", shape, client, 64) for shape, client in QUICK], FEW, warm=WARM))
+
+
+@pytest.mark.parametrize("how", MULTIPLEXED)
+def test_streams_have_their_handlers(how: str) -> None:
+    """Requests that share a connection: what each handler calls is part of its own."""
+    ensure_go_matrix()
+    cells = [Cell(how, "one", "std", 64), Cell(how, "parallel", "grpc", 64)]
+    check(play(cells, FEW, warm=WARM))
+
+
+@pytest.mark.slow
+def test_workers_that_serve_one_stream_after_the_other() -> None:
+    """grpc's NumStreamWorkers: a goroutine serves what it was given last."""
+    ensure_go_matrix()
+    cells = [Cell("grpc", "one", "std", 64), Cell("grpc", "parallel", "grpc", 64)]
+    check(play(cells, FEW, env={"STREAM_WORKERS": "8"}, warm=WARM))
+
+
+def test_children_without_a_warm_up() -> None:
+    """From the very first request nothing is wrong; with one at a time only the first few
+    goroutines of each function are without a parent."""
+    ensure_go_matrix()
+    run = play([Cell("nethttp", shape, "raw", 1) for shape in ("parallel", "detached")], 40)
+    check_wrong(run)
+    assert not [str(result) for result in run.results if result.none > 10]
+
+
+def check_wrong(run: Run) -> None:
+    assert not [str(result) for result in run.results if result.wrong or result.split]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", CONCURRENCIES)
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, *MULTIPLEXED])
+def test_the_whole_matrix(framework: str, concurrency: int) -> None:
+    """Every framework, shape and client: make test-go."""
+    ensure_go_matrix()
+    count = MANY if concurrency > 1 else FEW
+    check(play(cells_of(framework, concurrency), count, warm=WARM))
+
+
+def old_cells(concurrency: int) -> Sequence[Cell]:
+    shapes = ("one", "parallel", "pool-ctx", "pool")
+    return [Cell("nethttp", shape, "std", concurrency) for shape in shapes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", GO_WAYS)
+@pytest.mark.parametrize("version", OLD)
+def test_every_version_of_go(version: str, way: str) -> None:
+    """However a program is built: stripped, position independent, with C linked in."""
+    if (version, way) == ("1.17.13", "cgo-pie"):
+        pytest.skip("C's linker hides the table of functions of Go 1.17: refused, and said")
+    ensure_go_matrix()
+    program = ensure_go_old(version, way=way)
+    check(play(old_cells(16), FEW, program=program, warm=WARM))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", [{"GOGC": "1"}, {"GODEBUG": "gccheckmark=0,asyncpreemptoff=1"}])
+def test_the_runtime_under_stress(env: dict[str, str]) -> None:
+    """Stacks that grow and move while they are looked at, and collections all the time."""
+    ensure_go_matrix()
+    cells = [Cell("nethttp", shape, "std", 64) for shape in ("deep", "parallel", "pool-ctx")]
+    check(play(cells, FEW, env=env, warm=WARM))
+
+
+def test_an_agent_that_is_killed_harms_nobody() -> None:
+    """SIGKILL under load, while stacks grow under the probes: every request is answered with its
+    number, by the same process; the next agent finds the right parents at once."""
+    ensure_go_matrix()
+    kinds = {"called": kind_of(GOMATRIX, "nethttp"), "go": kind_of(GOMATRIX, "gin")}
+    with (
+        start_server("called", kinds=kinds) as called,
+        start_server("go", env={"CALLED": called.base_url}, kinds=kinds) as server,
+        start_client("go", server.base_url, 200_000, 16, path="/m/deep/std/{}") as load,
+    ):
+        with started_agent(pids=[called.pid, server.pid]) as agent:
+            agent.wait_for(lambda spans: len(spans) > 300)
+            agent.kill()
+        taken = load.end_early().count
+        assert taken > 100
+        with started_agent(pids=[called.pid, server.pid]) as agent:
+            run_client("go", server.base_url, 100, 4, first=300_000, path="/m/one/std/{}")
+            agent.settle(300)
+            spans = agent.stop().spans
+        assert server.program.process.poll() is None
+        assert judge(spans, server.pids(), [called.pid]).verdicts == {"right": 100}

@@ -90,7 +90,7 @@ INLINE u32 block_sender(const struct feed_state *state, u32 at, const struct htt
 OUT_OF_LINE int judge_old_http2(struct feed *feed)
 {
 	struct feed_state *state = &feed->scratch->state;
-	struct http2_header first, second;
+	struct http2_header first = {}, second = {};
 	struct http2_connection *http2;
 	u32 at, sender, role, stream, here = feed->sent & 1;
 	u64 sock = feed->sock;
@@ -98,7 +98,6 @@ OUT_OF_LINE int judge_old_http2(struct feed *feed)
 	if (!look_at(state, 0, &first))
 		return 0;
 	at = HTTP2_HEADER + first.length;
-	second.plausible = 0;
 	if (at != state->length && !look_at(state, at, &second))
 		return at + HTTP2_HEADER > state->length ? 2 : 0;
 	stream = first.stream;

@@ -175,7 +175,14 @@ class Attacher:
             else:
                 self._refuse(tgid, process, name, str(missing))
         except (WaggleError, OSError) as error:
-            self._refuse(tgid, process, name, str(error))
+            if self._is_gone(tgid):
+                process.waiting.pop(name, None)  # nothing to tell of: it ended meanwhile
+            else:
+                self._refuse(tgid, process, name, str(error))
+
+    def _is_gone(self, tgid: int) -> bool:
+        facts = self._source.facts(tgid)
+        return facts is None or facts.ended
 
     def _refuse(self, tgid: int, process: _Process, name: str, reason: str) -> None:
         process.waiting.pop(name, None)

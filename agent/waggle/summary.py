@@ -260,7 +260,7 @@ def _reason(reason: str, exporter: str) -> str:
 def _cost(cost: AgentCost, spans: int) -> str:
     shares = []
     if cost.wall_s > 0:
-        shares.append(f"{100 * cost.cpu_s / cost.wall_s:.2g} % of one core")
+        shares.append(f"{_percent(cost.cpu_s / cost.wall_s)} of one core")
     if cost.start_cpu_s:
         shares.append(f"{cost.start_cpu_s:.2f} s of it to start")
     if spans:
@@ -269,3 +269,9 @@ def _cost(cost: AgentCost, spans: int) -> str:
     share = f" ({', '.join(shares)})" if shares else ""
     memory = f"{cost.peak_memory / 1e6:,.0f} MB of memory at most"
     return f"{cost.cpu_s:,.2f} s of CPU{share}, {memory}"
+
+
+def _percent(share: float) -> str:
+    """With two digits, or all that come before the point."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

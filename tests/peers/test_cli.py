@@ -674,6 +674,21 @@ def test_example_that_draws_everything(scene: Scene) -> None:
         assert agent.wait_for_end() == 0
 
 
+def test_example_that_samples(scene: Scene) -> None:
+    """`--sample 'path=/health*:0' --sample 0.1 --tail ...`: some traces are drawn, of others the
+    summary says that they were not sampled."""
+
+    def is_drawn() -> bool:
+        run_client("go", scene.shop.base_url, 20, first=4720)
+        return "/n/47" in agent.stdout.read_text()
+
+    with running(example_of("sudo waggle run --sample"), scene) as agent:
+        wait_until(is_drawn)
+        agent.process.send_signal(signal.SIGINT)
+        assert agent.wait_for_end() == 0
+    assert re.search(r"unsampled  [\d,]+ spans", agent.stderr()), agent.stderr()
+
+
 @pytest.mark.parametrize(
     ("start", "first"),
     [("sudo waggle run --otlp", 5000), ("sudo OTEL_EXPORTER_OTLP_ENDPOINT", 6000)],
@@ -721,7 +736,7 @@ def test_every_example_is_tried_above() -> None:
     """The help has no example but these."""
     tried = [
         *("sudo waggle run -- gunicorn", "sudo waggle run --pid", "sudo waggle run --port"),
-        *("sudo waggle run --otlp", "sudo OTEL_EXPORTER_OTLP_ENDPOINT"),
+        *("sudo waggle run --otlp", "sudo OTEL_EXPORTER_OTLP_ENDPOINT", "sudo waggle run --sample"),
         *("sudo waggle run --config", "sudo waggle run --json", "sudo waggle run"),
     ]
     assert sorted(map(example_of, tried)) == sorted(examples())

@@ -3,8 +3,9 @@
     require privileges -> fork the command -> load and attach -> decide about processes
     -> drop privileges -> ready -> move spans until told to stop -> detach -> drain -> summary
 
-Two threads: this one moves spans; the watcher takes process events as they come,
-since a program that lives for ten milliseconds must be asked its name in time.
+Three threads: this one moves spans; the watcher takes process events as they come,
+since a program that lives for ten milliseconds must be asked its name in time; and
+one attaches probes, which takes longer than that.
 """
 
 import os
@@ -110,20 +111,21 @@ class Session:
             annotators=logs,
         )
         observing.start(pipeline, exporters, self._sampler)
-        with self._watcher.watching(), self._stopping(pipeline), self._forwarding():
-            self._announce()
-            self._move_until_stopped(pipeline, exporters, observing)
-            observing.health.stop()
-            self._capture.detach()
-            pipeline.drain()
-            pipeline.close(CLOSE_TIMEOUT_S)
-            close_logs(logs, CLOSE_TIMEOUT_S)
-            observing.close(CLOSE_TIMEOUT_S)
-        summary = self._summary(pipeline, exporters, observing)
-        log_summary(summary, logs)
-        if not self._settings.quiet:
-            say(render(summary), prefix="")
-        return self._exit_code(pipeline.complaint)
+        with self._stopping(pipeline):
+            with self._watcher.watching(), self._forwarding():
+                self._announce()
+                self._move_until_stopped(pipeline, exporters, observing)
+                observing.health.stop()
+                self._capture.detach()
+                pipeline.drain()
+                pipeline.close(CLOSE_TIMEOUT_S)
+                close_logs(logs, CLOSE_TIMEOUT_S)
+                observing.close(CLOSE_TIMEOUT_S)
+            summary = self._summary(pipeline, exporters, observing)
+            log_summary(summary, logs)
+            if not self._settings.quiet:
+                say(render(summary), prefix="")
+            return self._exit_code(pipeline.complaint)
 
     def _look(self) -> None:
         """What the run goes on doing to the kernel side; raises when it may not."""
@@ -133,6 +135,7 @@ class Session:
     @contextmanager
     def _stopping(self, pipeline: Pipeline) -> Iterator[None]:
         """While it holds, Ctrl-C and SIGTERM end the run in order; a second one at once.
+        One that comes when the run has ended by itself is the first, and changes nothing.
 
         The end of the command that we started is noticed at once.
         """

@@ -2,7 +2,8 @@
 
 The pipeline asks the watcher whose spans these are and whether they are wanted;
 the watcher's own thread answers the kernel's events meanwhile. One lock guards
-what both use.
+what both use. Probes attach in a thread of their own: to read an interpreter's
+symbols takes longer than some programs live, which must be asked their name in time.
 """
 
 import threading
@@ -46,6 +47,7 @@ class Watcher:
     _stopped: bool = False
     _swept: float = 0.0
     _considered: list[Decision] = field(default_factory=list)  # for the attacher, in order
+    _to_attach: threading.Event = field(default_factory=threading.Event)
 
     @property
     def table(self) -> ResourceTable:
@@ -90,16 +92,21 @@ class Watcher:
     def watching(self) -> Iterator[None]:
         """While it holds, events are taken as they come."""
         poller = RingPoller([self.capture.events])
-        thread = threading.Thread(
-            target=self._watch, args=(poller,), name="waggle-watcher", daemon=True
-        )
-        thread.start()
+        threads = [
+            threading.Thread(target=self._watch, args=(poller,), name="waggle-watcher"),
+            threading.Thread(target=self._keep_attached, name="waggle-attacher"),
+        ]
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
         try:
             yield
         finally:
             self._stopped = True
             poller.wake()
-            thread.join()
+            self._to_attach.set()
+            for thread in threads:
+                thread.join()
             poller.close()
 
     def accept(self, records: Records) -> npt.NDArray[np.bool_]:
@@ -112,7 +119,8 @@ class Watcher:
         return wanted
 
     def resources_of(self, records: Records) -> npt.NDArray[np.intp]:
-        """The resource of each record."""
+        """The resource of each record, by all events so far."""
+        self.take_events()
         with self._lock:
             rows = self.processes.lookup(records["tgid"], records["process_start_ns"])
             self._remember_names(rows)
@@ -144,17 +152,22 @@ class Watcher:
                 self._ended.popitem(last=False)
 
     def _watch(self, poller: RingPoller) -> None:
-        wait_s = _EVENT_WAIT_S
         while not self._stopped:
-            poller.wait(wait_s)
+            poller.wait(_EVENT_WAIT_S)
             self.take_events()
-            wait_s = self._attach()
             if time.monotonic() - self._swept > _SWEEP_EVERY_S:
                 self.capture.sweep()
                 self._swept = time.monotonic()
 
+    def _keep_attached(self) -> None:
+        wait_s = _EVENT_WAIT_S
+        while not self._stopped:
+            self._to_attach.wait(wait_s)
+            self._to_attach.clear()
+            wait_s = self._attach()
+
     def _attach(self) -> float:
-        """Attach probes where it is time; how long to wait for events until it is again."""
+        """Attach probes where it is time; how long to wait for decisions until it is again."""
         if self.attacher is None:
             return _EVENT_WAIT_S
         with self._lock:
@@ -181,6 +194,7 @@ class Watcher:
         self.capture.decide(decision, self._rules_for(decision))
         if self.attacher is not None:
             self._considered.append(decision)
+            self._to_attach.set()
         if decision.traced:
             self._traced.add(decision.tgid)
             self._ended.pop(decision.tgid, None)

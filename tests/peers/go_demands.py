@@ -19,7 +19,7 @@ _FIRST_ONES = "the first goroutines of a function inherit nothing until one has 
 # Whose evidence is the context that they were handed.
 _BY_CONTEXT = frozenset({"pool-ctx", "after-func"})
 # Of the cells that are warm: a goroutine may wait for a processor when a whole load has passed.
-_NEARLY_ALL = 0.99
+_NEARLY_ALL = 0.95
 
 
 def demand(cell: Cell) -> Demand:

@@ -117,7 +117,7 @@ types: .venv/.packages-dev ## mypy --strict
 
 .PHONY: unit
 unit: build .venv/.packages-dev ## Unit tests
-	$(PYTEST) tests/unit
+	$(PYTEST) --numprocesses auto --dist worksteal tests/unit
 
 .PHONY: generate
 generate: $(BPF_OBJECT) .venv/.packages-dev ## Write agent/waggle/layout.py from bpf/waggle.h

@@ -87,15 +87,23 @@ def play(
         each = warm + count
         numbers = [range(1 + i * each, 1 + (i + 1) * each) for i in range(len(cells))]
         for cell, mine in zip(cells, numbers, strict=True):
-            path = f"{prefix}/{cell.shape}/{cell.client}/{{}}"
-            with start_client(
-                "go", server.base_url, each, cell.concurrency, first=mine.start, path=path, how=load
-            ) as client:
-                try:
-                    client.finish()
-                except Exception as error:
-                    error.add_note(f"{cell}; the server wrote:\n{server.program.output()}")
-                    raise
+            for part in filter(None, (mine[:warm], mine[warm:])):
+                path = f"{prefix}/{cell.shape}/{cell.client}/{{}}"
+                before = len(agent.spans())
+                with start_client(
+                    *("go", server.base_url, len(part), cell.concurrency),
+                    first=part.start,
+                    path=path,
+                    how=load,
+                ) as client:
+                    try:
+                        client.finish()
+                    except Exception as error:
+                        error.add_note(f"{cell}; the server wrote:\n{server.program.output()}")
+                        raise
+                if part.start == mine.start:
+                    # What the first requests left behind (`detached`) is over when their calls are.
+                    settle(agent, before + 3 * len(part))
         settle(agent, 3 * each * len(cells))
         ended = agent.stop()
         truth = judge(ended.spans, server.pids(), [called.pid])

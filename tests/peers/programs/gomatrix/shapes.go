@@ -206,7 +206,8 @@ func late(w http.ResponseWriter, ctx context.Context, do call) error {
 	w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
 	fmt.Fprint(w, whole)
 	http.NewResponseController(w).Flush()
-	return do(ctx, "/n/")
+	// Whoever has its answer may leave, which cancels the request's context.
+	return do(context.WithoutCancel(ctx), "/n/")
 }
 
 func timeout(_ http.ResponseWriter, ctx context.Context, do call) error {

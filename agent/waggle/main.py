@@ -30,6 +30,9 @@ def parse(arguments: Sequence[str]) -> "Action | None":
     """As waggle.cli has it. What that imports belongs to the start, and may fail as all else."""
     # Whatever is installed beside us has nothing to do in a privileged program.
     with start.variable("PYDANTIC_DISABLE_PLUGINS", "1"):
+        from waggle import loading
+
+        loading.begin(arguments, os.environ)
         from waggle import cli
     return cli.parse(arguments)
 

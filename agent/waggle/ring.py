@@ -1,7 +1,9 @@
 """The kernel's ring buffer as numpy batches, without a callback per record.
 
-All records of one ring have one size, and the kernel maps the data area twice
-in a row, so whatever is in the ring is one contiguous array wherever it starts.
+All records of one ring have one size, so whatever is in the ring is a matrix of
+bytes. The kernel offers the data area twice in a row, for readers that look at
+records where they are; we copy them, so once is enough, and half the memory that
+is shown as ours. A batch that reaches beyond the end is put together of two parts.
 
 Memory order. The kernel publishes a record with a release store of its header
 (busy bit cleared) and of the producer position; we load the position, then the
@@ -74,7 +76,7 @@ class RingMemory:
     """The reader's logic over the three mapped areas, wherever they come from.
 
     consumer, producer: one uint64 each, the positions, which only ever grow.
-    data: 2 * size bytes, the second half mirroring the first.
+    data: the ring's bytes, a multiple of 8.
     record: the dtype of one record with its 8-byte header; `ring_length` first.
     used: columns that together say how many bytes of the last field are in use. With
     them, read() leaves out what no record of a batch uses: its records have the same
@@ -91,7 +93,7 @@ class RingMemory:
     ) -> None:
         self.record = record
         self._used = tuple(used)
-        self.size = len(data) // 2
+        self.size = len(data)
         self.capacity = self.size // record.itemsize
         self.discarded = 0
         self._consumer = consumer
@@ -114,24 +116,30 @@ class RingMemory:
         position = int(self._consumer[0])
         reserved = (int(self._producer[0]) - position) // self.record.itemsize
         self._barrier()
-        slots = self._slots(position, min(reserved, max_records))
-        headers = slots[:, :4].copy().view(np.uint32)[:, 0]
+        headers = _until_busy(self._headers(position, min(reserved, max_records)))
         self._barrier()
-        headers = _until_busy(headers)
         count = len(headers)
         if count == 0:
             return np.empty(0, self.record)
         self._verify(headers, position)
-        copied = self._copy(slots[:count], (headers & DISCARD) != 0)
+        copied = self._copy(self._slots(position, count), (headers & DISCARD) != 0)
         self._barrier()
         self._consumer[0] = position + count * self.record.itemsize
         return copied
 
+    def _headers(self, position: int, count: int) -> npt.NDArray[np.uint32]:
+        """A snapshot of the next `count` headers. They are aligned: none lies across the end."""
+        starts = (position % self.size + np.arange(count) * self.record.itemsize) % self.size
+        return self._data.view(np.uint32)[starts // 4]
+
     def _slots(self, position: int, count: int) -> npt.NDArray[np.uint8]:
-        """The next `count` records as rows of bytes; contiguous thanks to the mirror."""
+        """The next `count` records as rows of bytes: in place, or a copy where the ring ends."""
         start = position % self.size
-        itemsize = self.record.itemsize
-        return self._data[start : start + count * itemsize].reshape(count, itemsize)
+        end = start + count * self.record.itemsize
+        data = self._data[start:end]
+        if end > self.size:
+            data = np.concatenate((data, self._data[: end - self.size]))
+        return data.reshape(count, self.record.itemsize)
 
     def _verify(self, headers: npt.NDArray[np.uint32], position: int) -> None:
         wrong = (headers & _LENGTH) != self._expected
@@ -194,7 +202,7 @@ class Ring(RingMemory):
 
     map_fd: the map's descriptor, which stays the caller's. size: its
     max_entries in bytes. record_dtype, used: see RingMemory. Mapping takes no memory
-    of its own, but the pages count twice in this process's resident size.
+    of its own, but the pages count in this process's resident size.
     """
 
     def __init__(
@@ -209,14 +217,14 @@ class Ring(RingMemory):
         self._maps: list[mmap.mmap] = []
         try:
             consumer = self._map(page, mmap.PROT_READ | mmap.PROT_WRITE, 0)
-            producer = self._map(page + 2 * size, mmap.PROT_READ, page)
+            producer = self._map(page + size, mmap.PROT_READ, page)
         except (OSError, ValueError) as error:
             self._unmap()
             raise RingError(f"cannot map a ring of {size} bytes: {error}") from error
         super().__init__(
             np.frombuffer(consumer, np.uint64, 1),
             np.frombuffer(producer, np.uint64, 1),
-            np.frombuffer(producer, np.uint8, 2 * size, offset=page),
+            np.frombuffer(producer, np.uint8, size, offset=page),
             record_dtype,
             used,
         )

@@ -18,15 +18,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import Section
 
 from waggle.elf import Image, Segment
+
+if TYPE_CHECKING:  # takes long to import, and few runs meet a Go program
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import Section
 
 _PIECE = 4 << 20
 _LONGEST_NAME = 4096
@@ -123,6 +124,9 @@ class _File:
 
 @lru_cache(maxsize=256)
 def _read_program(file: _File, names: tuple[str, ...], prefixes: tuple[str, ...]) -> GoProgram:
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         elf = ELFFile(file.stream)
         segments = tuple(
@@ -175,7 +179,7 @@ class _Table:
     is_wide: bool  # entries of functions are addresses of eight bytes (before Go 1.18)
 
     @classmethod
-    def of(cls, elf: ELFFile) -> "_Table":
+    def of(cls, elf: "ELFFile") -> "_Table":
         section = _section(elf, *_TABLES)
         if section is None:
             raise NoGoProgramError("it has no .gopclntab")
@@ -273,7 +277,7 @@ def _pattern(names: tuple[str, ...], prefixes: tuple[str, ...]) -> re.Pattern[by
     return re.compile(rb"(?<=\0)(" + rb"|".join([*whole, *begun]) + rb")")
 
 
-def _text_start(elf: ELFFile, address: int, value: int) -> int:
+def _text_start(elf: "ELFFile", address: int, value: int) -> int:
     """Where the functions begin: as the table says, or, in a position independent program, what
     the loader will write there, or, from Go 1.26 on, as the program's moduledata says."""
     if value:
@@ -294,7 +298,7 @@ def _text_start(elf: ELFFile, address: int, value: int) -> int:
     return int(code["sh_addr"])
 
 
-def _relocated(elf: ELFFile, address: int) -> int:
+def _relocated(elf: "ELFFile", address: int) -> int:
     """What the loader writes to an address, 0 if nothing."""
     section = _section(elf, ".rela.dyn", ".rela")
     if section is None:
@@ -308,7 +312,7 @@ def _relocated(elf: ELFFile, address: int) -> int:
     return 0
 
 
-def _section(elf: ELFFile, *names: str) -> Section | None:
+def _section(elf: "ELFFile", *names: str) -> "Section | None":
     for name in names:
         section = elf.get_section_by_name(name)
         if section is not None and section["sh_type"] != "SHT_NOBITS":
@@ -319,7 +323,7 @@ def _section(elf: ELFFile, *names: str) -> Section | None:
 # -- Versions -------------------------------------------------------------------------------
 
 
-def _build_info(elf: ELFFile) -> tuple[str, dict[str, str]]:
+def _build_info(elf: "ELFFile") -> tuple[str, dict[str, str]]:
     """Go's version and the modules', as far as the program says."""
     section = _section(elf, ".go.buildinfo")
     if section is None:
@@ -349,20 +353,20 @@ def _text_at(data: bytes, at: int) -> tuple[bytes, int]:
             return data[at : at + length], at + length
 
 
-def _string_at(elf: ELFFile, address: int) -> bytes:
+def _string_at(elf: "ELFFile", address: int) -> bytes:
     """A string of Go's: at the address are its own address and its length (before Go 1.18)."""
     start = _word(elf, address)
     length = _word(elf, address + _POINTER)
     return _bytes(elf, start, min(length, _MAX_BUILD_INFO)) if start and length else b""
 
 
-def _word(elf: ELFFile, address: int) -> int:
+def _word(elf: "ELFFile", address: int) -> int:
     found = _bytes(elf, address, _POINTER)
     value = int.from_bytes(found, "little") if len(found) == _POINTER else 0
     return value or _relocated(elf, address)
 
 
-def _bytes(elf: ELFFile, address: int, size: int) -> bytes:
+def _bytes(elf: "ELFFile", address: int, size: int) -> bytes:
     for segment in elf.iter_segments("PT_LOAD"):
         offset = address - int(segment["p_vaddr"])
         if 0 <= offset < segment["p_filesz"]:

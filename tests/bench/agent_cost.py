@@ -141,8 +141,7 @@ def _table(found: dict[int, list[Cost]], idle: float) -> Table:
     notes = [
         "After a warm-up of a second; until the last span is at the receiver. "
         f"Other programs had {100 * median(others):.0f} % of the machine (at most "
-        f"{100 * max(others):.0f} %). Without load the agent takes {100 * idle:.2f} % of one CPU. "
-        "The mapped ring counts twice in resident memory."
+        f"{100 * max(others):.0f} %). Without load the agent takes {100 * idle:.2f} % of one CPU."
     ]
     return Table(
         "agent", "The agent: OTLP by HTTP to a receiver that only counts", columns, rows, notes

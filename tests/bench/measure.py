@@ -20,7 +20,7 @@ def cpu_s(pid: int) -> float:
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory in MB; the mapped ring counts twice in it."""
+    """Resident memory in MB; the mapped rings count in it."""
     return _status_kb(pid, "VmRSS") * 1024 / 1e6
 
 

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 
 from waggle.config import load_settings
 from waggle.errors import UsageError
-from waggle.sampling import (
-    LONGEST_PATH,
-    MOST_RULES,
-    NEVER,
-    Rule,
-    Sampling,
-    Tail,
-    sampling_of,
-    threshold_of,
-    threshold_text,
-)
+from waggle.sampling import NEVER, Rule, Sampling, Tail, threshold_of, threshold_text
+from waggle.sampling_settings import LONGEST_PATH, MOST_RULES, sampling_of
 
 
 def sampling(environ: dict[str, str] | None = None, **flags: object) -> Sampling:

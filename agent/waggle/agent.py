@@ -24,7 +24,7 @@ def run(settings: Settings) -> int:
     """
     sampling = sampling_of(settings, os.environ)
     privileges.require()
-    memory.keep_one_arena()
+    memory.keep_little()
     with _launched(settings) as launched:
         on_its_way = loading.loading_of(options_of(settings, sampling, os.environ))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.

@@ -85,7 +85,7 @@ def begin(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         privileges.require()
     except WaggleError:
         return
-    memory.keep_one_arena()
+    memory.keep_little()
     _begun = Loading(options)
 
 

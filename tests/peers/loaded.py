@@ -24,7 +24,10 @@ def programs(pid: int) -> dict[str, tuple[int, int]]:
 def descriptors(pid: int, kind: str) -> Iterator[dict[str, str]]:
     """What the kernel says of the maps (map_id) or programs (prog_id) a process holds."""
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        pairs = (line.partition(":") for line in path.read_text().splitlines())
+        try:
+            pairs = [line.partition(":") for line in path.read_text().splitlines()]
+        except FileNotFoundError:  # closed meanwhile
+            continue
         fields = {name: value.strip() for name, _, value in pairs}
         if kind in fields and "link_id" not in fields:
             yield fields

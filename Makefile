@@ -75,7 +75,7 @@ test-python: build .venv/.packages-dev ## Python: every server, client and shape
 .PHONY: test-go
 test-go: build .venv/.packages-dev ## Go: every framework, client and shape, every version of Go
 	@$(AS_ROOT) tests/peers/install.sh
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go*.py
 	$(GIVE_BACK)
 
 .PHONY: test-grpc

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from itertools import count, islice
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from waggle.libbpf import RunTimeStats
 
@@ -38,12 +39,20 @@ HITS: dict[tuple[str, str, str], dict[str, int]] = {
 }
 
 
+QUICK = {("gin", "none", "std"), ("grpc", "one", "grpc")}
+
+
+def _case(framework: str, shape: str, client: str) -> "ParameterSet":
+    case = (framework, shape, client)
+    return pytest.param(case, id=" ".join(case), marks=[] if case in QUICK else pytest.mark.slow)
+
+
 def hits(pid: int) -> Counter[str]:
     """How often each of the agent's probes for Go has run."""
     return Counter({name: n for name, (_, n) in programs(pid).items() if name.startswith("go_")})
 
 
-@pytest.mark.parametrize("case", HITS, ids=" ".join)
+@pytest.mark.parametrize("case", [_case(*case) for case in HITS])
 def test_a_request_stops_no_more_often_than_it_must(case: tuple[str, str, str]) -> None:
     """Once a thousand requests have shown that nobody needs more: none for a handler that only
     answers, one for each call and for each stream."""
@@ -53,6 +62,7 @@ def test_a_request_stops_no_more_often_than_it_must(case: tuple[str, str, str]) 
     assert found == Counter({name: n * REQUESTS for name, n in HITS[case].items()})
 
 
+@pytest.mark.slow
 def test_births_are_looked_at_where_they_tell() -> None:
     """Goroutines that are handed no context keep their probe, however many requests pass."""
     found = hits_of("gin", "conc", "std")

@@ -75,7 +75,7 @@ test-python: build .venv/.packages-dev ## Python: every server, client and shape
 .PHONY: test-go
 test-go: build .venv/.packages-dev ## Go: every framework, client and shape, every version of Go
 	@$(AS_ROOT) tests/peers/install.sh
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go*.py
 	$(GIVE_BACK)
 
 .PHONY: test-grpc
@@ -145,7 +145,7 @@ python-offsets: build ## Measure what Waggle reads of CPython in each of PYTHONS
 
 GO_VERSIONS = 1.17.13 1.18.10 1.19.13 1.20.14 1.21.13 1.22.12 1.23.12 1.24.10 1.25.4 1.26.8 1.27.0
 
-GRPC_VERSIONS = 1.50.1 1.60.1 1.64.0 1.67.1 1.69.4 1.70.0 1.72.0 1.76.0 1.80.0 1.85.0
+GRPC_VERSIONS = 1.50.1 1.60.1 1.64.0 1.67.1 1.69.4 1.70.0 1.72.0 1.76.0 1.77.0 1.80.0 1.82.1 1.85.0
 
 .PHONY: go-offsets
 go-offsets: build ## Build tiny programs with each of GO_VERSIONS, which Go fetches; writes probes/go/table.py

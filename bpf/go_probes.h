@@ -7,11 +7,9 @@
 #ifndef WAGGLE_GO_PROBES_H
 #define WAGGLE_GO_PROBES_H
 
-#include "go.h"
+#include "go_calls.h"
 
-#define GO_INTERFACE_DATA 8 /* of an interface: behind its type */
-#define GO_WRAPPERS 3	    /* connections in connections */
-#define GO_DEAD 6	    /* runtime._Gdead, since Go 1.0 */
+#define GO_WRAPPERS 3 /* connections in connections */
 
 INLINE struct sock *socket_of_fd(u32 descriptor)
 {
@@ -59,64 +57,17 @@ INLINE struct waggle_go *current_go(void)
 	return go_of(bpf_get_current_pid_tgid() >> 32);
 }
 
-#define GO_CONTEXTS_DEEP 16
-
-struct context_walk {
-	u64 at;
-	struct owner *found;
-	u32 epoch;
-	u32 reserved;
-};
-
-static long context_step(u32 index, void *context)
+/* The current goroutine asks for what will be found at `key`, with a context. */
+INLINE void leave_go_call(struct waggle_go *go, struct go_call_key *key, u64 context)
 {
-	struct context_walk *walk = context;
-	struct go_context_key key = { .address = walk->at, .epoch = walk->epoch };
-
-	if (!walk->at)
-		return 1;
-	walk->found = bpf_map_lookup_elem(&go_contexts, &key);
-	if (walk->found)
-		return 1;
-	/* A context begins with the one it was made from. */
-	walk->at = word_at(walk->at + GO_INTERFACE_DATA);
-	return 0;
-}
-
-/* The open request whose context `context` is or was made from. */
-OUT_OF_LINE int context_request(const struct waggle_go *go, u64 context, struct go_request *request)
-{
-	struct context_walk walk = { .at = context, .epoch = go->epoch };
-
-	LOOP(GO_CONTEXTS_DEEP, context_step, &walk);
-	if (!walk.found)
-		return 0;
-	request->owner = *walk.found;
-	return refresh_request(request);
-}
-
-/* The current goroutine asks for what will be found at `at`, with a context. What a
- * goroutine itself serves is surest; then the context; then its birth. */
-INLINE void leave_go_call(struct waggle_go *go, u64 at, u32 place, u64 context)
-{
-	struct go_call_key key = { .at = at, .epoch = go->epoch, .place = place };
-	struct go_request request;
 	struct go_call call;
-	u64 goid = current_goid(go);
-	struct goroutine *goroutine;
+	u64 g = current_g(go);
 
-	if (!at || !goid)
+	if (!key->at || !g)
 		return;
-	ask_goroutine(go, goid, &call);
-	goroutine = goroutine_of(go, goid);
-	if (context && (!goroutine || goroutine->state == GO_BORN) &&
-	    context_request(go, context, &request)) {
-		call.request = request;
-		call.after = 0;
-		if (!go->used)
-			go->used = 1;
-	}
-	bpf_map_update_elem(&go_calls, &key, &call, BPF_ANY);
+	key->epoch = go->epoch;
+	ask_with_context(go, g, context, &call);
+	bpf_map_update_elem(&go_calls, key, &call, BPF_ANY);
 }
 
 /* net/http.(*persistConn).roundTrip(pc, request): runs in the caller's goroutine; what it
@@ -125,38 +76,74 @@ SEC("uprobe")
 int go_round_trip(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 connection = GO_ARGUMENT_0(registers), request, context;
+	struct go_call_key key = { .place = GO_BY_SOCKET };
+	u64 request, context;
 
 	if (!go)
 		return 0;
 	request = word_at(GO_ARGUMENT_1(registers));
 	context = word_at(request + go->request_ctx + GO_INTERFACE_DATA);
-	leave_go_call(go, socket_of_conn(go, connection + go->persist_conn), GO_BY_SOCKET, context);
+	key.at = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->persist_conn);
+	leave_go_call(go, &key, context);
 	return 0;
 }
 
-/* net/http.serverHandler.ServeHTTP(handler, writer, request): the goroutine that serves it
- * is here, and so is the context that it may hand to others. */
+/* net/http.(*conn).serve(conn): the goroutine that will read all requests of a connection. */
+SEC("uprobe")
+int go_conn_serve(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	struct goroutine_key key = {};
+	struct goroutine fresh = { .serves = GO_ARGUMENT_0(registers), .state = GO_SERVES };
+
+	if (!go)
+		return 0;
+	key.goid = current_goid(go);
+	key.epoch = go->epoch;
+	if (key.goid)
+		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+	return 0;
+}
+
+/* net/http.serverHandler.ServeHTTP(handler, writer, request): says the same of a connection
+ * that is older than the agent. */
 SEC("uprobe")
 int go_serve_http(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	struct go_context_key key = {};
-	struct go_request request;
-	struct goroutine *goroutine;
-	u64 goid;
+	u64 response = GO_ARGUMENT_2(registers), request = GO_ARGUMENT_3(registers);
+	u64 goid = go ? current_goid(go) : 0;
+	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 
-	if (go && go->served < WAGGLE_GO_ENOUGH)
-		go->served++;
-	goid = go ? current_goid(go) : 0;
-	goroutine = goid ? goroutine_of(go, goid) : 0;
-	if (!goroutine || goroutine->state == GO_BORN ||
-	    works_on(goroutine, goid, &request) != GO_ON_OPEN)
+	if (!goroutine || goroutine->state != GO_SERVES || goroutine->serves)
 		return 0;
-	key.epoch = go->epoch;
-	key.address = word_at(GO_ARGUMENT_3(registers) + go->request_ctx + GO_INTERFACE_DATA);
-	if (key.address)
-		bpf_map_update_elem(&go_contexts, &key, &request.owner, BPF_ANY);
+	/* Else the writer is no net/http.response. */
+	if (!request || word_at(response + go->response_request) != request)
+		return 0;
+	goroutine->serves = word_at(response + go->response_conn);
+	if (goroutine->serves)
+		keep_conn_context(go, goroutine, goid);
+	return 0;
+}
+
+/* The assignment of a new stream in grpc's (*http2Client).NewStream, in the goroutine of who
+ * calls: to a map of streams by their numbers. */
+SEC("uprobe")
+int go_grpc_call(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	struct go_call_key key = { .stream = (u32)GO_ARGUMENT_2(registers), .place = GO_BY_SOCKET };
+	u64 client, stream;
+
+	if (!go)
+		return 0;
+	client = go_register(registers, go->grpc_call_client);
+	stream = go_register(registers, go->grpc_call_stream);
+	/* Where the registers hold something else there is no parent. */
+	if (!key.stream || (u32)word_at(stream + go->grpc_stream) != key.stream)
+		return 0;
+	key.at = socket_of_conn(go, client + go->grpc_client_conn);
+	leave_go_call(go, &key, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
 	return 0;
 }
 
@@ -166,9 +153,10 @@ SEC("uprobe")
 int go_grpc_new_stream(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
+	struct go_call_key key = { .at = GO_ARGUMENT_3(registers), .place = GO_BY_HEADERS };
 
 	if (go)
-		leave_go_call(go, GO_ARGUMENT_3(registers), GO_BY_HEADERS, 0);
+		leave_go_call(go, &key, 0);
 	return 0;
 }
 
@@ -195,14 +183,18 @@ int go_grpc_send_headers(struct pt_regs *registers)
 	return 0;
 }
 
-/* The current goroutine serves this stream of HTTP/2, until it serves another. */
-OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream)
+/* The current goroutine serves this stream of HTTP/2, until it serves another; whoever is
+ * handed its context works for it. */
+OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 context)
 {
 	struct goroutine_key key = { .epoch = go->epoch };
+	struct go_context_key context_key = { .address = context, .epoch = go->epoch };
+	struct go_context of_stream = {};
 	struct goroutine fresh = {};
 	struct open_stream *open;
 	struct owner owner = { .sock = sock, .index = stream };
 
+	count_served(go);
 	open = sock && stream ? find_stream(sock, stream) : 0;
 	key.goid = current_goid(go);
 	if (!open || !key.goid || open->record.facts.role != WAGGLE_ROLE_SERVER)
@@ -211,6 +203,9 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream)
 	keep_request(&fresh.request, &owner, &open->record.facts);
 	fresh.state = GO_STREAM;
 	bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+	of_stream.owner = fresh.request.owner;
+	if (context)
+		bpf_map_update_elem(&go_contexts, &context_key, &of_stream, BPF_ANY);
 	return 0;
 }
 
@@ -226,7 +221,8 @@ int go_http2_handler(struct pt_regs *registers)
 		return 0;
 	stream = word_at(word_at(GO_ARGUMENT_1(registers)));
 	serve_stream(go, socket_of_conn(go, connection + go->http2_conn),
-		     (u32)word_at(stream + go->http2_stream));
+		     (u32)word_at(stream + go->http2_stream),
+		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA));
 	return 0;
 }
 
@@ -243,65 +239,9 @@ int go_grpc_handler(struct pt_regs *registers)
 	if (go->grpc_indirect)
 		stream = word_at(stream);
 	serve_stream(go, socket_of_conn(go, transport + go->grpc_conn),
-		     (u32)word_at(stream + go->grpc_stream));
+		     (u32)word_at(stream + go->grpc_stream),
+		     word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
 	return 0;
-}
-
-/* Whether the goroutine that was watched has ended: its g is dead, or another's now. */
-INLINE int watched_ended(const struct waggle_go *go, const struct waggle_go_function *function)
-{
-	u32 status = (u32)word_at(function->watched + go->status);
-
-	return word_at(function->watched + go->goid) != function->goid || status == GO_DEAD;
-}
-
-/* A goroutine that runs `address` was born in a request: watch one of each function. */
-INLINE void watch_birth(const struct waggle_go *go, struct waggle_go_function *function, u64 address,
-			u64 g, u64 goid)
-{
-	struct waggle_go_function_key key = { .address = address, .epoch = go->epoch };
-	struct waggle_go_function fresh = { .watched = g, .goid = goid };
-
-	if (!function) {
-		if (bpf_map_update_elem(&go_functions, &key, &fresh, BPF_NOEXIST))
-			count(WAGGLE_COUNT_GO_FUNCTIONS_FULL);
-		return;
-	}
-	if (function->ended >= birth_proof || !watched_ended(go, function))
-		return;
-	function->ended++;
-	function->watched = g;
-	function->goid = goid;
-}
-
-/* Whether what the maker of a goroutine works on is handed on to it. */
-INLINE int hands_on(const struct waggle_go *go, struct goroutine *maker, u64 goid,
-		    struct go_request *request)
-{
-	if (!layout_holds(go) || works_on(maker, goid, request) != GO_ON_OPEN)
-		return 0;
-	return maker->state != GO_BORN || function_trusted(go_function_of(go, maker->function));
-}
-
-INLINE void born(const struct waggle_go *go, u64 maker_goid, u64 g)
-{
-	struct goroutine_key key = { .epoch = go->epoch };
-	struct goroutine fresh = {}, *maker;
-	struct waggle_go_function *function;
-
-	fresh.function = word_at(g + go->start);
-	function = go_function_of(go, fresh.function);
-	if (function && (function->verdict == WAGGLE_GO_PUMP ||
-			 function->verdict == WAGGLE_GO_WORKS_ON))
-		return;
-	maker = goroutine_of(go, maker_goid);
-	if (!maker || !hands_on(go, maker, maker_goid, &fresh.request))
-		return;
-	key.goid = word_at(g + go->goid);
-	if (!function || function->verdict == WAGGLE_GO_UNKNOWN)
-		watch_birth(go, function, fresh.function, g, key.goid);
-	fresh.state = GO_BORN;
-	bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
 }
 
 /* The call of runtime.runqput in runtime.newproc.func1: a goroutine is ready to run, made
@@ -310,10 +250,12 @@ SEC("uprobe")
 int go_birth(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 g = GO_ARGUMENT_1(registers), own, thread, maker, goid;
+	u64 g = GO_ARGUMENT_1(registers), own, thread, maker, goid, now = bpf_ktime_get_ns();
 
 	if (!go)
 		return 0;
+	if (now - go->birth_ns > GO_A_WHILE_NS / 2)
+		go->birth_ns = now;
 	own = word_at(go_thread_slot(go->slot));
 	thread = own ? word_at(own + go->m) : 0;
 	maker = thread ? word_at(thread + go->curg) : 0;

@@ -6,6 +6,7 @@
 #define WAGGLE_HTTP1_EXCHANGE_H
 
 #include "events.h"
+#include "go_routes.h"
 #include "handoff.h"
 #include "http1_body.h"
 #include "parents.h"
@@ -401,6 +402,8 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 		return RESPONSE_INTERIM;
 	found.facts->status = head->status;
 	found.facts->response_ns = feed->stream->head_ns;
+	if (connection->flags & CONNECTION_ROUTED && !found.large)
+		keep_route(connection, (void *)found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&
 	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {
 		check_rules(connection, feed->sock, feed->tgid, feed->tid);

@@ -201,6 +201,7 @@ struct pt_regs {
 	unsigned long di;
 	unsigned long ax;
 	unsigned long orig_ax;
+	unsigned long sp;
 };
 
 enum iter_type { ITER_UBUF = 0, ITER_IOVEC = 1 };

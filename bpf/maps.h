@@ -40,6 +40,7 @@ enum connection_flag {
 	CONNECTION_PEER_CLOSED = 128,
 	CONNECTION_COUNTED = 256, /* among its process's open requests */
 	CONNECTION_RULES = 512,	  /* the response may prove a rule other than `thread` */
+	CONNECTION_ROUTED = 2048, /* whoever answers can be asked for the route */
 	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
 };
 

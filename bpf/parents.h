@@ -9,7 +9,7 @@
 
 #include "context.h"
 #include "exchange.h"
-#include "go.h"
+#include "go_calls.h"
 #include "late_handoff.h"
 #include "python.h"
 

@@ -36,6 +36,8 @@ SHARED_ENUM(waggle_table_event_kind);
 SHARED_ENUM(waggle_process_event_kind);
 SHARED_ENUM(waggle_process_mode);
 SHARED_ENUM(waggle_go_verdict);
+SHARED_ENUM(waggle_go_limit);
+SHARED_ENUM(waggle_register);
 SHARED_ENUM(waggle_counter);
 SHARED_ENUM(waggle_evidence_kind);
 const struct waggle_sample_rule shared_sample_rule SEC(".rodata.shared") = {};

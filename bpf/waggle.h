@@ -130,6 +130,7 @@ enum waggle_kept {
 	WAGGLE_KEPT_TRACESTATE = 7,
 	WAGGLE_KEPT_UPGRADE = 8,
 	WAGGLE_KEPT_CALL_SITE = 9, /* the last: a number that stands for a line of the caller's code */
+	WAGGLE_KEPT_ROUTE = 10, /* the last, of a server: what its router matched */
 };
 
 /* The part of a record that does not depend on its size. Times are
@@ -389,12 +390,45 @@ struct waggle_go {
 	unsigned int grpc_conn; /* of a grpc http2Server: its net.Conn */
 	unsigned int grpc_stream; /* of a transport.Stream: its number */
 	unsigned int grpc_indirect; /* a ServerStream holds the address of its Stream */
-	unsigned int served;  /* requests that go_serve_http saw, up to WAGGLE_GO_ENOUGH */
-	unsigned int used;    /* a context or a birth has told whose a call is */
+	unsigned int grpc_ctx; /* of a transport.Stream: its context */
+	unsigned int grpc_client_conn; /* of a grpc http2Client: its net.Conn */
+	unsigned int grpc_call_client; /* enum waggle_register: where go_grpc_call finds
+					* the http2Client, */
+	unsigned int grpc_call_stream; /* and the Stream; 0: the other two probes are there */
+	unsigned int http2_ctx; /* of a stream of HTTP/2: its context */
+	unsigned int conn_cancel; /* of a net/http.conn: what cancels its context, */
+	unsigned int conn_response; /* and the response under way */
+	unsigned int response_conn; /* of a net/http.response: its conn, */
+	unsigned int response_request; /* and its Request */
+	unsigned int request_pattern; /* of a net/http.Request: its Pattern (0: before Go 1.23) */
+	unsigned int served;  /* requests and streams, up to a limit */
+	unsigned int strangers; /* requests of HTTP/1 by goroutines whose net/http.conn is not known */
+	unsigned int used;    /* a birth has told whose a call is */
+	unsigned int wanted;  /* calls of which a birth might have told */
 	unsigned int unknown; /* calls of goroutines that serve nobody known */
+	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 };
 
-#define WAGGLE_GO_ENOUGH 20000
+/* How much is enough to judge by. */
+enum waggle_go_limit {
+	WAGGLE_GO_LIMIT_SERVED = 1000, /* waggle_go.served goes no further */
+	WAGGLE_GO_LIMIT_IN_VAIN = 16,  /* waggle_go_function.in_vain */
+};
+
+/* Where a probe finds a value; 0: nowhere. */
+enum waggle_register {
+	WAGGLE_REGISTER_NONE = 0,
+	WAGGLE_REGISTER_AX = 1,
+	WAGGLE_REGISTER_BX = 2,
+	WAGGLE_REGISTER_CX = 3,
+	WAGGLE_REGISTER_DX = 4,
+	WAGGLE_REGISTER_SI = 5,
+	WAGGLE_REGISTER_DI = 6,
+	WAGGLE_REGISTER_R8 = 7,
+	WAGGLE_REGISTER_R9 = 8,
+	WAGGLE_REGISTER_R10 = 9,
+	WAGGLE_REGISTER_STACK = 64, /* and so many bytes: there on the stack */
+};
 
 /* What is known of a function that goroutines run: in the map `go_functions`. */
 struct waggle_go_function_key {
@@ -408,7 +442,13 @@ struct waggle_go_function {
 	unsigned long long goid;    /* and its number */
 	unsigned int ended;	    /* of those that were watched */
 	unsigned int verdict;	    /* enum waggle_go_verdict */
+	unsigned long long caller;  /* one of which nothing is known, and has called */
+	unsigned long long caller_ns; /* when it first did */
+	unsigned long long vain_ns; /* when last somebody unknown called while births were seen */
+	unsigned int in_vain; /* times that was so, up to a limit */
+	unsigned int told;    /* a birth has told whose a call of one is */
 };
+
 
 enum waggle_go_verdict {
 	WAGGLE_GO_UNKNOWN = 0,	/* its goroutines are watched: do they end? */

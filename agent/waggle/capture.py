@@ -33,8 +33,8 @@ _SWEEP = "sweep_connections"
 # Loaded with every flavour, attached by probes to the processes they want (attach.py).
 _PROBES = (
     *("python_context_copied", "python_context_freed"),
-    *("go_round_trip", "go_serve_http", "go_birth", "go_http2_handler", "go_grpc_handler"),
-    *("go_grpc_new_stream", "go_grpc_send_headers"),
+    *("go_round_trip", "go_conn_serve", "go_serve_http", "go_birth", "go_http2_handler"),
+    *("go_grpc_handler", "go_grpc_call", "go_grpc_new_stream", "go_grpc_send_headers"),
 )
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"

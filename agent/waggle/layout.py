@@ -126,6 +126,11 @@ class Flag(IntEnum):
     AFTER_RESPONSE = 8192
 
 
+class GoLimit(IntEnum):
+    SERVED = 1000
+    IN_VAIN = 16
+
+
 class GoVerdict(IntEnum):
     UNKNOWN = 0
     ENDS = 1
@@ -152,6 +157,7 @@ class Kept(IntEnum):
     TRACESTATE = 7
     UPGRADE = 8
     CALL_SITE = 9
+    ROUTE = 10
 
 
 class Link(IntEnum):
@@ -209,6 +215,20 @@ class Protocol(IntEnum):
     NONE = 0
     HTTP1 = 1
     HTTP2 = 2
+
+
+class Register(IntEnum):
+    NONE = 0
+    AX = 1
+    BX = 2
+    CX = 3
+    DX = 4
+    SI = 5
+    DI = 6
+    R8 = 7
+    R9 = 8
+    R10 = 9
+    STACK = 64
 
 
 class Role(IntEnum):
@@ -437,7 +457,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    112,
+    168,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -462,9 +482,22 @@ GO = _dtype(
         ("grpc_conn", "<u4", 88),
         ("grpc_stream", "<u4", 92),
         ("grpc_indirect", "<u4", 96),
-        ("served", "<u4", 100),
-        ("used", "<u4", 104),
-        ("unknown", "<u4", 108),
+        ("grpc_ctx", "<u4", 100),
+        ("grpc_client_conn", "<u4", 104),
+        ("grpc_call_client", "<u4", 108),
+        ("grpc_call_stream", "<u4", 112),
+        ("http2_ctx", "<u4", 116),
+        ("conn_cancel", "<u4", 120),
+        ("conn_response", "<u4", 124),
+        ("response_conn", "<u4", 128),
+        ("response_request", "<u4", 132),
+        ("request_pattern", "<u4", 136),
+        ("served", "<u4", 140),
+        ("strangers", "<u4", 144),
+        ("used", "<u4", 148),
+        ("wanted", "<u4", 152),
+        ("unknown", "<u4", 156),
+        ("birth_ns", "<u8", 160),
     ],
 )
 
@@ -478,12 +511,17 @@ GO_FUNCTION_KEY = _dtype(
 )
 
 GO_FUNCTION = _dtype(
-    24,
+    56,
     [
         ("watched", "<u8", 0),
         ("goid", "<u8", 8),
         ("ended", "<u4", 16),
         ("verdict", "<u4", 20),
+        ("caller", "<u8", 24),
+        ("caller_ns", "<u8", 32),
+        ("vain_ns", "<u8", 40),
+        ("in_vain", "<u4", 48),
+        ("told", "<u4", 52),
     ],
 )
 

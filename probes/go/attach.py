@@ -13,6 +13,7 @@ No process is stopped and nothing is written into one.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from waggle import layout
 from waggle.attach import NotYetError, RefusedError, Target
 from waggle.errors import WaggleError
-from waggle.layout import GoVerdict
+from waggle.layout import GoLimit, GoVerdict, Register
 from waggle.libbpf import Link, Map, Program
 from waggle.probes.go.binary import Function, GoProgram, NoGoProgramError, code_of, read_program
+from waggle.probes.go.sparing import Births, Introductions
 from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC
 from waggle.process_memory import file_mappings
@@ -38,32 +41,33 @@ if TYPE_CHECKING:  # needs capstone, which is large, and few runs meet a Go prog
 
 PROCESSES, FUNCTIONS = "go_processes", "go_functions"
 
+_Rows = npt.NDArray[np.void]
+
 _BIRTH, _READY = "runtime.newproc.func1", "runtime.runqput"
 _SLOT = "runtime.asmcgocall"
 # BPF program -> the functions at whose entry it looks; the names differ between versions.
 _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_round_trip": ("net/http.(*persistConn).roundTrip",),
+    "go_conn_serve": ("net/http.(*conn).serve",),
     "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
     "go_http2_handler": (
         "net/http.(*http2serverConn).runHandler",
         "net/http/internal/http2.(*serverConn).runHandler",
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
-    "go_grpc_send_headers": (
-        "google.golang.org/grpc/internal/transport.(*loopyWriter).headerHandler",
-        "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
-    ),
 }
 # Of grpc's server, whose fields move from version to version.
 _GRPC_HANDLER = "google.golang.org/grpc.(*Server).handleStream"
-# BPF program -> a function, and one that it calls once: the probe is on that call.
-_CALLS: dict[str, tuple[str, str]] = {
-    "go_birth": (_BIRTH, _READY),
-    "go_grpc_new_stream": (
-        "google.golang.org/grpc/internal/transport.(*http2Client).NewStream",
-        "google.golang.org/grpc/internal/transport.(*controlBuffer).executeAndPut",
-    ),
-}
+_BORN, _INTRODUCES = "go_birth", "go_serve_http"
+# Of grpc's client: the function in which a new stream gets its number, and what it calls then.
+_NEW_STREAM = "google.golang.org/grpc/internal/transport.(*http2Client).NewStream"
+_ASSIGN = "runtime.mapassign_fast32"
+# Where that cannot be understood: a call in NewStream itself, and who takes what it gives.
+_PUT = "google.golang.org/grpc/internal/transport.(*controlBuffer).executeAndPut"
+_SEND_HEADERS = (
+    "google.golang.org/grpc/internal/transport.(*loopyWriter).headerHandler",
+    "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
+)
 _GRPC = "google.golang.org/grpc"
 # What the names of functions begin with that goroutines run, and what is known of them.
 _VERDICTS: dict[str, GoVerdict] = {
@@ -87,12 +91,12 @@ _VERDICTS: dict[str, GoVerdict] = {
 _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
-    *("grpc_conn", "grpc_stream", "grpc_indirect"),
+    *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
+    *("request_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
+    *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
 )
-# What tells whose work is done by goroutines that serve nobody themselves. A program that has
-# served so many requests (WAGGLE_GO_ENOUGH) and needed neither is spared both.
-_FOR_OTHERS = ("go_serve_http", "go_birth")
-_ENOUGH = 20_000
+# For functions whose goroutines call less often than this births are not looked at.
+_RARELY_NS = 300 * 10**9
 _OLDEST = (1, 17)
 _PLANS_KEPT = 256
 
@@ -126,6 +130,15 @@ class Plan:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A BPF program, and where it is put."""
+
+    program: str
+    path: str
+    offset: int
+
+
 class GoProbe:
     """Rule `goroutine` for programs written in Go."""
 
@@ -153,13 +166,9 @@ class GoProbe:
             row["verdict"] = verdict
             functions.update(key, row.tobytes())
         self._kernel.map(PROCESSES).update(_key(target.tgid), _row(plan, bias, epoch).tobytes())
-        attachment = GoAttachment(self._kernel, target.tgid, epoch, is_guess=plan.is_guess)
-        try:
-            for program, offset in plan.hooks:
-                attachment.hook(program, path, offset)
-        except BaseException:
-            attachment.close()
-            raise
+        hooks = [Hook(program, path, offset) for program, offset in plan.hooks]
+        attachment = GoAttachment(self._kernel, target.tgid, epoch, hooks, is_guess=plan.is_guess)
+        attachment.attach()
         return attachment
 
     def _plan(self, path: str) -> Plan:
@@ -180,26 +189,49 @@ class GoProbe:
 class GoAttachment:
     """One Go program that is looked into."""
 
-    def __init__(self, kernel: Kernel, tgid: int, epoch: int, *, is_guess: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, tgid: int, epoch: int, hooks: Iterable[Hook], *, is_guess: bool
+    ) -> None:
         self._kernel = kernel
         self._tgid = tgid
         self._epoch = epoch
         self._is_guess = is_guess
-        self._links: dict[tuple[str, str, int], Link] = {}
-        self._spared: list[tuple[str, str, int]] = []
-        self._unknown = 0
-        self._is_settled = False
+        hooks = tuple(hooks)
+        self._switches = {
+            name: _Switch(self, [hook for hook in hooks if hook.program == name])
+            for name in {hook.program for hook in hooks}
+        }
+        self._links: dict[Hook, Link] = {}
+        self._births = Births(self._switch(_BORN), self._is_asked_for_births)
+        self._introductions = Introductions(self._switch(_INTRODUCES))
 
-    def hook(self, program: str, path: str, offset: int) -> None:
-        link = self._kernel.attach_in_process(program, path, offset=offset, pid=self._tgid)
-        self._links[program, path, offset] = link
+    def attach(self) -> None:
+        """Attach everything. Raises WaggleError or OSError, with nothing attached."""
+        try:
+            for switch in self._switches.values():
+                switch.attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def hook(self, hook: Hook) -> None:
+        if hook not in self._links:
+            self._links[hook] = self._kernel.attach_in_process(
+                hook.program, hook.path, offset=hook.offset, pid=self._tgid
+            )
+
+    def unhook(self, hook: Hook) -> None:
+        link = self._links.pop(hook, None)
+        if link is not None:
+            self._kernel.detach(link)
 
     def look(self) -> str | None:
         found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
         if found is None:
             return None
         row = np.frombuffer(found, layout.GO)[0]
-        self._spare(row)
+        self._births.look(row)
+        self._introductions.look(row)
         if not self._is_guess or not row["disagrees"]:
             return None
         return (
@@ -207,35 +239,55 @@ class GoAttachment:
             "calls have no parents; `make go-offsets` with that version teaches it"
         )
 
-    def _spare(self, row: np.void) -> None:
-        """Take away what has told nothing so far; give it back, for good, when somebody calls of
-        whom nothing is known."""
-        if self._spared:
-            if row["unknown"] != self._unknown:
-                spared, self._spared = self._spared, []
-                with suppress(WaggleError, OSError):  # it may end this very moment
-                    for hook in spared:
-                        self.hook(*hook)
-                self._is_settled = True
-        elif not self._is_settled and row["served"] >= _ENOUGH and not row["used"]:
-            self._spared = [hook for hook in self._links if hook[0] in _FOR_OTHERS]
-            self._unknown = int(row["unknown"])
-            for hook in self._spared:
-                self._kernel.detach(self._links.pop(hook))
-
     def close(self) -> None:
         """Detach; the functions that were learned of this process are forgotten with it."""
-        links, self._links = self._links, {}
-        for link in links.values():
-            self._kernel.detach(link)
+        for hook in list(self._links):
+            self.unhook(hook)
         found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
         if found is not None and np.frombuffer(found, layout.GO)["epoch"][0] == self._epoch:
             self._kernel.map(PROCESSES).delete(_key(self._tgid))
+        keys, _ = self._functions()
         functions = self._kernel.map(FUNCTIONS)
-        keys, _ = functions.items()
-        rows = np.ascontiguousarray(keys).view(layout.GO_FUNCTION_KEY).reshape(-1)
-        for row in rows[rows["epoch"] == self._epoch]:
-            functions.delete(row.tobytes())
+        for key in keys:
+            functions.delete(key.tobytes())
+
+    def _switch(self, program: str) -> "_Switch":
+        return self._switches.get(program) or _Switch(self, [])
+
+    def _functions(self) -> "tuple[_Rows, _Rows]":
+        """What is known of this process's functions: layout.GO_FUNCTION_KEY, GO_FUNCTION."""
+        keys, values = self._kernel.map(FUNCTIONS).items()
+        names = np.ascontiguousarray(keys).view(layout.GO_FUNCTION_KEY).reshape(-1)
+        rows = np.ascontiguousarray(values).view(layout.GO_FUNCTION).reshape(-1)
+        mine = names["epoch"] == self._epoch
+        return names[mine], rows[mine]
+
+    def _is_asked_for_births(self) -> bool:
+        _, rows = self._functions()
+        is_recent = rows["caller_ns"].astype(np.int64) > time.monotonic_ns() - _RARELY_NS
+        is_open = (rows["told"] == 0) & (rows["in_vain"] < GoLimit.IN_VAIN)
+        may_tell = np.isin(rows["verdict"], (GoVerdict.UNKNOWN, GoVerdict.ENDS))
+        return bool(np.any((rows["caller"] != 0) & is_recent & is_open & may_tell))
+
+
+class _Switch:
+    """The probes of one BPF program in one process."""
+
+    def __init__(self, attachment: GoAttachment, hooks: list[Hook]) -> None:
+        self._attachment = attachment
+        self._hooks = hooks
+
+    def attach(self) -> None:
+        for hook in self._hooks:
+            self._attachment.hook(hook)
+
+    def on(self) -> None:
+        with suppress(WaggleError, OSError):  # the process may end this very moment
+            self.attach()
+
+    def off(self) -> None:
+        for hook in self._hooks:
+            self._attachment.unhook(hook)
 
 
 def _key(tgid: int) -> bytes:
@@ -273,9 +325,10 @@ def _bias(tgid: int, program: GoProgram) -> int:
 
 def make_plan(path: str) -> Plan:
     """Read a program's file and decide what to hook. Raises RefusedError."""
-    names = {name for several in (*_ENTRIES.values(), *_CALLS.values()) for name in several}
+    names = {name for several in _ENTRIES.values() for name in several}
+    others = (_SLOT, _GRPC_HANDLER, _BIRTH, _READY, _NEW_STREAM, _ASSIGN, _PUT, *_SEND_HEADERS)
     try:
-        program = read_program(path, [*names, _SLOT, _GRPC_HANDLER], _VERDICTS)
+        program = read_program(path, [*names, *others], [*_VERDICTS, f"{_NEW_STREAM}.func"])
     except NoGoProgramError as error:
         raise RefusedError(
             f"its functions cannot be found, so its calls have no parents: {error}"
@@ -286,12 +339,12 @@ def make_plan(path: str) -> Plan:
         missing.append(f"Go {program.version} is newer than what is known; it is verified first")
     chooser = _Chooser(path, program)
     grpc = grpc_offsets_of(program.modules.get(_GRPC, ""))
-    hooks = chooser.hooks(with_grpc_server=grpc is not None)
+    hooks = [*chooser.hooks(), *chooser.grpc_hooks(grpc)]
     missing += chooser.missing
     return Plan(
         program=program,
         slot=chooser.slot(),
-        offsets={**offsets, **(grpc or {})},
+        offsets={**offsets, **(grpc or {}), **chooser.places},
         is_guess=is_guess,
         hooks=tuple(hooks),
         verdicts=_verdicts(program.functions.values()),
@@ -356,33 +409,75 @@ def _call_to(target: int, code: "instructions.Code") -> int:
     return call_to(code, target)
 
 
+def _place(where: str | int) -> int:
+    """As enum waggle_register has it; 0 where it has not."""
+    if isinstance(where, int):
+        return Register.STACK + where
+    names = {one.name.lower(): one for one in Register if one is not Register.STACK}
+    return names.get(where, names.get(where.removeprefix("r"), Register.NONE))
+
+
 class _Chooser:
     """Finds instructions for probes in one program."""
 
     def __init__(self, path: str, program: GoProgram) -> None:
         self.missing: list[str] = []
+        self.places: dict[str, int] = {}  # of waggle_go: where go_grpc_call finds what
         self._path = path
         self._program = program
 
-    def hooks(self, *, with_grpc_server: bool) -> list[tuple[str, int]]:
+    def hooks(self) -> list[tuple[str, int]]:
         """BPF programs, and where in the file they are put."""
         from waggle.probes.go import instructions
 
         found: list[tuple[str, int]] = []
-        functions = self._program.functions
         for program, names in _ENTRIES.items():
             for name in names:
                 self._add(found, program, name, instructions.at_entry)
-        if with_grpc_server:
-            self._add(found, "go_grpc_handler", _GRPC_HANDLER, instructions.at_entry)
-        elif _GRPC_HANDLER in functions:
-            self.missing.append("its version of grpc is not known: handlers' calls have no parents")
-        for program, (name, called) in _CALLS.items():
-            if name in functions and called in functions:
-                self._add(found, program, name, partial(_call_to, functions[called].address))
-        if "go_birth" not in dict(found):
+        self._add_call(found, _BORN, _BIRTH, _READY)
+        if _BORN not in dict(found):
             self.missing.append(f"no probe on {_BIRTH}: goroutines inherit no request")
         return found
+
+    def grpc_hooks(self, offsets: Mapping[str, int] | None) -> list[tuple[str, int]]:
+        """The same for grpc. offsets: of its version, None where that is not known."""
+        from waggle.probes.go import instructions
+
+        found: list[tuple[str, int]] = []
+        if offsets is not None:
+            self._add(found, "go_grpc_handler", _GRPC_HANDLER, instructions.at_entry)
+            found += self._grpc_call(offsets["grpc_stream"])
+        elif _GRPC_HANDLER in self._program.functions:
+            self.missing.append("its version of grpc is not known: handlers' calls have no parents")
+        if not self.places:
+            self._add_call(found, "go_grpc_new_stream", _NEW_STREAM, _PUT)
+            for name in _SEND_HEADERS:
+                self._add(found, "go_grpc_send_headers", name, instructions.at_entry)
+        return found
+
+    def _grpc_call(self, id_offset: int) -> list[tuple[str, int]]:
+        """Where a call gets its stream, with `places`; none where it is not as it was."""
+        from waggle.probes.go import instructions
+
+        functions = self._program.functions
+        assign = functions.get(_ASSIGN)
+        for name, function in functions.items():
+            if assign is None or not name.startswith(f"{_NEW_STREAM}.func"):
+                continue
+            with suppress(instructions.NoInstructionError):
+                code = self._code(function)
+                found = instructions.assignment_of(code, assign.address, id_offset)
+                client, stream = _place(found.client), _place(found.stream)
+                offset = self._program.image.file_offset(found.address)
+                if client and stream and offset is not None:
+                    self.places = {"grpc_call_client": client, "grpc_call_stream": stream}
+                    return [("go_grpc_call", offset)]
+        return []
+
+    def _add_call(self, found: list[tuple[str, int]], program: str, name: str, called: str) -> None:
+        functions = self._program.functions
+        if name in functions and called in functions:
+            self._add(found, program, name, partial(_call_to, functions[called].address))
 
     def slot(self) -> int:
         """Where a thread keeps its g."""

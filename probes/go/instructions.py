@@ -10,6 +10,7 @@ What depends on the architecture is here and in bpf/go_machine.h.
 """
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capstone import (
@@ -19,6 +20,7 @@ from capstone import (
     CS_MODE_ARM,
     CS_OP_IMM,
     CS_OP_MEM,
+    CS_OP_REG,
     Cs,
     CsInsn,
 )
@@ -72,6 +74,33 @@ def call_to(code: Code, target: int) -> int:
     return found[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Of `client.streams[stream.id] = stream`. address: of the call that assigns; client and
+    stream: where each is then, as a register's name ("rsi") or bytes above the stack pointer."""
+
+    address: int
+    client: str | int
+    stream: str | int
+
+
+def assignment_of(code: Code, assign: int, id_offset: int) -> Assignment:
+    """Finds it in a function that calls `assign` once. id_offset: of `id` in `stream`.
+
+    The map is loaded from the client and its key from the stream, just before the call;
+    where each was loaded from is followed back to a register that nothing overwrites
+    until the call, or to the place on the stack that the register was loaded from.
+    """
+    address = call_to(code, assign)
+    before = [one for one in _disassembled(code) if one.address < address]
+    at, key = _loaded_from(before, len(before), _KEY)
+    if key.disp != id_offset:
+        raise NoInstructionError("the key is not where a stream keeps its number")
+    stream = _place(before, at, key.base)
+    at, streams = _loaded_from(before, len(before), _MAP)
+    return Assignment(address, _place(before, at, streams.base), stream)
+
+
 def thread_slot(code: Code) -> int:
     """Where from a thread's pointer on Go keeps g: the displacement of the first access there.
 
@@ -112,10 +141,69 @@ def _disassembled(code: Code, most: int = 0) -> list[CsInsn]:
     return list(engine.disasm(code.data, code.address, most))
 
 
-def _overwrites_argument(instruction: CsInsn) -> bool:
+# Where Go passes the second and the third word of arguments: of a map's assignment its parts.
+_MAP, _KEY = "rbx", "rcx"
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    base: str
+    disp: int
+
+
+def _written(instruction: CsInsn) -> set[str]:
     _, written = instruction.regs_access()
     names = {instruction.reg_name(register) for register in written}
-    return bool({_NARROW.get(name, name) for name in names} & _ARGUMENTS)
+    return {_NARROW.get(name, name) for name in names}
+
+
+def _last_write(code: Sequence[CsInsn], end: int, register: str) -> int:
+    for at in range(end - 1, -1, -1):
+        if register in _written(code[at]):
+            return at
+        if code[at].mnemonic == "call":
+            break
+    raise NoInstructionError("it is not clear where an argument comes from")
+
+
+def _loaded_from(code: Sequence[CsInsn], end: int, register: str) -> tuple[int, _Memory]:
+    """Where a register is loaded that others may pass on, and from what memory."""
+    at = _last_write(code, end, register)
+    if code[at].mnemonic == "mov" and len(code[at].operands) == 2:
+        source = code[at].operands[1]
+        if source.type == CS_OP_REG:
+            name = code[at].reg_name(source.reg)
+            return _loaded_from(code, at, _NARROW.get(name, name))
+        if source.type == CS_OP_MEM and source.mem.index == X86_REG_INVALID:
+            return at, _Memory(code[at].reg_name(source.mem.base), source.mem.disp)
+    raise NoInstructionError("it is not clear where an argument comes from")
+
+
+def _place(code: Sequence[CsInsn], at: int, register: str) -> str | int:
+    """Where what is in a register at one instruction can be had at the end of the code."""
+    if not any(one.mnemonic == "call" or register in _written(one) for one in code[at:]):
+        return register
+    for load in range(at - 1, -1, -1):
+        if register in _written(code[load]):
+            slot = _stack_slot(code[load], 1)
+            if slot is not None and not any(_stack_slot(one, 0) == slot for one in code[load:]):
+                return slot
+            break
+    raise NoInstructionError("an argument's origin is gone before the call")
+
+
+def _stack_slot(instruction: CsInsn, operand: int) -> int | None:
+    """What of the stack a move reads (operand 1) or writes (0), in bytes above its pointer."""
+    if instruction.mnemonic != "mov":
+        return None
+    found = instruction.operands[operand]
+    if found.type != CS_OP_MEM or found.mem.index != X86_REG_INVALID:
+        return None
+    return int(found.mem.disp) if instruction.reg_name(found.mem.base) == "rsp" else None
+
+
+def _overwrites_argument(instruction: CsInsn) -> bool:
+    return bool(_written(instruction) & _ARGUMENTS)
 
 
 def _leaves(instruction: CsInsn) -> bool:

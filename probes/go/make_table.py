@@ -35,14 +35,23 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "family": ("net.netFD.family",),
     "http2_conn": ("net/http.http2serverConn.conn", "net/http/internal/http2.serverConn.conn"),
     "http2_stream": ("net/http.http2stream.id", "net/http/internal/http2.stream.id"),
+    "http2_ctx": ("net/http.http2stream.ctx", "net/http/internal/http2.stream.ctx"),
+    "conn_cancel": ("net/http.conn.cancelCtx",),
+    "conn_response": ("net/http.conn.curReq",),
+    "response_conn": ("net/http.response.conn",),
+    "response_request": ("net/http.response.req",),
+    "request_pattern": ("net/http.Request.Pattern",),
 }
-OPTIONAL = frozenset({"parent_goid", "grpc_indirect"})  # since Go 1.21; grpc 1.70 to 1.76
+# Since Go 1.21; since Go 1.23; grpc 1.70 to 1.76.
+OPTIONAL = frozenset({"parent_goid", "request_pattern", "grpc_indirect"})
 
 _TRANSPORT = "google.golang.org/grpc/internal/transport."
 GRPC_FIELDS: dict[str, tuple[str, ...]] = {
     "grpc_conn": (_TRANSPORT + "http2Server.conn",),
     "grpc_stream": (_TRANSPORT + "Stream.id",),
     "grpc_indirect": (_TRANSPORT + "ServerStream.Stream*",),
+    "grpc_ctx": (_TRANSPORT + "Stream.ctx",),
+    "grpc_client_conn": (_TRANSPORT + "http2Client.conn",),
 }
 # The writer's headers, old and new, must begin with the number of their stream.
 GRPC_FIRST = (_TRANSPORT + "headerFrame.streamID", _TRANSPORT + "clientHeaders.streamID")

@@ -59,6 +59,9 @@ class Http1Decoder:
         if exchange.facts.role == Role.SERVER:
             kind = KIND_SERVER
             _server_attributes(exchange, attributes, scheme)
+            if route := route_of(exchange.text(Kept.ROUTE)):
+                attributes["http.route"] = route
+                method = f"{method} {route}"
         else:
             kind = KIND_CLIENT
             _client_attributes(exchange, attributes, scheme)
@@ -79,6 +82,13 @@ class Http1Decoder:
         if text:
             attributes["http.request.method_original"] = text
         return "HTTP"
+
+
+def route_of(pattern: str) -> str:
+    """The path of a pattern of Go's ServeMux, "[METHOD ][HOST]/PATH". Empty where that says
+    nothing: "/" matches whatever nothing else does."""
+    path = pattern[pattern.index("/") :] if "/" in pattern else ""
+    return "" if path == "/" else path
 
 
 def _server_attributes(exchange: Exchange, attributes: Attributes, default: str) -> None:

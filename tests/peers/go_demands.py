@@ -16,8 +16,6 @@ _NO_EVIDENCE = {
 # Their goroutines inherit nothing before one that runs the same function has ended.
 _BORN = frozenset({"parallel", "each-two", "errgroup", "conc", "nested", "orphan", "detached"})
 _FIRST_ONES = "the first goroutines of a function inherit nothing until one has ended"
-# Whose evidence is the context that they were handed.
-_BY_CONTEXT = frozenset({"pool-ctx", "after-func"})
 # Of the cells that are warm: a goroutine may wait for a processor when a whole load has passed.
 _NEARLY_ALL = 0.95
 
@@ -26,6 +24,6 @@ def demand(cell: Cell) -> Demand:
     """What is demanded of a cell after some requests that nobody judges."""
     if reason := _NO_EVIDENCE.get(cell.shape):
         return Demand(0, reason)
-    if cell.server == "grpc" and cell.shape in _BY_CONTEXT:
-        return Demand(0, "contexts of grpc's server are not followed")
+    if (cell.server, cell.shape) == ("fiber", "pool-ctx"):
+        return Demand(0, "requests of fasthttp have no context that is theirs alone")
     return Demand(_NEARLY_ALL, _FIRST_ONES) if cell.shape in _BORN else Demand(ALL)

@@ -11,18 +11,20 @@ from pathlib import Path
 
 from .agent import started_agent
 from .clients import ClientKind, start_client
-from .python_matrix import Cell, Result, Run, result_of, settle
+from .python_matrix import Cell, Run, result_of, settle
 from .servers import ServerKind, start_server
 from .toolchain import GO_MATRIX_BIN
 from .truth import judge
 
-FRAMEWORKS = ("nethttp", "gin", "chi", "mux", "echo")
+FRAMEWORKS = ("nethttp", "gin", "chi", "mux", "echo", "fiber")
 CONCURRENCIES = (1, 64)
-# Shape -> calls of one request; None: it depends.
+# Shape -> calls of one request; None: it depends. First what needs births of goroutines: a
+# program that needs none for a thousand requests is looked at without them for a while.
 CALLS: Mapping[str, int | None] = {
+    **dict.fromkeys(("detached", "orphan"), 1),
     **dict.fromkeys(("none",), 0),
-    **dict.fromkeys(("one", "background", "orphan", "after-func", "after-func-background"), 1),
-    **dict.fromkeys(("detached", "late", "deep"), 1),
+    **dict.fromkeys(("one", "background", "after-func", "after-func-background"), 1),
+    **dict.fromkeys(("late", "deep"), 1),
     **dict.fromkeys(("pool-ctx", "pool", "buffered", "lazy-pool", "spare-pool"), 1),
     **dict.fromkeys(("two", "parallel", "errgroup", "conc", "nested", "stream", "redirect"), 2),
     **dict.fromkeys(("retry",), 2),
@@ -35,7 +37,7 @@ CLIENTS = (
 # Asked by gRPC, or HTTP/2 without TLS: the handlers are those of net/http.
 MULTIPLEXED = ("grpc", "h2c")
 # What tells frameworks apart: how they call the handler.
-EVERYWHERE = ("one", "parallel", "errgroup", "pool-ctx", "stream", "detached")
+EVERYWHERE = ("detached", "one", "parallel", "errgroup", "pool-ctx", "stream")
 GOMATRIX = GO_MATRIX_BIN / "gomatrix"
 
 
@@ -49,8 +51,8 @@ def cells_of(framework: str, concurrency: int) -> list[Cell]:
     """Every shape with the pooled client and every client with two shapes on net/http; elsewhere
     what may differ."""
     shapes = CALLS if framework == "nethttp" else EVERYWHERE
-    # gRPC has no answer that begins before its handler has ended.
-    left_out = {"none", "stream"} if framework == "grpc" else {"none"}
+    # Neither has an answer that begins before its handler has ended.
+    left_out = {"none", "stream"} if framework in ("grpc", "fiber") else {"none"}
     found = [(shape, "std") for shape in shapes if shape not in left_out]
     if framework in MULTIPLEXED:
         found += [("one", "grpc"), ("one", "h2c"), ("parallel", "stream")]
@@ -122,12 +124,7 @@ def runs() -> Iterator[list[Cell]]:
             yield cells_of(framework, concurrency)
 
 
-def table(results: Sequence[Result]) -> str:
-    """Markdown, one row a cell."""
-    lines = ["| framework | shape | client | at once | right | wrong | none |", "|---" * 7 + "|"]
-    for one in results:
-        cell = one.cell
-        shares = [f"{100 * n / (one.calls or 1):.1f} %" for n in (one.right, one.wrong, one.none)]
-        words = [cell.server, f"`{cell.shape}`", cell.client, str(cell.concurrency), *shares]
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join(lines)
+def old_cells(concurrency: int) -> list[Cell]:
+    """What the small program for old versions of Go can play."""
+    shapes = ("one", "parallel", "pool-ctx", "pool")
+    return [Cell("nethttp", shape, "std", concurrency) for shape in shapes]

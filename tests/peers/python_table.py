@@ -5,11 +5,12 @@ What was found is kept in build/python-matrix.json, so that parts can be played 
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from .matrix_page import Found, keep, kept, replaced, share, table, total
+from .matrix_page import key as key_of
 from .processes import BUILD, ROOT, ProgramError
 from .python_demands import demand, reasons
 from .python_matrix import CONCURRENCIES, Cell, Result, cells_of, play
@@ -23,7 +24,6 @@ _TITLES = {
     "greenlets": "Servers with greenlets",
     "tasks": "Servers with an event loop",
 }
-Found = dict[tuple[str, str, str, int], dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 is_broken = True
                 continue
             results += played
-            _keep(played)
+            keep(KEPT, played)
     if chosen.write:
-        _write(_kept())
+        _write(kept(KEPT))
     return int(is_broken or any(result.wrong for result in results))
 
 
@@ -79,27 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# --- what was found, from run to run ----------------------------------------
-
-
-def _keep(results: Iterable[Result]) -> None:
-    found = _kept()
-    for result in results:
-        content = result.as_json()
-        found[_key(content)] = content
-    KEPT.parent.mkdir(exist_ok=True)
-    KEPT.write_text(json.dumps(list(found.values()), indent=1))
-
-
-def _kept() -> Found:
-    rows = json.loads(KEPT.read_text()) if KEPT.exists() else []
-    return {_key(row): row for row in rows}
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str, int]:
-    return row["server"], row["shape"], row["client"], row["concurrency"]
-
-
 # --- the page ---------------------------------------------------------------
 
 
@@ -109,9 +88,9 @@ def _write(found: Found) -> None:
         names = [name for name, server in PYTHON_SERVERS.items() if server.kind == kind]
         rows = [row for row in found.values() if row["server"] in names]
         content = f"### {title}\n\n" + _shape_table(names, rows) + "\n" + _client_table(names, rows)
-        text = _replaced(text, kind, content)
-    text = _replaced(text, "total", _total(found.values()))
-    PAGE.write_text(_replaced(text, "reasons", _table(["where", "why not"], reasons())))
+        text = replaced(text, kind, content)
+    text = replaced(text, "total", total(found.values()))
+    PAGE.write_text(replaced(text, "reasons", table(["where", "why not"], reasons())))
 
 
 def _shape_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
@@ -140,58 +119,17 @@ def _of(rows: Sequence[dict[str, Any]], server: str, shape: str, client: str) ->
     shares = []
     for concurrency in CONCURRENCIES:
         key = (server, shape, client, concurrency)
-        row = next((row for row in rows if _key(row) == key), None)
+        row = next((row for row in rows if key_of(row) == key), None)
         if row is not None:
-            shares.append(_share(row))
+            shares.append(share(row))
     return " / ".join(dict.fromkeys(shares)) or ""
-
-
-def _share(row: dict[str, Any]) -> str:
-    calls = row["right"] + row["wrong"] + row["none"]
-    if not calls:
-        return "?"
-    if row["wrong"]:
-        return f"{100 * row['right'] / calls:.3g} (**wrong {100 * row['wrong'] / calls:.2g}**)"
-    return f"{_rounded_down(row['right'], calls)}" if row["right"] else "none"
-
-
-def _rounded_down(part: int, whole: int) -> str:
-    """In percent with one digit; 100 only for all."""
-    return "100" if part == whole else f"{1000 * part // whole / 10:g}"
-
-
-def _total(rows: Iterable[dict[str, Any]]) -> str:
-    rows = list(rows)
-    right, wrong, none = (sum(row[name] for row in rows) for name in ("right", "wrong", "none"))
-    split, unserved = (sum(row[name] for row in rows) for name in ("split", "unserved"))
-    missing = sum(row["missing"] or 0 for row in rows)
-    return (
-        f"{len(rows):,} cells, {sum(row['requests'] for row in rows):,} requests, "
-        f"{right + wrong + none:,} calls: {right:,} have the right parent, **{wrong:,} a wrong "
-        f"one**, {none:,} none. {split:,} traces are split between a call and the server it "
-        f"reached; {unserved:,} requests and {missing:,} calls have no span.\n"
-    )
 
 
 def _turned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A row a server: there are more servers than a page is wide."""
     turned = [list(line) for line in zip(columns, *rows, strict=True)]
     first, *rest = turned
-    return _table(first, [line for line in rest if any(line[1:])])
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _replaced(text: str, name: str, content: str) -> str:
-    begin, end = f"<!-- matrix {name} -->\n", f"<!-- end {name} -->\n"
-    before, found_begin, rest = text.partition(begin)
-    _old, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise LookupError(f"{PAGE.name} has no place for {name}: add {begin!r} and {end!r}")
-    return f"{before}{begin}{content}{end}{after}"
+    return table(first, [line for line in rest if any(line[1:])])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """The Go matrix: whose request is a call part of, by every client, in every shape, in programs of
 every version of Go. The numbers in the URLs are the truth; a wrong parent is worse than none."""
 
-from collections.abc import Sequence
-
 import pytest
 
 from .agent import started_agent
@@ -15,8 +13,10 @@ from .go_matrix import (
     MULTIPLEXED,
     cells_of,
     kind_of,
+    old_cells,
     play,
 )
+from .go_table import OLD, REFUSED, WARM
 from .python_matrix import Cell, Run
 from .servers import start_server
 from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
@@ -24,15 +24,13 @@ from .truth import judge
 
 FEW = 160
 MANY = 1000
-WARM = 160  # requests before those that count: see go_demands
-OLD = ("1.17.13", "1.20.14", "1.22.12", "1.24.10", "1.25.4", "1.27.0")
 QUICK = (
+    ("each-two", "raw"),  # needs births, which stay then
     ("one", "std"),
     ("one", "close"),
     ("one", "wrapped"),
     ("parallel", "std"),
     ("nested", "std"),
-    ("each-two", "raw"),
     ("after-func", "std"),
     ("detached", "std"),
     ("stream", "std"),
@@ -107,17 +105,12 @@ def test_the_whole_matrix(framework: str, concurrency: int) -> None:
     check(play(cells_of(framework, concurrency), count, warm=WARM))
 
 
-def old_cells(concurrency: int) -> Sequence[Cell]:
-    shapes = ("one", "parallel", "pool-ctx", "pool")
-    return [Cell("nethttp", shape, "std", concurrency) for shape in shapes]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("way", GO_WAYS)
 @pytest.mark.parametrize("version", OLD)
 def test_every_version_of_go(version: str, way: str) -> None:
     """However a program is built: stripped, position independent, with C linked in."""
-    if (version, way) == ("1.17.13", "cgo-pie"):
+    if (version, way) in REFUSED:
         pytest.skip("C's linker hides the table of functions of Go 1.17: refused, and said")
     ensure_go_matrix()
     program = ensure_go_old(version, way=way)

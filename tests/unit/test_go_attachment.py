@@ -1,15 +1,19 @@
 """What a Go program is spared, and when it gets it back."""
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from waggle import layout
-from waggle.probes.go.attach import PROCESSES, GoAttachment
+from waggle.layout import GoLimit, GoVerdict
+from waggle.probes.go.attach import FUNCTIONS, PROCESSES, GoAttachment, Hook
 
-TGID = 4121
-ALWAYS, FOR_OTHERS = "go_round_trip", ["go_birth", "go_serve_http"]
+TGID, EPOCH = 4121, 1
+CALL, BIRTH, INTRODUCTION = "go_round_trip", "go_birth", "go_serve_http"
+ALL = sorted([CALL, BIRTH, INTRODUCTION])
 
 
 @dataclass
@@ -23,7 +27,11 @@ class FakeMap:
         return self.rows.pop(key, None) is not None
 
     def items(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        return np.empty((0, 16), np.uint8), np.empty((0, 24), np.uint8)
+        def joined(several: list[bytes], size: int) -> npt.NDArray[np.uint8]:
+            return np.frombuffer(b"".join(several), np.uint8).reshape(len(several), size)
+
+        keys = joined(list(self.rows), layout.GO_FUNCTION_KEY.itemsize)
+        return keys, joined(list(self.rows.values()), layout.GO_FUNCTION.itemsize)
 
 
 @dataclass
@@ -45,49 +53,118 @@ class FakeKernel:
 
 
 def attachment(kernel: FakeKernel, *, is_guess: bool = False) -> GoAttachment:
-    made = GoAttachment(kernel, TGID, 1, is_guess=is_guess)  # type: ignore[arg-type]
-    for program in (ALWAYS, *FOR_OTHERS):
-        made.hook(program, "/proc/4121/exe", 0)
+    hooks = [Hook(program, "/proc/4121/exe", 0) for program in ALL]
+    made = GoAttachment(kernel, TGID, EPOCH, hooks, is_guess=is_guess)  # type: ignore[arg-type]
+    made.attach()
     return made
+
+
+def looked(kernel: FakeKernel, made: GoAttachment, **fields: int) -> list[str]:
+    """What is attached after a look at such a row."""
+    told(kernel, **fields)
+    assert made.look() is None
+    return sorted(kernel.attached)
 
 
 def told(kernel: FakeKernel, **fields: int) -> None:
     row = np.zeros(1, layout.GO)
-    row["epoch"] = 1
+    row["epoch"] = EPOCH
     for name, value in fields.items():
         row[name] = value
     kernel.map(PROCESSES).rows[TGID.to_bytes(4, "little")] = row.tobytes()
 
 
-def test_a_program_that_needs_neither_contexts_nor_births_is_spared_them() -> None:
+def called(kernel: FakeKernel, *, epoch: int = EPOCH, **fields: int) -> None:
+    """A function of which a goroutine has called, with nothing known of it."""
+    key, row = np.zeros(1, layout.GO_FUNCTION_KEY), np.zeros(1, layout.GO_FUNCTION)
+    key["address"], key["epoch"] = 0x401000, epoch
+    row["caller"], row["caller_ns"] = 7, time.monotonic_ns()
+    for name, value in fields.items():
+        row[name] = value
+    kernel.map(FUNCTIONS).rows = {key.tobytes(): row.tobytes()}
+
+
+ENOUGH = int(GoLimit.SERVED)
+
+
+def test_a_program_that_needs_neither_introductions_nor_births_is_spared_them() -> None:
     """After so many requests; what its own calls need stays."""
     kernel = FakeKernel()
     made = attachment(kernel)
-    told(kernel, served=19_999)
-    assert made.look() is None
-    assert sorted(kernel.attached) == sorted([ALWAYS, *FOR_OTHERS])
-    told(kernel, served=20_000, unknown=3)
-    assert made.look() is None
-    assert kernel.attached == [ALWAYS]
+    assert looked(kernel, made) == ALL
+    assert looked(kernel, made, served=ENOUGH - 1) == sorted([CALL, BIRTH])
+    assert looked(kernel, made, served=ENOUGH) == [CALL]
 
 
-def test_what_told_once_whose_a_call_was_stays() -> None:
+def test_births_that_told_once_whose_a_call_was_stay() -> None:
     """However many requests follow."""
     kernel = FakeKernel()
     made = attachment(kernel)
-    told(kernel, served=20_000, used=1)
-    made.look()
-    assert sorted(kernel.attached) == sorted([ALWAYS, *FOR_OTHERS])
+    assert BIRTH in looked(kernel, made, served=ENOUGH, used=1)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, used=1)
 
 
-def test_it_comes_back_when_somebody_unknown_calls() -> None:
-    """And is not taken away again."""
+def test_births_come_back_when_somebody_unknown_calls() -> None:
+    """And stay for good once they have told."""
     kernel = FakeKernel()
     made = attachment(kernel)
-    for unknown in (3, 3, 4, 4):
-        told(kernel, served=20_000, unknown=unknown)
-        made.look()
-    assert sorted(kernel.attached) == sorted([ALWAYS, *FOR_OTHERS])
+    assert looked(kernel, made, served=ENOUGH, wanted=3) == [CALL]
+    assert looked(kernel, made, served=ENOUGH, wanted=3) == [CALL]
+    called(kernel)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, wanted=4)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, wanted=4)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, wanted=4, used=1)
+    called(kernel, told=1)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, wanted=4, used=1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"in_vain": int(GoLimit.IN_VAIN)},
+        {"verdict": int(GoVerdict.WORKS_ON)},
+        {"verdict": int(GoVerdict.PUMP)},
+        {"caller_ns": 1},
+        {"epoch": EPOCH + 1},
+    ],
+)
+def test_births_go_again_where_they_cannot_tell(fields: dict[str, int]) -> None:
+    """A function that called in vain often enough, works for others, calls once in a long while,
+    or is another process's."""
+    kernel = FakeKernel()
+    made = attachment(kernel)
+    looked(kernel, made, served=ENOUGH)
+    called(kernel)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, wanted=1)
+    called(kernel, **fields)
+    assert looked(kernel, made, served=ENOUGH, wanted=1) == [CALL]
+
+
+def test_a_guess_keeps_births_until_one_agrees() -> None:
+    """They are what verifies a layout."""
+    kernel = FakeKernel()
+    made = attachment(kernel, is_guess=True)
+    assert BIRTH in looked(kernel, made, served=ENOUGH, must_agree=1)
+    assert looked(kernel, made, served=ENOUGH, must_agree=1, agrees=1) == [CALL]
+
+
+def test_introductions_come_back_for_connections_that_nobody_knows() -> None:
+    """And go when all are known."""
+    kernel = FakeKernel()
+    made = attachment(kernel)
+    assert INTRODUCTION in looked(kernel, made, served=1, strangers=1)
+    assert INTRODUCTION not in looked(kernel, made, served=2, strangers=1)
+    assert INTRODUCTION in looked(kernel, made, served=2, strangers=2)
+    assert INTRODUCTION not in looked(kernel, made, served=2, strangers=2)
+
+
+def test_connections_that_nothing_introduces_are_left_alone_in_the_end() -> None:
+    """A server of another kind than net/http's reads requests for ever."""
+    kernel = FakeKernel()
+    made = attachment(kernel)
+    states = [INTRODUCTION in looked(kernel, made, served=2, strangers=n) for n in range(1, 99)]
+    assert states[0]
+    assert not any(states[40:])
 
 
 def test_a_guess_that_disagrees_is_given_up() -> None:

@@ -3,8 +3,10 @@
 import pytest
 
 from waggle.probes.go.instructions import (
+    Assignment,
     Code,
     NoInstructionError,
+    assignment_of,
     at_entry,
     call_to,
     is_emulated,
@@ -97,3 +99,54 @@ def test_code_without_a_slot_is_refused() -> None:
 def test_what_the_kernel_emulates(code: str, emulated: bool) -> None:
     """By its first bytes, as the kernel decides."""
     assert is_emulated(bytes.fromhex(code)) is emulated
+
+
+ASSIGN = AT + 0x1000
+
+
+def calling(*before: str) -> Code:
+    """Code that ends in a call of ASSIGN."""
+    code = bytes.fromhex("".join(before))
+    return Code(code + b"\xe8" + (ASSIGN - AT - len(code) - 5).to_bytes(4, "little"), AT)
+
+
+MAP_OF_SI = "488b9ec0010000"  # mov rbx, [rsi + 0x1c0]
+KEY_OF_DI = "8b4f6c"  # mov ecx, [rdi + 0x6c]
+KEY_OF_DX = "8b0a"  # mov ecx, [rdx]
+KEY_OF_DX_BY_SI = "8b3289f1"  # mov esi, [rdx]; mov ecx, esi
+MAP_OF_CX = "488b99c0010000"  # mov rbx, [rcx + 0x1c0]
+CX_OF_STACK = "488b4c2420"  # mov rcx, [rsp + 0x20]
+TO_STACK = "48894c2420"  # mov [rsp + 0x20], rcx
+
+
+@pytest.mark.parametrize(
+    ("before", "id_offset", "client", "stream"),
+    [
+        ((MAP_OF_SI, KEY_OF_DI), 0x6C, "rsi", "rdi"),  # grpc 1.77
+        ((CX_OF_STACK, MAP_OF_CX, KEY_OF_DX), 0, 0x20, "rdx"),  # grpc 1.64
+        ((CX_OF_STACK, MAP_OF_CX, KEY_OF_DX_BY_SI), 0, 0x20, "rdx"),  # the same by Go 1.21
+    ],
+)
+def test_where_an_assignment_has_its_parts(
+    before: tuple[str, ...], id_offset: int, client: str | int, stream: str
+) -> None:
+    """In a register that is still what it was, or on the stack from where it came."""
+    code = calling(*before)
+    at = AT + len(code.data) - 5
+    assert assignment_of(code, ASSIGN, id_offset) == Assignment(at, client, stream)
+
+
+@pytest.mark.parametrize(
+    ("before", "id_offset"),
+    [
+        ((MAP_OF_SI, KEY_OF_DI), 0),  # the key is another field
+        ((MAP_OF_CX, KEY_OF_DX), 0),  # the client is gone, and it is not known from where it came
+        ((CX_OF_STACK, TO_STACK, MAP_OF_CX, KEY_OF_DX), 0),  # the stack has something else now
+        ((KEY_OF_DI,), 0x6C),  # no map
+        ((MAP_OF_SI, KEY_OF_DI, "488b3f"), 0x6C),  # mov rdi, [rdi]: the stream is gone
+    ],
+)
+def test_where_a_part_is_not_certain_there_is_none(before: tuple[str, ...], id_offset: int) -> None:
+    """A probe that might read something else is refused."""
+    with pytest.raises(NoInstructionError):
+        assignment_of(calling(*before), ASSIGN, id_offset)

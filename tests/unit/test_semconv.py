@@ -15,7 +15,7 @@ from opentelemetry.semconv._incubating.attributes import http_attributes
 
 from unit.records import address, batch, record
 from waggle.layout import End, Flag, Kept, Method, Role
-from waggle.probes.http1.decode import Http1Decoder, known_methods
+from waggle.probes.http1.decode import Http1Decoder, known_methods, route_of
 from waggle.probes.http1.forwarded import client_address, first_element
 from waggle.probes.http1.targets import parse_authority, plain_targets, redact_query
 from waggle.spans import KIND_CLIENT, KIND_SERVER, Span, Targets, decode_span, read_exchange
@@ -477,3 +477,29 @@ def test_redaction_is_done_once(query: str) -> None:
     """Redacting what was redacted changes nothing."""
     once = redact_query(query)
     assert redact_query(once) == once
+
+
+def test_a_route_names_the_span() -> None:
+    """What the server's router matched, and never the path itself."""
+    span = server(b"/items/7", ((Kept.HOST, b"shop"), (Kept.ROUTE, b"GET /items/{id}")))
+    assert span.name == "GET /items/{id}"
+    assert span.attributes["http.route"] == "/items/{id}"
+    assert span.attributes["url.path"] == "/items/7"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "route"),
+    [
+        ("/items/{id}", "/items/{id}"),
+        ("GET shop.example/items/{rest...}", "/items/{rest...}"),
+        ("/static/", "/static/"),
+        ("/{$}", "/{$}"),
+        ("/", ""),  # whatever nothing else matches
+        ("POST /", ""),
+        ("", ""),
+        ("\0\0", ""),  # it could not be read
+    ],
+)
+def test_the_route_of_a_pattern(pattern: str, route: str) -> None:
+    """ServeMux's patterns begin with a method and a host, if they like."""
+    assert route_of(pattern) == route

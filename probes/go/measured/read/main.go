@@ -56,11 +56,19 @@ func offsets(data *dwarf.Data, wanted map[string][]string) map[string]int64 {
 				if field.Name != one {
 					continue
 				}
-				found[name+"."+one] = field.ByteOffset
+				found[name+"."+one] = field.ByteOffset + inValue(field.Type)
 				if _, isPointer := field.Type.(*dwarf.PtrType); isPointer {
 					found[name+"."+one+"*"] = 1
 				}
 			}
 		}
 	}
+}
+
+// inValue is where an atomic.Value has its pointer: behind the type of what it holds.
+func inValue(kind dwarf.Type) int64 {
+	if kind.Common().Name == "sync/atomic.Value" {
+		return 8
+	}
+	return 0
 }

@@ -31,13 +31,16 @@ type play func(w http.ResponseWriter, r *http.Request, shape, client, n string)
 
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "HOST:PORT")
-	framework := flag.String("framework", "nethttp", "nethttp, gin, chi, mux or echo")
+	framework := flag.String("framework", "nethttp", "nethttp, gin, chi, mux, echo or fiber")
 	flag.Parse()
 	listener, err := net.Listen("tcp", *address)
 	if err != nil {
 		log.Fatal(err)
 	}
 	make, known := frameworks[*framework]
+	if *framework == "fiber" {
+		make, known = frameworks["nethttp"], true
+	}
 	if !known {
 		log.Fatalf("no framework %q", *framework)
 	}
@@ -52,6 +55,9 @@ func main() {
 	root.Handle("/m/", make(s.play))
 	root.Handle("/proxied/", http.StripPrefix("/proxied", httputil.NewSingleHostReverseProxy(called)))
 	root.Handle("/limited/", http.TimeoutHandler(make(s.play), 20*time.Second, "too late"))
+	if *framework == "fiber" {
+		log.Fatal(serveFiber(listener, root, s.play))
+	}
 	server := &http.Server{Handler: root, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)

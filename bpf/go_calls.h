@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Rule `goroutine`: who asks for a call, what was read, and the parent of what goes out.
+ */
+#ifndef WAGGLE_GO_CALLS_H
+#define WAGGLE_GO_CALLS_H
+
+#include "go_births.h"
+#include "go_contexts.h"
+
+/* Whose request is a call of this goroutine part of? Fills `call`; owner.sock is 0 when it
+ * is nobody's. */
+INLINE int ask_goroutine(struct waggle_go *go, u64 goid, struct go_call *call)
+{
+	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
+	int works;
+
+	__builtin_memset(call, 0, sizeof(*call));
+	call->goid = goid;
+	if (!goroutine)
+		return 0;
+	works = works_on(goroutine, goid, &call->request);
+	if (works == GO_NOTHING ||
+	    (goroutine->state == GO_BORN && !born_may_call(go, goroutine, works))) {
+		call->request.owner.sock = 0;
+		return 0;
+	}
+	call->after = works == GO_ON_ANSWERED;
+	return 1;
+}
+
+/* What ask_goroutine() has found of the goroutine `g` without a context, or what it has not. */
+INLINE void learn_of_births(struct waggle_go *go, u64 g, const struct go_call *call)
+{
+	struct goroutine *goroutine = call->goid ? goroutine_of(go, call->goid) : 0;
+
+	if (!goroutine)
+		missed(go, g, call->goid);
+	else if (goroutine->state == GO_BORN && call->request.owner.sock)
+		birth_told(go, goroutine);
+}
+
+/* As ask_goroutine(), for the goroutine `g`, which may have been handed a context. What a
+ * goroutine itself serves is surest; then the context; then its birth. */
+OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 context, struct go_call *call)
+{
+	u64 goid = word_at(g + go->goid);
+	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
+	struct go_request request;
+
+	ask_goroutine(go, goid, call);
+	if (goroutine && goroutine->state != GO_BORN)
+		return 0;
+	if (!context || !context_request(go, context, &request)) {
+		learn_of_births(go, g, call);
+		return 0;
+	}
+	call->request = request;
+	call->after = 0;
+	return 0;
+}
+
+/* Never written: what a new goroutine begins as, too large for the stack. */
+MAP(blank_goroutine, BPF_MAP_TYPE_ARRAY, 1, u32, struct goroutine, 0);
+
+INLINE struct goroutine *new_goroutine(const struct goroutine_key *key)
+{
+	u32 zero = 0;
+	struct goroutine *blank = bpf_map_lookup_elem(&blank_goroutine, &zero);
+
+	if (blank)
+		bpf_map_update_elem(&goroutines, key, blank, BPF_ANY);
+	return bpf_map_lookup_elem(&goroutines, key);
+}
+
+/* Whether a goroutine reads a request while another is open, of another connection. */
+OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 sock)
+{
+	struct go_request other = goroutine->request;
+
+	if (goroutine->state == GO_BORN || goroutine->request.owner.sock == sock)
+		return 0;
+	return goroutine->state == GO_SHARED || refresh_request(&other);
+}
+
+/* The connection of net/http that a goroutine reads, if it is one, and is known. */
+INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u64 goid,
+			   struct connection *connection)
+{
+	goroutine->pipelined |= open_requests(connection) != 0;
+	if (!goroutine->serves) {
+		go->strangers++;
+		return;
+	}
+	if (!goroutine->context)
+		keep_conn_context(go, goroutine, goid);
+	if (go->request_pattern)
+		connection->flags |= CONNECTION_ROUTED;
+}
+
+/* A request of HTTP/1 has been read: its goroutine serves it. */
+PROVEN_ONCE int goroutine_request(struct connection *connection,
+				  const struct waggle_facts *facts, u64 sock)
+{
+	struct waggle_go *go;
+	struct goroutine_key key = {};
+	struct goroutine *goroutine;
+	struct owner owner = { .sock = sock };
+
+	if (!connection || !facts)
+		return 0;
+	go = go_of(facts->tgid);
+	if (!go)
+		return 0;
+	owner.index = connection->requests;
+	count_served(go);
+	key.goid = current_goid(go);
+	key.epoch = go->epoch;
+	if (!key.goid)
+		return 0;
+	connection->reader = key.goid;
+	goroutine = bpf_map_lookup_elem(&goroutines, &key);
+	if (!goroutine)
+		goroutine = new_goroutine(&key);
+	if (!goroutine)
+		return 0;
+	goroutine->state = serves_several(goroutine, sock) ? GO_SHARED : GO_SERVES;
+	look_at_served(go, goroutine, key.goid, connection);
+	keep_request(&goroutine->request, &owner, facts);
+	return 0;
+}
+
+/* Whether the current goroutine only writes what others hand to it: the writer of a
+ * pooled connection. It descends from whoever dialled, and lives on. */
+INLINE int is_pump(struct waggle_go *go, u64 g)
+{
+	struct waggle_go_function *function = go_function_of(go, word_at(g + go->start));
+
+	return function && function->verdict == WAGGLE_GO_PUMP;
+}
+
+INLINE u32 stream_of(const struct connection *connection, const struct waggle_facts *facts)
+{
+	return is_http2(connection) ? ((const struct waggle_http2 *)(facts + 1))->stream : 0;
+}
+
+INLINE int take_go_call(const struct go_call_key *key, struct go_call *call)
+{
+	struct go_call *left = bpf_map_lookup_elem(&go_calls, key);
+
+	if (!left)
+		return 0;
+	*call = *left;
+	bpf_map_delete_elem(&go_calls, key);
+	return 1;
+}
+
+/* Whether rule `goroutine` decides about the calls of a process. */
+INLINE int is_go(u32 tgid)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	return process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE;
+}
+
+/* In memory of the CPU's own, which programs of sockets hold while they run: probes of
+ * programs do not, and have theirs on the stack. */
+MAP(go_call_scratch, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, struct go_call, 0);
+
+INLINE struct go_call *call_scratch(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&go_call_scratch, &zero);
+}
+
+/* Rule `goroutine`: the parent of a request that goes out. Returns the link. */
+PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 stream,
+				 struct waggle_facts *facts, struct owner *owner)
+{
+	struct go_call_key key = { .at = sock, .stream = stream };
+	struct waggle_go *go;
+	struct go_call *call = call_scratch();
+	u64 g;
+
+	if (!connection || !facts || !owner || !call)
+		return WAGGLE_LINK_NONE;
+	go = go_of(facts->tgid);
+	g = go ? current_g(go) : 0;
+	if (!g)
+		return WAGGLE_LINK_NONE;
+	if (is_pump(go, g)) {
+		key.epoch = go->epoch;
+		if (stream && !go->grpc_call_client) {
+			key.at = word_at(g + go->goid);
+			key.place = GO_BY_WRITER;
+		}
+		if (!take_go_call(&key, call))
+			call->request.owner.sock = 0;
+	} else {
+		ask_goroutine(go, word_at(g + go->goid), call);
+		learn_of_births(go, g, call);
+	}
+	if (!call->request.owner.sock) {
+		count(WAGGLE_COUNT_GOROUTINE_UNKNOWN);
+		go->unknown++;
+		return WAGGLE_LINK_NONE;
+	}
+	copy_trace_id(facts->trace_id, call->request.trace_id);
+	copy_span_id(facts->parent_id, call->request.span_id);
+	facts->trace_flags = call->request.trace_flags;
+	facts->sampling = call->request.sampling;
+	facts->flags |= call->request.flags;
+	if (call->after)
+		facts->flags |= WAGGLE_FLAG_AFTER_RESPONSE;
+	else
+		*owner = call->request.owner;
+	count(WAGGLE_COUNT_GOROUTINE_CALLS);
+	return WAGGLE_LINK_GOROUTINE;
+}
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which request a context.Context of Go belongs to. Whoever is handed a request's context,
+ * or one that was made from it, works for that request, whichever goroutine it is.
+ *
+ * A context begins with the one it was made from. net/http makes one for each connection,
+ * and from that one for each request; grpc and HTTP/2 make one for each stream. Those of
+ * connections and streams are kept, so that nothing has to be done for each request of
+ * HTTP/1: which of its connection's requests a context is of is read when somebody calls.
+ */
+#ifndef WAGGLE_GO_CONTEXTS_H
+#define WAGGLE_GO_CONTEXTS_H
+
+#include "go.h"
+
+#define GO_INTERFACE_DATA 8 /* of an interface: behind its type */
+#define GO_CLOSURE_FIRST 8  /* of a closure: behind its code */
+#define GO_CONTEXTS_DEEP 16
+
+struct go_context_key {
+	u64 address;
+	u32 epoch;
+	u32 reserved;
+};
+
+/* Whose a context is. An address may be used again: that what it says still holds is
+ * checked when it is found (serving_request(), refresh_request()). */
+struct go_context {
+	struct owner owner; /* the stream's */
+	u64 goid;	    /* or, not 0, who reads the requests of the connection */
+};
+MAP(go_contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct go_context_key, struct go_context, 0);
+
+/* The context of a net/http.conn. What cancels it is a closure over it alone. */
+INLINE u64 context_of_conn(const struct waggle_go *go, u64 conn)
+{
+	u64 cancel = word_at(conn + go->conn_cancel), code = cancel ? word_at(cancel) : 0;
+
+	if (code < go->low || code >= go->high)
+		return 0;
+	return word_at(cancel + GO_CLOSURE_FIRST);
+}
+
+/* The goroutine reads requests from a net/http.conn: remember by that one's context. */
+INLINE void keep_conn_context(const struct waggle_go *go, struct goroutine *goroutine, u64 goid)
+{
+	struct go_context_key key = { .epoch = go->epoch };
+	struct go_context fresh = { .goid = goid };
+
+	key.address = context_of_conn(go, goroutine->serves);
+	if (!key.address)
+		return;
+	goroutine->context = key.address;
+	bpf_map_update_elem(&go_contexts, &key, &fresh, BPF_ANY);
+}
+
+/* The Request that net/http serves on a conn now, 0: none. */
+INLINE u64 request_of_conn(const struct waggle_go *go, u64 conn)
+{
+	u64 response = word_at(conn + go->conn_response);
+
+	return response ? word_at(response + go->response_request) : 0;
+}
+
+/* The context of a request was made from `above`, which is that of the connection that
+ * goroutine `goid` reads: is it that of the request which is being served now? */
+OUT_OF_LINE int serving_request(const struct waggle_go *go, u64 goid, u64 above, u64 context,
+			   struct go_request *request)
+{
+	struct goroutine *goroutine = goroutine_of(go, goid);
+	u64 served;
+
+	if (!goroutine || goroutine->state != GO_SERVES || goroutine->pipelined ||
+	    !goroutine->serves || context_of_conn(go, goroutine->serves) != above)
+		return 0;
+	served = request_of_conn(go, goroutine->serves);
+	if (!served || word_at(served + go->request_ctx + GO_INTERFACE_DATA) != context)
+		return 0;
+	return works_on(goroutine, goid, request) == GO_ON_OPEN;
+}
+
+struct context_walk {
+	const struct waggle_go *go;
+	struct go_request *request;
+	u64 at;
+	u64 below; /* the context that was made from it */
+	u32 found;
+	u32 reserved;
+};
+
+/* An address that is known may be another context's by now: then the walk goes on. */
+static long context_step(u32 index, void *context)
+{
+	struct context_walk *walk = context;
+	struct go_context_key key = { .address = walk->at, .epoch = walk->go->epoch };
+	struct go_context *known = bpf_map_lookup_elem(&go_contexts, &key);
+
+	if (!walk->at)
+		return 1;
+	if (known && known->goid) {
+		walk->found = serving_request(walk->go, known->goid, walk->at, walk->below,
+					      walk->request);
+	} else if (known) {
+		walk->request->owner = known->owner;
+		walk->found = refresh_request(walk->request);
+	}
+	if (walk->found)
+		return 1;
+	walk->below = walk->at;
+	walk->at = word_at(walk->at + GO_INTERFACE_DATA);
+	return 0;
+}
+
+/* The open request whose context `context` is or was made from. */
+OUT_OF_LINE int context_request(const struct waggle_go *go, u64 context, struct go_request *request)
+{
+	struct context_walk walk = { .go = go, .request = request, .at = context };
+
+	LOOP(GO_CONTEXTS_DEEP, context_step, &walk);
+	return walk.found;
+}
+
+#endif

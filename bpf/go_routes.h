@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pattern by which net/http's ServeMux found a handler: since Go 1.23 it stands in the
+ * Request, which the connection still has when the answer's head is written.
+ */
+#ifndef WAGGLE_GO_ROUTES_H
+#define WAGGLE_GO_ROUTES_H
+
+#include "go_contexts.h"
+
+#define GO_STRING_LENGTH 8 /* of a string: behind its address */
+#define GO_ROUTE_MAX 127
+#define GO_ROUTE_SHORT 63
+#define KEPT_HEADER 4
+
+/* Blocks of a record's head in which nothing lay so far, and that a field will reach. */
+INLINE void clear_blocks(u8 *head, u32 used, u32 end)
+{
+#pragma clang loop unroll(full)
+	for (u32 at = 0; at < WAGGLE_HEAD_SIZE; at += HEAD_BLOCK) {
+		u32 size = WAGGLE_HEAD_SIZE - at < HEAD_BLOCK ? WAGGLE_HEAD_SIZE - at : HEAD_BLOCK;
+
+		if (at >= used && at < end)
+			clear_words(head + at, size);
+	}
+}
+
+/* Adds the field to a record whose head has room for one of `most` bytes, which is a mask. */
+INLINE int add_route(struct waggle_exchange *record, u64 text, u64 length, u32 most)
+{
+	struct waggle_facts *facts = &record->facts;
+	u32 used = head_used(facts);
+
+	if (length > most || used > WAGGLE_HEAD_SIZE - KEPT_HEADER - most)
+		return 0;
+	length = masked(length, most);
+	clear_blocks(record->head, used, used + KEPT_HEADER + (u32)length);
+	store32(record->head + used, WAGGLE_KEPT_ROUTE | (u32)length << 16);
+	bpf_probe_read_user(record->head + used + KEPT_HEADER, (u32)length, (void *)text);
+	facts->kept_len += KEPT_HEADER + (u32)length;
+	/* One pattern is one string. */
+	facts->shape ^= text * 0x9e3779b97f4a7c15ULL;
+	return 1;
+}
+
+/* A request is answered on a connection that goroutines of net/http read. */
+PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_exchange *record)
+{
+	struct waggle_go *go;
+	struct goroutine *goroutine;
+	u64 request, text, length;
+
+	if (!connection || !record)
+		return 0;
+	go = go_of(connection->tgid);
+	goroutine = go ? goroutine_of(go, connection->reader) : 0;
+	if (!goroutine || !goroutine->serves || goroutine->pipelined)
+		return 0;
+	request = request_of_conn(go, goroutine->serves);
+	text = request ? word_at(request + go->request_pattern) : 0;
+	length = text ? word_at(request + go->request_pattern + GO_STRING_LENGTH) : 0;
+	if (!length)
+		return 0;
+	return add_route(record, text, length, GO_ROUTE_MAX) ||
+	       add_route(record, text, length, GO_ROUTE_SHORT);
+}
+
+#endif

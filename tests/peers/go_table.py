@@ -1,0 +1,129 @@
+"""python -m tests.peers.go_table: plays the Go matrix, prints each cell, writes the tables.
+
+What was found is kept in build/go-matrix.json, so that parts can be played by themselves;
+--write makes the tables in docs/go.md from all that is there.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .go_demands import demand
+from .go_matrix import CONCURRENCIES, FRAMEWORKS, MULTIPLEXED, cells_of, old_cells, play
+from .matrix_page import Found, keep, kept, replaced, share, table, total
+from .processes import BUILD, ROOT, ProgramError
+from .python_matrix import Cell, Result
+from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
+
+PAGE = ROOT / "docs" / "go.md"
+KEPT, KEPT_OLD = BUILD / "go-matrix.json", BUILD / "go-matrix-old.json"
+OLD = ("1.17.13", "1.20.14", "1.22.12", "1.24.10", "1.25.4", "1.27.0")
+REFUSED = (("1.17.13", "cgo-pie"),)  # C's linker hides the table of functions
+OLD_CONCURRENCY = 16
+WARM = 160  # requests before those that count: see go_demands
+COUNTS = {1: 160, 64: 1000}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.peers.go_table", description=__doc__)
+    parser.add_argument("--framework", action="append", choices=[*FRAMEWORKS, *MULTIPLEXED])
+    parser.add_argument("--version", action="append", choices=OLD, help="of Go, other than ours")
+    parser.add_argument("--write", action="store_true", help="write docs/go.md")
+    chosen = parser.parse_args(arguments)
+    ensure_go_matrix()
+    is_fine = True
+    for framework in chosen.framework or ():
+        for concurrency in CONCURRENCIES:
+            is_fine &= _play(cells_of(framework, concurrency), COUNTS[concurrency])
+    for version in chosen.version or ():
+        for way in GO_WAYS:
+            if (version, way) not in REFUSED:
+                is_fine &= _play_old(version, way)
+    if chosen.write:
+        _write(kept(KEPT), kept(KEPT_OLD))
+    return int(not is_fine)
+
+
+def _play(cells: Sequence[Cell], count: int) -> bool:
+    try:
+        run = play(cells, count, warm=WARM)
+    except ProgramError as error:
+        print(f"{cells[0]}: {error}", *getattr(error, "__notes__", ()), sep="\n", flush=True)
+        return False
+    keep(KEPT, run.results)
+    return _judged(run.results)
+
+
+def _play_old(version: str, way: str) -> bool:
+    program = ensure_go_old(version, way=way)
+    run = play(old_cells(OLD_CONCURRENCY), COUNTS[1], program=program, warm=WARM)
+    fine = _judged(run.results)
+    for result in run.results:
+        object.__setattr__(result.cell, "server", f"{version} {way}")
+    keep(KEPT_OLD, run.results)
+    return fine
+
+
+def _judged(results: Iterable[Result]) -> bool:
+    is_fine = True
+    for result in results:
+        low = result.share < demand(result.cell).least
+        is_fine &= not (result.wrong or low)
+        print("WRONG" if result.wrong else "LOW  " if low else "ok   ", result, flush=True)
+    return is_fine
+
+
+def _write(found: Found, old: Found) -> None:
+    names = [name for name in (*FRAMEWORKS, *MULTIPLEXED) if any(k[0] == name for k in found)]
+    text = PAGE.read_text()
+    text = replaced(text, "frameworks", _cells(names, [r for r in found.values() if _usual(r)]))
+    others = [row for row in found.values() if not _usual(row)]
+    text = replaced(text, "clients", _clients(others))
+    text = replaced(text, "versions", _versions(old.values()))
+    PAGE.write_text(replaced(text, "total", total([*found.values(), *old.values()])))
+
+
+def _usual(row: dict[str, Any]) -> bool:
+    return bool(row["client"] == "std")
+
+
+def _cells(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """A row a shape, a column a framework; both concurrencies in a cell."""
+    shapes = dict.fromkeys(row["shape"] for row in rows)
+    lines = [
+        [f"`{shape}`", *(_shares(rows, server=name, shape=shape) for name in names)]
+        for shape in shapes
+    ]
+    return table(["shape", *names], lines)
+
+
+def _clients(rows: Sequence[dict[str, Any]]) -> str:
+    """A row a client, a column a shape and a framework."""
+    heads = dict.fromkeys((row["server"], row["shape"]) for row in rows)
+    lines = [
+        [client, *(_shares(rows, server=s, shape=shape, client=client) for s, shape in heads)]
+        for client in dict.fromkeys(row["client"] for row in rows)
+    ]
+    return table(["client", *(f"{server}, `{shape}`" for server, shape in heads)], lines)
+
+
+def _versions(rows: Iterable[dict[str, Any]]) -> str:
+    """A row a version and way to build, a column a shape."""
+    rows = list(rows)
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    lines = [
+        [name, *(_shares(rows, server=name, shape=shape) for shape in shapes)]
+        for name in sorted({row["server"] for row in rows})
+    ]
+    return table(["Go", *(f"`{shape}`" for shape in shapes)], lines)
+
+
+def _shares(rows: Iterable[dict[str, Any]], **wanted: str) -> str:
+    fitting = [row for row in rows if all(row[k] == v for k, v in wanted.items())]
+    fitting.sort(key=lambda row: int(row["concurrency"]))
+    return " / ".join(dict.fromkeys(share(row) for row in fitting))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

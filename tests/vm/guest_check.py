@@ -34,8 +34,8 @@ from .services import REQUESTS, TRANSPORTS
 WAGGLE = str(Path(sys.executable).with_name("waggle"))
 UNSUPPORTED = 4
 # Emulated, the agent's imports alone take half a minute.
-READY_LIMIT_S = 180.0
-DRIVE_LIMIT_S = 120.0
+READY_LIMIT_S = 420.0
+DRIVE_LIMIT_S = 240.0
 STOP_LIMIT_S = 60.0
 
 SERVER, CLIENT = 2, 3  # enum SpanKind of OTLP

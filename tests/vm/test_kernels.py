@@ -26,7 +26,7 @@ REQUIRED = {
     "sid": {"auto", "socket", "probe", "syscall"},
 }
 
-CHECK_LIMIT_S = 900
+CHECK_LIMIT_S = 1800
 
 
 def _chosen() -> list[str]:

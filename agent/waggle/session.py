@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from waggle import privileges, start
+from waggle import injecting, privileges, start
 from waggle.attach import Attacher, Probe
 from waggle.capture import Capture
 from waggle.config import Settings
@@ -91,6 +91,11 @@ class Session:
 
     def _run(self, observing: Observing) -> int:
         observing.measure_programs()
+        if self._settings.inject != "off":
+            decision = injecting.begin(
+                self._capture, self._settings.inject, self._settings.inject_to
+            )
+            say(str(decision))
         privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
         clock = WallClock()

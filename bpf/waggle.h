@@ -360,7 +360,7 @@ struct waggle_python {
 	unsigned int copied;   /* contexts copied in it */
 	unsigned int too_many; /* copied faster than shall be followed: nothing holds any more */
 	unsigned int epoch;    /* another for every time the process was looked at */
-	unsigned int reserved;
+	unsigned int served; /* it has read a request */
 };
 
 /* Where a Go program keeps what its goroutines are: value of the map `go_processes`,

@@ -474,7 +474,7 @@ PYTHON = _dtype(
         ("copied", "<u4", 56),
         ("too_many", "<u4", 60),
         ("epoch", "<u4", 64),
-        ("reserved", "<u4", 68),
+        ("served", "<u4", 68),
     ],
 )
 

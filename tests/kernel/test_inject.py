@@ -3,6 +3,7 @@ sends whatever in whichever way. Each test runs in both modes: into the first re
 connection, and into every one."""
 
 import hashlib
+import os
 import socket
 import struct
 import time
@@ -37,6 +38,7 @@ from waggle import injecting
 from waggle.capture import Capture, CaptureOptions
 from waggle.layout import Counter, Link, Role
 
+LENGTH = int(os.environ.get("WAGGLE_TEST_SOAK", "1"))
 SENDERS = ("write", "writev", "send", "sendto", "sendmsg", "sendmmsg")
 FAKE = b"GET /fake/1 HTTP/1.1\r\nHost: fake\r\n\r\n"
 MEGABYTE = 1 << 20
@@ -291,7 +293,11 @@ def test_upgraded(capture: Capture) -> None:
             assert written(recorded) == lines
 
 
-@pytest.mark.parametrize("size", [1000, 6000, 40_000, 300_000, 8 * MEGABYTE])
+# In a soak, as large as uploads are.
+LARGE = 8 * MEGABYTE if LENGTH == 1 else 100 * MEGABYTE
+
+
+@pytest.mark.parametrize("size", [1000, 6000, 40_000, 300_000, LARGE])
 def test_uploads(capture: Capture, size: int) -> None:
     """A body of any size, sent with its head in one call, arrives as it was sent."""
     pattern = "".join(chr(33 + i % 90) for i in range(997))
@@ -333,14 +339,14 @@ def receive_to_count(sock: socket.socket, count: int) -> bytes:
 def test_many_sizes_on_many_connections(capture: Capture, size: int) -> None:
     """Wherever the pieces of the kernel's memory begin and end, requests stay whole."""
     with scene(capture) as (recorded, client, stranger):
-        for number in range(1, 26):
-            sent = request(number, method="POST", body=bytes([64 + number]) * size)
+        for number in range(1, 25 * LENGTH + 1):
+            sent = request(number, method="POST", body=bytes([64 + number % 60]) * size)
             with stranger.connected(client) as sock:
                 client.send("c", sent)
                 got = receive_to_count(sock, len(sent) + 70)
                 answer(sock, client)
                 lines_at(sent, got + end(sock, client), head_starts(sent))
-        recorded.wait(25)
+        recorded.wait(25 * LENGTH)
         assert {seen.facts.request_body for seen in recorded.seen} == {size}
         assert not recorded.losses()
 

@@ -1,10 +1,10 @@
 """Headers for strangers, with real clients: each sends what it sends without an agent, and our
 line more where it belongs. WAGGLE_TEST_SOAK is how many times as long this goes on."""
 
+import http.client
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from .agent import Agent, SeenSpan, started_agent
-from .harness import ensure_built, run_client, start_client, start_server, tool
+from .harness import RunningClient, ensure_built, run_client, start_client, start_server, tool
 from .ports import lease_port
-from .processes import BUILD, LOGS, Program, answers
+from .processes import BUILD, Program, answers
 from .stranger import Stranger, Written, started_stranger, without_line
 from .toolchain import ensure_venv
 
@@ -31,21 +31,24 @@ SDK_REQUIREMENTS = Path(__file__).resolve().parents[1] / "bench" / "requirements
 SDK_SERVER = Path(__file__).resolve().parent / "programs" / "python" / "sdk_stranger.py"
 
 
+Requests = dict[int, list[bytes]]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     ensure_built()
 
 
 @contextmanager
-def injecting_agent(mode: str, command: list[str | Path] | None = None, **more: object) -> Iterator[Agent]:
+def injecting_agent(mode: str, *pids: int) -> Iterator[Agent]:
     flags = ["--inject", mode, "--inject-to", "loopback"]
-    with started_agent(*flags, command=command or (), **more) as agent:  # type: ignore[arg-type]
+    with started_agent(*flags, pids=pids) as agent:
         if "is written into none" in agent.stderr():
             pytest.skip(agent.stderr())
         yield agent
 
 
-def expect_only_lines(before: dict[int, list[bytes]], after: dict[int, list[bytes]]) -> list[Written]:
+def expect_only_lines(before: Requests, after: Requests) -> list[Written]:
     """Every request came once, and is what it was without the agent, but for a line of ours."""
     assert sorted(before) == sorted(after)
     written = []
@@ -65,31 +68,38 @@ def expect_spans_of(lines: list[Written], spans: list[SeenSpan]) -> None:
     assert {one.flags & 1 for one in lines} <= {1}
 
 
-def run_both(
+def run_twice(
     stranger: Stranger, kind: str, mode: str, *, close: bool, traceparent: bool = False
-) -> tuple[list[Written], list[SeenSpan]]:
-    """One client without the agent and then with it; lines written, and the spans."""
-
-    def once() -> dict[int, list[bytes]]:
-        run_client(
-            kind, stranger.base_url, COUNT, 2, close=close, traceparent=traceparent
-        )
-        return stranger.take()
-
-    before = once()
+) -> tuple[Requests, Requests, list[SeenSpan]]:
+    """What one client sent without the agent, and then with it, and the spans."""
+    run_client(kind, stranger.base_url, COUNT, 2, close=close, traceparent=traceparent)
+    before = stranger.take()
     with (
-        injecting_agent(mode) as agent,
         start_client(
             kind, stranger.base_url, COUNT, 2, close=close, traceparent=traceparent, gate=0
         ) as client,
+        waiting_client(client),
+        injecting_agent(mode, client.pid) as agent,
     ):
-        client.wait_for_gate()
         client.open_gate()
         client.finish()
-        after = stranger.take()
         agent.wait_for(lambda spans: len([s for s in spans if s.kind == "client"]) >= COUNT)
-        spans = agent.stop().spans
+        return before, stranger.take(), agent.stop().spans
+
+
+def run_both(
+    stranger: Stranger, kind: str, mode: str, *, close: bool
+) -> tuple[list[Written], list[SeenSpan]]:
+    """The lines that were written with the agent, everything else being as without, and the
+    spans."""
+    before, after, spans = run_twice(stranger, kind, mode, close=close)
     return expect_only_lines(before, after), spans
+
+
+@contextmanager
+def waiting_client(client: RunningClient) -> Iterator[None]:
+    client.wait_for_gate()
+    yield
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,10 +122,10 @@ def test_new_connections(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["requests", "go", "node-http"])
 def test_headers_of_their_own(kind: str) -> None:
-    """What an application sends under a `traceparent` of its own is as it was."""
+    """What an application sends under a `traceparent` of its own is as it was, to the byte."""
     with started_stranger() as stranger:
-        lines, _ = run_both(stranger, kind, "always", close=False, traceparent=True)
-    assert not lines
+        before, after, _ = run_twice(stranger, kind, "always", close=False, traceparent=True)
+    assert after == before
 
 
 @pytest.mark.parametrize("keepalive", [True, False])
@@ -129,7 +139,7 @@ def test_nginx(keepalive: bool) -> None:
     ):
         run_client("curl", nginx.base_url, COUNT, 1)
         before = stranger.take()
-        with injecting_agent("first", pids=[nginx.pid]) as agent:
+        with injecting_agent("first", nginx.pid) as agent:
             run_client("curl", nginx.base_url, COUNT, 1)
             after = stranger.take()
             agent.wait_for(lambda spans: len(spans) >= 2 * COUNT)
@@ -157,23 +167,36 @@ def started_sdk(folder: Path) -> Iterator[tuple[str, Path]]:
     ensure_venv(SDK_VENV, SDK_REQUIREMENTS)
     spans = folder / "spans.jsonl"
     spans.touch()
-    with lease_port() as lease:
-        url = f"http://127.0.0.1:{lease.port}"
-        command = [SDK_VENV / "bin" / "python", SDK_SERVER, str(lease.port), spans]
-        with Program.started("sdk-stranger", command) as program:
-            program.wait_until(lambda: answers(url))
-            yield url, spans
+    lease = lease_port()
+    command: list[str | Path] = [SDK_VENV / "bin" / "python", SDK_SERVER, str(lease.port), spans]
+    program = Program("sdk-stranger", command)
+    try:
+        program.wait_until(
+            lambda: answers(http.client.HTTPConnection("127.0.0.1", lease.port)), 120
+        )
+        yield f"http://127.0.0.1:{lease.port}", spans
+    finally:
+        program.stop()
+        lease.release()
 
 
 def test_sdk(tmp_path: Path) -> None:
     """A Flask service with OpenTelemetry's own SDK, which no agent traces, goes on with our trace:
     each of its spans is the child of the client span that we export for that call."""
-    with started_sdk(tmp_path) as (url, log), injecting_agent("first") as agent:
-        run_client("requests", url, COUNT, 1, close=True)
+    with (
+        started_sdk(tmp_path) as (url, log),
+        start_client("requests", url, COUNT, 1, close=True, gate=0) as client,
+        waiting_client(client),
+        injecting_agent("first", client.pid) as agent,
+    ):
+        client.open_gate()
+        client.finish()
         wait_until(lambda: len(sdk_spans(log)) >= COUNT, "spans of the SDK")
         agent.wait_for(lambda spans: len([s for s in spans if s.kind == "client"]) >= COUNT)
         ours = {
-            span.number: span for span in agent.stop().spans if span.kind == "client" and span.number
+            span.number: span
+            for span in agent.stop().spans
+            if span.kind == "client" and span.number
         }
     joined = 0
     for span in sdk_spans(log):
@@ -202,22 +225,28 @@ def test_killed(mode: str) -> None:
     attached, and no socket enrolled."""
     before = attached()
     with started_stranger() as stranger:
-        with injecting_agent(mode) as agent:
+        with (
+            start_client(
+                "go", stranger.base_url, 1_000_000, 4, close=mode == "first", gate=0
+            ) as client,
+            waiting_client(client),
+            injecting_agent(mode, client.pid) as agent,
+        ):
             assert attached() != before
-            with start_client("go", stranger.base_url, 1_000_000, 4, close=mode == "first") as client:
-                wait_until(lambda: sum(map(len, stranger.requests.values())) > 300, "requests")
-                agent.kill()
-                wait_until(lambda: attached() == before, "still attached: " + attached())
-                at_kill = sum(map(len, stranger.requests.values()))
-                wait_until(
-                    lambda: sum(map(len, stranger.requests.values())) > at_kill + 300, "after it"
-                )
-                client.end_early()
+            client.open_gate()
+            wait_until(lambda: sum(map(len, stranger.requests.values())) > 300, "requests")
+            agent.kill()
+            wait_until(lambda: attached() == before, "still attached: " + attached())
+            at_kill = sum(map(len, stranger.requests.values()))
+            wait_until(
+                lambda: sum(map(len, stranger.requests.values())) > at_kill + 300, "after it"
+            )
+            client.end_early()
         requests = stranger.take()
-        shapes = {without_line(one).without.replace(b"/n/%d " % n, b"/n/N ") for n in requests for one in requests[n]}
+        shapes = {
+            without_line(one).without.replace(b"/n/%d " % n, b"/n/N ")
+            for n, (one,) in requests.items()
+        }
         assert len(shapes) == 1
         last = [requests[n][0] for n in sorted(requests)[-100:]]
         assert not any(without_line(one).has_line for one in last)
-
-
-_ = sys, LOGS

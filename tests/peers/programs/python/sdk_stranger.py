@@ -7,6 +7,7 @@ processor that exports every span at once, here into a file of JSON lines.
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -18,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 
 class FileExporter(SpanExporter):
     def __init__(self, path: str) -> None:
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open until the end
+        self._file = Path(path).open("a", buffering=1)  # noqa: SIM115 - open until the end
 
     def export(self, spans: Sequence[Any]) -> SpanExportResult:
         for span in spans:
@@ -45,7 +46,12 @@ FlaskInstrumentor().instrument_app(app)
 
 @app.get("/n/<int:number>")
 def answer(number: int) -> str:
-    return f"{number} with the SDK"
+    return f"n={number}\n"
+
+
+@app.get("/ready")
+def ready() -> str:
+    return "ready"
 
 
 app.run("127.0.0.1", int(sys.argv[1]), threaded=True)

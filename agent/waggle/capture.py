@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waggle import injecting
+from waggle import privileges
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.libbpf import Link, LoadError, Object
+from waggle.privileges import Capability
 from waggle.sampling import Sampling, threshold_of
 
 if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
@@ -40,6 +41,12 @@ _PROBES = (
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
 _LOG_MAPS = ("log_ring", "log_budgets", "log_writes")
+# What --inject adds (injecting.py).
+_INJECT = ("inject_enrol", "inject_header")
+_INJECT_MAPS = (
+    *("enrolments", "enrolled", "header_texts", "inject_settings", "inject_rules"),
+    "http1_peers",
+)
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -142,7 +149,7 @@ class Capture:
         if logs:
             self._program_names += (_LOGS,)
         #: Why nothing is loaded that writes headers into requests; empty when it is.
-        self.not_injecting = "" if bpf.program(injecting.PROGRAMS[0]).autoload else "not asked for"
+        self.not_injecting = "" if bpf.program(_INJECT[0]).autoload else "not asked for"
         self._injection: list[Link] = []
 
     @classmethod
@@ -172,7 +179,7 @@ class Capture:
         """Quickly; and again, listening to what libbpf says, where that fails. Headers are not
         worth a failure: without them rather than not at all."""
         if options.inject:
-            reason = injecting.unprivileged()
+            reason = "" if privileges.has(Capability.NET_ADMIN) else "missing CAP_NET_ADMIN"
             try:
                 if not reason:
                     return cls._load_once(flavour, options, path, silent=True)
@@ -193,7 +200,7 @@ class Capture:
         bpf = Object.open(path)
         try:
             logs = (_LOGS,) if options.log_rate else ()
-            inject = injecting.PROGRAMS if options.inject else ()
+            inject = _INJECT if options.inject else ()
             bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs, *inject)
             _configure(bpf, options)
             for name in _PROBES:
@@ -398,7 +405,7 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
     if options.inject:
         settings = {**settings, "inject_wanted": 1}
     else:
-        for name in injecting.MAPS:
+        for name in _INJECT_MAPS:
             bpf.map(name).leave_out()
     for name, value in settings.items():
         bpf.rodata[name] = value

@@ -27,17 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waggle import privileges
 from waggle.errors import UsageError
 from waggle.libbpf import LoadError
-from waggle.privileges import Capability
 
 if TYPE_CHECKING:
     from waggle.capture import Capture
     from waggle.libbpf import Map
 
-PROGRAMS = ("inject_enrol", "inject_header")
-MAPS = ("enrolments", "enrolled", "header_texts", "inject_settings", "inject_rules", "http1_peers")
 FLAVOURS = ("socket",)  # that can read what an enrolled socket sends
 MOST_RULES = 64  # WAGGLE_INJECT_RULES
 DEFAULT_TO = ("loopback", "private")
@@ -161,11 +157,6 @@ def _obstacle(capture: Capture) -> str:
     if capture.flavour not in FLAVOURS:
         return f"capture {capture.flavour} cannot read what enrolled sockets send"
     return ""
-
-
-def unprivileged() -> str:
-    """Why this process may not load what writes headers; empty when it may."""
-    return "" if privileges.has(Capability.NET_ADMIN) else "missing CAP_NET_ADMIN"
 
 
 def _begin(capture: Capture, wanted: str, rules: Sequence[Rule]) -> Decision:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from waggle import injecting, privileges, start
+from waggle import privileges, start
 from waggle.attach import Attacher, Probe
 from waggle.capture import Capture
 from waggle.config import Settings
@@ -92,10 +92,10 @@ class Session:
     def _run(self, observing: Observing) -> int:
         observing.measure_programs()
         if self._settings.inject != "off":
-            decision = injecting.begin(
-                self._capture, self._settings.inject, self._settings.inject_to
-            )
-            say(str(decision))
+            from waggle import injecting
+
+            settings = self._settings
+            say(str(injecting.begin(self._capture, settings.inject, settings.inject_to)))
         privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
         clock = WallClock()

@@ -6,18 +6,11 @@
 #define WAGGLE_INJECT_HEAD_H
 
 #include "endpoint.h"
-#include "traceparent_text.h"
+#include "inject_state.h"
 
 #define INJECT_HEAD_MAX 8192 /* what servers take of a head, our line included */
 #define INJECT_FIELDS_MAX 90 /* and of fields: 100 is the least bound we know of */
 #define INJECT_STEPS (INJECT_HEAD_MAX / READ_AT_ONCE + 1)
-
-/* The line, and where it goes. */
-struct header_text {
-	u32 length;
-	u32 at;
-	u8 bytes[2 * HEADER_TEXT_ROOM];
-};
 
 /* What the kernel must be able to take at once: all up to the end of our line. Of a part
  * that it took it would tell the application a wrong number. So nothing may wait to be
@@ -182,10 +175,11 @@ PROVEN_ONCE int place_for_line(struct connection *connection, struct call *call,
 		return why;
 	text->at = head->first_line;
 	text->length = TRACEPARENT_LINE;
-	if (!has_room(call, text->at + text->length))
-		return WAGGLE_COUNT_INJECT_NO_ROOM;
 	put_traceparent(text->bytes, found.facts->trace_id, found.facts->span_id,
 			found.facts->trace_flags);
+	put_tracestate(text, &found);
+	if (!has_room(call, text->at + text->length))
+		return WAGGLE_COUNT_INJECT_NO_ROOM;
 	return 0;
 }
 

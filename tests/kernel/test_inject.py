@@ -14,6 +14,7 @@ import pytest
 
 from kernel.capturing import (
     PATIENCE_S,
+    THREADED,
     TRACED,
     Actor,
     Recording,
@@ -479,6 +480,56 @@ def test_untraced(capture: Capture) -> None:
             client.send("c", request(1))
             lines_at(request(1), end(sock, client), [])
         client.end()
+    stranger.close()
+
+
+STATES = {
+    "plain": (("tracestate: rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",), True),
+    "longest": (("tracestate: a=" + "x" * 510,), True),
+    "blanks around": (("tracestate:   a=b  ",), True),
+    "none": ((), False),
+    "too long": (("tracestate: a=" + "x" * 511,), False),
+    "two fields": (("tracestate: a=b", "tracestate: c=d"), False),
+    "a carriage return in it": (("tracestate: a=b\rX-Evil: 1",), False),
+    "more than ASCII": (("tracestate: a=\u00e9",), False),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_tracestate(capture: Capture, name: str) -> None:
+    """What a request brought as its tracestate goes on with the call that is part of it, as it
+    came; what should be in no header, or came in several fields, does not."""
+    fields, goes_on = STATES[name]
+    trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    asked = request(1, f"traceparent: 00-{trace_id}-{caller}-01", *fields)
+    sent = request(2, body=FAKE)
+    stranger = Stranger()
+    with recording(capture, THREADED) as recorded:
+        stranger.teach(recorded, recorded.actor())
+        service = recorded.actor()
+        place = service.listen()
+        with socket.create_connection(tuple(place)) as outside:
+            service.do("accept", listener="listener", name="s")
+            outside.sendall(asked)
+            service.receive_to("s", b"\r\n\r\n")
+            with stranger.connected(service) as sock:
+                service.send("c", sent)
+                got = receive_to(sock, FAKE)
+                answer(sock, service)
+                got += end(sock, service)
+            service.send("s", response())
+            receive_to(outside, b"ok")
+        if goes_on:
+            state = fields[0].partition(":")[2].strip()
+            line = f"\r\ntracestate: {state}\r\n".encode()
+            assert got.count(line) == 1
+            got = got.replace(line, b"\r\n")
+        (written_line,) = lines_at(sent, got, head_starts(sent))
+        recorded.wait(3)
+        (call,) = (one for one in recorded.of(Role.CLIENT) if one.number == 2)
+        assert call.link == Link.THREAD, str(recorded)
+        assert written_line.trace_id.hex() == trace_id
+        assert written_line.span_id == call.span.span_id
     stranger.close()
 
 

@@ -133,6 +133,14 @@ INLINE int is_busy(struct bpf_sock_ops *ops, struct enrolment *mine)
 	       BPF_CORE_READ(sk, __sk_common.skc_flags) & zerocopy;
 }
 
+INLINE void no_more_callbacks(struct bpf_sock_ops *ops,
+			      const struct waggle_inject_settings *settings)
+{
+	if (!settings->keep_callbacks)
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags &
+						       ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+}
+
 /* The connection is there: no byte of it has passed. */
 INLINE void on_established(struct bpf_sock_ops *ops, const struct waggle_inject_settings *settings)
 {
@@ -161,18 +169,12 @@ INLINE void on_established(struct bpf_sock_ops *ops, const struct waggle_inject_
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags |
 						   BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG))
 		return;
-	if (bpf_sock_hash_update(ops, &enrolled, &cookie, BPF_NOEXIST))
+	if (bpf_sock_hash_update(ops, &enrolled, &cookie, BPF_NOEXIST)) {
+		no_more_callbacks(ops, settings);
 		return;
+	}
 	mine->stage = ENROL_IN;
 	count(WAGGLE_COUNT_INJECT_ENROLLED);
-}
-
-INLINE void no_more_callbacks(struct bpf_sock_ops *ops,
-			      const struct waggle_inject_settings *settings)
-{
-	if (!settings->keep_callbacks)
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags &
-						       ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
 
 /* Before every segment, and in every send before its bytes are taken. */

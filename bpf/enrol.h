@@ -14,13 +14,8 @@
 #include "http1_peers.h"
 #include "inject.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_SOCKHASH);
-	__uint(max_entries, 65536);
-	__type(key, u64); /* the socket's cookie */
-	__type(value, u64);
-} enrolled SEC(".maps");
-
+/* By the socket's cookie. */
+MAP(enrolled, BPF_MAP_TYPE_SOCKHASH, 65536, u64, u64, 0);
 MAP(inject_rules, BPF_MAP_TYPE_ARRAY, WAGGLE_INJECT_RULES, u32, struct waggle_inject_rule, 0);
 
 struct destination_walk {

@@ -150,6 +150,22 @@ def test_nginx(keepalive: bool) -> None:
         assert len(lines) >= COUNT - 2
 
 
+def test_wrk() -> None:
+    """Under load every request is the same to the byte, and has one line with ids of its own."""
+    wrk = [tool("wrk"), "-t1", "-c4", f"-d{LENGTH}s", "--timeout", "20s"]
+    flags = ["--inject", "always", "--inject-to", "loopback", "--exe", "*/wrk", "--quiet"]
+    with started_stranger() as stranger, started_agent(*flags, json_lines=False):
+        done = subprocess.run(
+            [*wrk, stranger.base_url + "/n/1"], capture_output=True, text=True, check=True
+        )
+        assert "Socket errors" not in done.stdout
+        requests = [without_line(one) for one in stranger.take()[1]]
+    assert len({one.without for one in requests}) == 1
+    lines = [one for one in requests if one.has_line]
+    assert len(lines) == len(requests) > 100
+    assert len({one.span_id for one in lines}) == len(lines)
+
+
 def sdk_spans(log: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 

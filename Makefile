@@ -78,6 +78,15 @@ test-go: build .venv/.packages-dev ## Go: every framework, client and shape, eve
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go*.py
 	$(GIVE_BACK)
 
+WAGGLE_TEST_SOAK ?= 400
+
+.PHONY: soak
+soak: build .venv/.packages-dev ## Headers for strangers at length: no byte of any client altered
+	@$(AS_ROOT) tests/peers/install.sh
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
+		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py
+	$(GIVE_BACK)
+
 .PHONY: test-grpc
 test-grpc: build .venv/.packages-dev ## HTTP/2 and gRPC: every implementation with every other, both ways
 	@$(AS_ROOT) tests/peers/install.sh grpc

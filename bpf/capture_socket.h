@@ -84,6 +84,8 @@ INLINE void on_socket_send(struct bpf_raw_tracepoint_args *context, struct call 
 	if (!connection)
 		return;
 	iterator_direct(TYPED(struct msghdr, context->args[SEND_MESSAGE]), &call->memory);
+	if (connection->injected)
+		watch_injected(connection, call);
 	/* One turn of the kernel's loop copies no more than this, and comes again. */
 	if (room > 0 && call->memory.length > (u32)room)
 		call->memory.length = room;

@@ -11,6 +11,10 @@
 #include "process.h"
 #include "syscalls.h"
 
+/* Bytes that each byte of a struct page stands for: pages of 4 KB, structs of 64 bytes. */
+#define PAGE_STRUCT_SIZE 64
+#define PAGE_STRUCT_SCALE 64
+
 #define READ_DIRECT(pointer, field) ((pointer)->field)
 #define READ_BY_ADDRESS(pointer, field) BPF_CORE_READ(pointer, field)
 
@@ -53,6 +57,19 @@ INLINE void tcp_endpoint(struct call *call, u16 family)
 	call->endpoint.received_base = call->positions.received_base;
 	call->endpoint.position = call->sent ? call->positions.write_seq :
 					       call->positions.copied_seq - call->result;
+}
+
+/* We have written into the request at `injected_at`. When it comes again without that, the
+ * kernel had no room for any of it, and the application tries once more. */
+INLINE void watch_injected(struct connection *connection, const struct call *call)
+{
+	s32 ahead = call->endpoint.position - connection->injected_at;
+
+	if (!ahead && call->memory.length == connection->injected_piece)
+		return;
+	if (!ahead)
+		connection->sent.next -= connection->injected;
+	connection->injected = 0;
 }
 
 /* Returns 0 where the socket is no TCP socket over IP. */
@@ -177,8 +194,17 @@ INLINE void on_receive_by_address(struct call *call)
 	on_receive(call);
 }
 
+/* Where the bytes of one piece of the kernel's own pages lie, given page_origin. */
+INLINE u64 page_bytes(const struct bio_vec *piece)
+{
+	u64 page = (u64)BPF_CORE_READ(piece, bv_page);
+
+	return page_origin + page * PAGE_STRUCT_SCALE + BPF_CORE_READ(piece, bv_offset);
+}
+
 /* The message's iterator: what is left to send, at this turn of the kernel's loop.
- * Pages of the kernel's, as sendfile and splice give, stay unreadable. */
+ * Pages of the kernel's, as sendfile and splice give, stay unreadable, but for those
+ * of one piece where page_origin is known. */
 #define DEFINE_ITERATOR(name, READ)                                                        \
 	INLINE void name(struct msghdr *message, struct memory *memory)                    \
 	{                                                                                  \
@@ -198,6 +224,12 @@ INLINE void on_receive_by_address(struct call *call)
 			   type == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {       \
 			memory->skip = READ(message, msg_iter.iov_offset);                 \
 			memory->base = (u64)READ(message, msg_iter.ubuf);                  \
+		} else if (page_origin &&                                                  \
+			   type == bpf_core_enum_value(enum iter_type, ITER_BVEC) &&       \
+			   READ(message, msg_iter.nr_segs) == 1) {                         \
+			memory->skip = READ(message, msg_iter.iov_offset);                 \
+			memory->base = page_bytes(READ(message, msg_iter.bvec));           \
+			memory->in_kernel = BYTES_IN_KERNEL;                               \
 		}                                                                          \
 	}
 

@@ -60,7 +60,10 @@ struct http1_head {
 	u8 kept_cut;
 	u8 digits;
 	u8 bad_number;
-	u8 reserved[7];
+	u8 odd; /* framing that somebody else may read differently */
+	u16 first_line; /* bytes of the first line, with its end, and of what was before it */
+	u16 fields;	/* lines after it, so far */
+	u16 reserved;
 	u8 prefix[HTTP1_PREFIX]; /* the caller's: what a record has before the target */
 	u8 out[HTTP1_OUT_BUFFER]; /* target and kept fields */
 	u8 bytes[HTTP1_BUFFER];
@@ -374,6 +377,8 @@ INLINE void http1_framing_field(struct http1_head *head, u64 w0, u64 w1, u64 w2,
 		http1_content_length(head, http1_value(head, line + 15, end), end);
 	else if (STARTS(w0, w1, w2, "transfer-encoding:"))
 		http1_transfer_encoding(head, http1_value(head, line + 18, end), end);
+	else if (STARTS(w0, w1, w2, "content-length") || STARTS(w0, w1, w2, "transfer-encoding"))
+		head->odd = 1; /* a blank before the colon */
 }
 
 INLINE u32 http1_kept_field(u64 w0, u64 w1, u64 w2, u8 *tag)
@@ -432,9 +437,11 @@ INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2,
 
 INLINE void http1_field(struct http1_head *head, u32 line, u32 end)
 {
-	u64 w0 = http1_word(head, line) | LOWER, w1, w2;
+	u64 raw = http1_word(head, line), w0 = raw | LOWER, w1, w2;
 	u8 first = w0 & 0xff;
 
+	/* The field before goes on in this line, or this is none. */
+	head->odd |= (u8)raw <= ' ';
 	/* Most fields begin with another letter; three loads are saved for them. */
 	if (first != 'c' && first != 't' && first != 'h' && first != 'u' && first != 'x' &&
 	    first != 'f')
@@ -452,11 +459,16 @@ INLINE void http1_line(struct http1_head *head, u32 line, u32 end)
 {
 	if (end > line && http1_byte(head, end - 1) == '\r')
 		end--;
+	else
+		head->odd = 1; /* a line feed alone */
+	head->fields++;
 	if (end == line) {
 		/* RFC 9112 2.2: empty lines before a request are ignored. */
 		if (head->lines) {
 			head->verdict = HTTP1_COMPLETE;
 			head->length = head->at;
+		} else {
+			head->odd = 1;
 		}
 		return;
 	}
@@ -465,6 +477,8 @@ INLINE void http1_line(struct http1_head *head, u32 line, u32 end)
 		return;
 	}
 	head->lines = 1;
+	head->fields = 0;
+	head->first_line = head->at;
 	if (head->want_request)
 		http1_request_line(head, line, end - line);
 	else

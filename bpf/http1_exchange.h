@@ -9,6 +9,7 @@
 #include "go_routes.h"
 #include "handoff.h"
 #include "http1_body.h"
+#include "http1_peers.h"
 #include "parents.h"
 #include "python_code.h"
 
@@ -309,6 +310,12 @@ OUT_OF_LINE int store_exchange(struct connection *connection, u64 sock, struct h
 	return !bpf_map_update_elem(&large_exchanges, &key, exchange, BPF_ANY);
 }
 
+/* Whether somebody else may see the next request begin at another byte than we do. */
+INLINE int framing_is_odd(const struct http1_head *head)
+{
+	return head->odd || (head->chunked && (head->has_length || head->version == 10));
+}
+
 /* Returns 0, or the counter that says why the exchange cannot be followed. */
 PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 sock, u32 sent)
 {
@@ -354,6 +361,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 	} else {
 		join_outgoing(feed, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
+		if (framing_is_odd(head))
+			connection->flags |= CONNECTION_UNSURE;
 		connection->tgid = feed->tgid;
 		/* Nobody shall have a parent that may never be shown. */
 		if (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL))
@@ -404,6 +413,11 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 	found.facts->response_ns = feed->stream->head_ns;
 	if (connection->flags & CONNECTION_ROUTED && !found.large)
 		keep_route(connection, (void *)found.facts);
+	/* Answered before its end: what was announced of it may never come. */
+	if (http1_in_body(request_stream(connection)))
+		connection->flags |= CONNECTION_UNSURE;
+	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT)
+		remember_peer(found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&
 	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {
 		check_rules(connection, feed->sock, feed->tgid, feed->tid);

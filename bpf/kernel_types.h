@@ -43,6 +43,7 @@ struct sock_common {
 	volatile unsigned char skc_state;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
 };
 
 struct sk_buff {
@@ -105,11 +106,39 @@ struct sock {
 	u16 sk_protocol;
 };
 
+enum sock_flags { SOCK_ZEROCOPY = 25 };
+
+struct page {
+	unsigned long flags;
+};
+
+struct bio_vec {
+	struct page *bv_page;
+	unsigned int bv_len;
+	unsigned int bv_offset;
+};
+
+struct scatterlist {
+	unsigned long page_link;
+	unsigned int offset;
+	unsigned int length;
+};
+
+struct sk_msg_sg {
+	u32 start;
+	struct scatterlist data[19];
+};
+
+struct sk_msg {
+	struct sk_msg_sg sg;
+};
+
 struct tcp_sock {
 	u32 snd_nxt;
 	u32 rcv_nxt;
 	u32 write_seq;
 	u32 copied_seq;
+	u32 mss_cache;
 	u64 bytes_sent;
 	u64 bytes_retrans;
 	u64 bytes_received;
@@ -141,6 +170,7 @@ struct iov_iter {
 	u64 count;
 	const struct iovec *__iov; /* 6.4 */
 	void *ubuf;		   /* 6.0 */
+	const struct bio_vec *bvec;
 	u64 nr_segs;
 };
 
@@ -204,7 +234,7 @@ struct pt_regs {
 	unsigned long sp;
 };
 
-enum iter_type { ITER_UBUF = 0, ITER_IOVEC = 1 };
+enum iter_type { ITER_UBUF = 0, ITER_IOVEC = 1, ITER_BVEC = 2 };
 
 #pragma clang attribute pop
 #pragma clang diagnostic pop

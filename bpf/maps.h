@@ -23,11 +23,16 @@ const volatile u32 early_proof = 20;	  /* agreeing answers before a prediction i
 const volatile u32 birth_proof = 1;	  /* goroutines that ended before others like them inherit */
 const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
 
+const volatile u32 inject_wanted = 0;	  /* headers may be written into requests (inject.h) */
 const volatile u32 sampling_mode = 0;	  /* enum sampling_mode; 0: no sampler, no cost */
 const volatile u32 sample_rules_for_all = 0; /* bits of the rules that ask for no service */
 
 /* When a hand-off was last left, to the second: where nobody leaves any, nobody looks. */
 u64 last_handoff_ns = 0;
+
+/* Address of the bytes that a struct page at address 0 would stand for, 0: not known. With
+ * it the bytes of a message of the kernel's own pages can be read (inject.h). */
+u64 page_origin = 0;
 
 enum connection_flag {
 	CONNECTION_DEAD = 1,	    /* judged, and not HTTP */
@@ -42,6 +47,7 @@ enum connection_flag {
 	CONNECTION_RULES = 512,	  /* the response may prove a rule other than `thread` */
 	CONNECTION_ROUTED = 2048, /* whoever answers can be asked for the route */
 	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
+	CONNECTION_UNSURE = 32768, /* where the next request begins is likely but not proven */
 };
 
 /* A request that something may be a child of. */
@@ -92,12 +98,13 @@ struct connection {
 	u32 current_index; /* of the exchange below */
 	u8 current_used;   /* 0: none there */
 	u8 family;
-	u8 reserved[2];
+	u16 injected; /* bytes that we wrote into the request at injected_at, 0: none */
 	u64 reader; /* rule `task`: the context that read the last request */
 	u64 writer; /* and the generation and address of the one that wrote the last answer */
 	u64 writer_context;
 	u32 copied; /* index + 1 of the request for which a context was copied */
-	u32 unused;
+	u32 injected_at;
+	u64 injected_piece; /* how many bytes of that request leave in one piece, ours included */
 	struct open_exchange current; /* most connections have one open at a time */
 };
 
@@ -152,7 +159,13 @@ struct scratch {
 };
 
 /* Programs that may run nested on one CPU (one preempts the other) never share. */
-enum scratch_user { SCRATCH_SEND = 0, SCRATCH_RECEIVE = 1, SCRATCH_UNIX = 2, SCRATCH_USERS = 3 };
+enum scratch_user {
+	SCRATCH_SEND = 0,
+	SCRATCH_RECEIVE = 1,
+	SCRATCH_UNIX = 2,
+	SCRATCH_MESSAGE = 3,
+	SCRATCH_USERS = 4
+};
 
 struct handoff_key {
 	u32 sender_base;

@@ -31,7 +31,6 @@ INLINE int has_types(void)
 struct passed {
 	u64 context[SCRATCH_USERS]; /* 0: nothing */
 	u32 mode[SCRATCH_USERS];
-	u32 reserved;
 };
 
 MAP(passed_on, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, struct passed, 0);

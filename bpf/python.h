@@ -233,6 +233,18 @@ static long lineage_step(u32 index, void *argument)
 	return 0;
 }
 
+/* Whether no request can turn out to be what a call was part of: none was ever read. Then its
+ * ids hold at once, and may go out in a header. */
+INLINE int serves_nobody(const struct waggle_python *python, u32 tgid)
+{
+	struct waggle_process *process;
+
+	if (!inject_wanted || python->served)
+		return 0;
+	process = bpf_map_lookup_elem(&processes, &tgid);
+	return process && !process->open;
+}
+
 /* A request goes out whose parent is not known yet, or not proven, or something is written to
  * a log (`kind`). Where evidence can come, the trace id of the first is given out as one that
  * may stand for another. */
@@ -249,6 +261,8 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 		return 0;
 	tgid = facts->tgid;
 	python = python_of(tgid);
+	if (python && kind == WAGGLE_EVIDENCE_CALL && serves_nobody(python, tgid))
+		return 0;
 	address = python ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;
 	/* A context that reads several requests at once tells none from the other. */
@@ -358,6 +372,8 @@ PROVEN_ONCE int task_request(struct connection *connection, const struct waggle_
 	if (!python)
 		return 0;
 	__sync_fetch_and_add(&python->unanswered, 1);
+	if (!python->served)
+		python->served = 1;
 	if (connection->flags & CONNECTION_BLOCKING)
 		return 0; /* the thread tells */
 	address = current_context(python);

@@ -15,6 +15,8 @@
 #include "capture_probe.h"
 #include "capture_syscall.h"
 #include "logs.h"
+#include "inject.h"
+#include "enrol.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -44,6 +46,9 @@ const struct waggle_sample_rule shared_sample_rule SEC(".rodata.shared") = {};
 SHARED_ENUM(waggle_code_kind);
 SHARED_ENUM(waggle_code_event_kind);
 SHARED_ENUM(waggle_log_source);
+SHARED_ENUM(waggle_inject_mode);
+const struct waggle_inject_settings shared_inject_settings SEC(".rodata.shared") = {};
+const struct waggle_inject_rule shared_inject_rule SEC(".rodata.shared") = {};
 const struct waggle_process_event shared_event SEC(".rodata.shared") = {};
 const struct waggle_evidence shared_evidence SEC(".rodata.shared") = {};
 const struct waggle_http2 shared_http2 SEC(".rodata.shared") = {};

@@ -360,7 +360,7 @@ struct waggle_python {
 	unsigned int copied;   /* contexts copied in it */
 	unsigned int too_many; /* copied faster than shall be followed: nothing holds any more */
 	unsigned int epoch;    /* another for every time the process was looked at */
-	unsigned int reserved;
+	unsigned int served; /* it has read a request */
 };
 
 /* Where a Go program keeps what its goroutines are: value of the map `go_processes`,
@@ -652,7 +652,50 @@ enum waggle_counter {
 	WAGGLE_COUNT_GOROUTINE_CALLS = 44,	/* whose parent a goroutine told */
 	WAGGLE_COUNT_GOROUTINE_UNKNOWN = 45,	/* calls of Go whose goroutine serves nobody known */
 	WAGGLE_COUNT_GO_FUNCTIONS_FULL = 46,	/* functions whose goroutines hand nothing on */
-	WAGGLE_COUNTERS = 47,
+	WAGGLE_COUNT_INJECT_ENROLLED = 47, /* connections into which a header may be written */
+	WAGGLE_COUNT_INJECT_LEFT = 48,	   /* of those, that are as they were again */
+	WAGGLE_COUNT_INJECT_WRITTEN = 49,  /* headers written */
+	/* And requests that were left alone, by why. */
+	WAGGLE_COUNT_INJECT_HAS_ONE = 50,     /* it has a traceparent or tracestate */
+	WAGGLE_COUNT_INJECT_NOT_A_HEAD = 51,  /* no request is proven to begin at this byte */
+	WAGGLE_COUNT_INJECT_CUT = 52,	      /* its head does not end in this message */
+	WAGGLE_COUNT_INJECT_PIPELINED = 53,   /* another one is not answered yet */
+	WAGGLE_COUNT_INJECT_UNSURE = 54,      /* framing that others may read differently */
+	WAGGLE_COUNT_INJECT_FORM = 55,	      /* CONNECT, or a target that is no path */
+	WAGGLE_COUNT_INJECT_TOO_LARGE = 56,   /* a head that some servers would refuse then */
+	WAGGLE_COUNT_INJECT_UNDECIDED = 57,   /* its ids may stand for others */
+	WAGGLE_COUNT_INJECT_NO_ROOM = 58,     /* the kernel might take a part of it only */
+	WAGGLE_COUNT_INJECT_REFUSED = 59,     /* the kernel gave no memory for it */
+	/* Connections that were never enrolled, by why. */
+	WAGGLE_COUNT_INJECT_ELSEWHERE = 60,   /* to where no header shall go (--inject-to) */
+	WAGGLE_COUNT_INJECT_UNKNOWN_PEER = 61, /* nobody has answered there by HTTP/1 so far */
+	WAGGLE_COUNT_INJECT_BUSY = 62,	      /* data sent with SYN, or SO_ZEROCOPY */
+	WAGGLE_COUNTERS = 63,
+};
+
+/* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */
+enum waggle_inject_mode {
+	WAGGLE_INJECT_OFF = 0,
+	WAGGLE_INJECT_FIRST = 1,  /* into the first request of a connection, which then leaves */
+	WAGGLE_INJECT_ALWAYS = 2, /* into all of them */
+};
+
+struct waggle_inject_settings {
+	unsigned int mode;  /* enum waggle_inject_mode */
+	unsigned int trial; /* the agent's own connections to this port are enrolled as well */
+	unsigned int rules; /* of map inject_rules, in use */
+	unsigned int keep_callbacks; /* others want callbacks for header options too */
+};
+
+/* Where headers may go. A destination that a rule of kind `never` matches is left alone,
+ * and one that no other rule matches. */
+#define WAGGLE_INJECT_RULES 64
+struct waggle_inject_rule {
+	unsigned char address[16]; /* IPv6 or IPv4-mapped, */
+	unsigned char mask[16];	   /* 0xff or less for each byte that counts */
+	unsigned short port;	   /* 0: any */
+	unsigned short never;
+	unsigned int reserved;
 };
 
 _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");

@@ -65,5 +65,6 @@ def options_of(
         watch_processes=bool(settings.port or settings.exe or settings.name),
         ring_bytes=settings.ring_size,
         log_rate=settings.logs_rate if settings.wants_logs(environ) else 0,
+        inject=settings.inject != "off",
         sampling=sampling,
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from waggle import privileges
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.libbpf import Link, LoadError, Object
+from waggle.privileges import Capability
 from waggle.sampling import Sampling, threshold_of
 
 if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
@@ -39,6 +41,12 @@ _PROBES = (
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
 _LOG_MAPS = ("log_ring", "log_budgets", "log_writes")
+# What --inject adds (injecting.py).
+_INJECT = ("inject_enrol", "inject_header")
+_INJECT_MAPS = (
+    *("enrolments", "enrolled", "header_texts", "inject_settings", "inject_rules"),
+    "http1_peers",
+)
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -96,7 +104,8 @@ class CaptureOptions:
     capture: auto or a flavour's name. trace_all: record whoever is in no entry.
     watch_processes: record every new program until it is decided about.
     ring_bytes: of the ring of ordinary records, a power of two. log_rate: records of 0.9 KB
-    a second that one process may write to its logs, 0: logs are not looked at. max_entries:
+    a second that one process may write to its logs, 0: logs are not looked at. inject: load what
+    writes headers into requests (injecting.py). max_entries:
     other bounds than the maps have by themselves, by name of the map. sampling: who decides
     what is recorded, and how (see Sampling).
     """
@@ -106,6 +115,7 @@ class CaptureOptions:
     watch_processes: bool = False
     ring_bytes: int = 8 << 20
     log_rate: int = 0
+    inject: bool = False
     max_entries: Mapping[str, int] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -138,6 +148,9 @@ class Capture:
         self.logs = self._ring("log_ring", layout.LOG, ("length",)) if logs else None
         if logs:
             self._program_names += (_LOGS,)
+        #: Why nothing is loaded that writes headers into requests; empty when it is.
+        self.not_injecting = "" if bpf.program(_INJECT[0]).autoload else "not asked for"
+        self._injection: list[Link] = []
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -163,7 +176,18 @@ class Capture:
 
     @classmethod
     def _load(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> Capture:
-        """Quickly; and again, listening to what libbpf says, where that fails."""
+        """Quickly; and again, listening to what libbpf says, where that fails. Headers are not
+        worth a failure: without them rather than not at all."""
+        if options.inject:
+            reason = "" if privileges.has(Capability.NET_ADMIN) else "missing CAP_NET_ADMIN"
+            try:
+                if not reason:
+                    return cls._load_once(flavour, options, path, silent=True)
+            except LoadError as error:
+                reason = str(error)
+            capture = cls._load(flavour, replace(options, inject=False), path)
+            capture.not_injecting = reason
+            return capture
         try:
             return cls._load_once(flavour, options, path, silent=True)
         except LoadError:
@@ -176,7 +200,8 @@ class Capture:
         bpf = Object.open(path)
         try:
             logs = (_LOGS,) if options.log_rate else ()
-            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs)
+            inject = _INJECT if options.inject else ()
+            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs, *inject)
             _configure(bpf, options)
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
@@ -287,8 +312,25 @@ class Capture:
         names = (*self._program_names, _SWEEP, *_PROBES)
         return [self.bpf.program(name).info() for name in names]
 
+    def attach_injection(self, cgroup: Path) -> None:
+        """Enrol sockets of this tree of control groups. What is done to them the map
+        inject_settings says."""
+        enrolled = self.bpf.map("enrolled")
+        self._injection.append(self.bpf.attach_to_map("inject_header", enrolled))
+        self._injection.append(self.bpf.attach_cgroup("inject_enrol", cgroup))
+
+    def stop_injecting(self) -> None:
+        """No socket is enrolled any more, and nothing is written into those that are."""
+        if not self._injection:
+            return
+        settings = self.bpf.map("inject_settings")
+        settings.update(bytes(4), bytes(settings.value_size))
+        while self._injection:
+            self._injection.pop().close()
+
     def detach(self) -> None:
         """Stop capturing; rings and counters can still be read."""
+        self.stop_injecting()
         for link in self._links:
             link.close()
         self._links.clear()
@@ -359,6 +401,11 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
         settings = {**settings, "log_rate": options.log_rate}
     else:
         for name in _LOG_MAPS:
+            bpf.map(name).leave_out()
+    if options.inject:
+        settings = {**settings, "inject_wanted": 1}
+    else:
+        for name in _INJECT_MAPS:
             bpf.map(name).leave_out()
     for name, value in settings.items():
         bpf.rodata[name] = value

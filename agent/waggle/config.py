@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Capture = Literal["auto", "socket", "probe", "syscall"]
 CallSite = Literal["off", "client"]
+Inject = Literal["auto", "always", "first", "off"]
 Protocol = Literal["http/protobuf", "http/json", "grpc"]
 Compression = Literal["none", "gzip"]
 
@@ -164,6 +165,10 @@ class Settings(BaseModel):
     )
     capture: Capture = Field("auto", description="auto, socket, probe or syscall")
     call_site: CallSite = Field("client", description="off or client")
+    inject: Inject = Field("off", description="auto, always, first or off")
+    inject_to: Annotated[tuple[str, ...], _List] = Field(
+        ("loopback", "private"), description="destinations such as private or 10.0.0.0/8:8080"
+    )
     ring_size: Annotated[int, BeforeValidator(_size)] = Field(
         8 << 20, ge=64 << 10, le=1 << 30, description="a power of two from 64K to 1G"
     )

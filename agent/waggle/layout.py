@@ -84,6 +84,22 @@ class Counter(IntEnum):
     GOROUTINE_CALLS = 44
     GOROUTINE_UNKNOWN = 45
     GO_FUNCTIONS_FULL = 46
+    INJECT_ENROLLED = 47
+    INJECT_LEFT = 48
+    INJECT_WRITTEN = 49
+    INJECT_HAS_ONE = 50
+    INJECT_NOT_A_HEAD = 51
+    INJECT_CUT = 52
+    INJECT_PIPELINED = 53
+    INJECT_UNSURE = 54
+    INJECT_FORM = 55
+    INJECT_TOO_LARGE = 56
+    INJECT_UNDECIDED = 57
+    INJECT_NO_ROOM = 58
+    INJECT_REFUSED = 59
+    INJECT_ELSEWHERE = 60
+    INJECT_UNKNOWN_PEER = 61
+    INJECT_BUSY = 62
 
 
 class End(IntEnum):
@@ -144,6 +160,12 @@ class Http2Flag(IntEnum):
     UPGRADED = 4
     PUSHED = 8
     NOT_GRPC = 16
+
+
+class InjectMode(IntEnum):
+    OFF = 0
+    FIRST = 1
+    ALWAYS = 2
 
 
 class Kept(IntEnum):
@@ -452,7 +474,7 @@ PYTHON = _dtype(
         ("copied", "<u4", 56),
         ("too_many", "<u4", 60),
         ("epoch", "<u4", 64),
-        ("reserved", "<u4", 68),
+        ("served", "<u4", 68),
     ],
 )
 
@@ -635,14 +657,35 @@ CODE_EVENT = _dtype(
     ],
 )
 
+INJECT_SETTINGS = _dtype(
+    16,
+    [
+        ("mode", "<u4", 0),
+        ("trial", "<u4", 4),
+        ("rules", "<u4", 8),
+        ("keep_callbacks", "<u4", 12),
+    ],
+)
+
+INJECT_RULE = _dtype(
+    40,
+    [
+        ("address", "(16,)u1", 0),
+        ("mask", "(16,)u1", 16),
+        ("port", "<u2", 32),
+        ("never", "<u2", 34),
+        ("reserved", "<u4", 36),
+    ],
+)
+
 CONNECTION = _dtype(
-    744,
+    752,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),
         ("tgid", "<u4", 156),
         ("role", "u1", 160),
         ("current_used", "u1", 188),
-        ("method", "u1", 380),
+        ("method", "u1", 388),
     ],
 )

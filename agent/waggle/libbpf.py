@@ -88,6 +88,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "bpf_map_get_next_key": (_INT, _INT, _PTR, _PTR),
     "bpf_map_lookup_batch": (_INT, _INT, _PTR, _PTR, _PTR, _PTR, ctypes.POINTER(_U32), _PTR),
     "bpf_map_create": (_INT, _INT, _STR, _U32, _U32, _U32, _PTR),
+    "bpf_prog_attach": (_INT, _INT, _INT, _INT, ctypes.c_uint),
+    "bpf_prog_detach2": (_INT, _INT, _INT, _INT),
     "bpf_prog_test_run_opts": (_INT, _INT, _PTR),
     "bpf_prog_load": (_INT, _INT, _STR, _STR, _PTR, _SIZE, _PTR),
     "bpf_raw_tracepoint_open": (_INT, _STR, _INT),
@@ -755,6 +757,29 @@ _UPROBE_MULTI = 48
 _UPROBE_MULTI_RETURN = 1
 
 
+_SK_MSG_VERDICT = 7  # enum bpf_attach_type
+
+
+class _MapLink(Link):
+    """A program that a map of sockets runs. When the map goes, so does this."""
+
+    def __init__(self, program: Program, target: Map) -> None:
+        super().__init__(0, program.name)
+        self._fds: tuple[int, int] | None = (program.fd, target.fd)
+        with _captured_log() as log:
+            result = library().bpf_prog_attach(program.fd, target.fd, _SK_MSG_VERDICT, 0)
+            _check(result, f"attach {program.name} to map {target.name}", log)
+
+    @property
+    def fd(self) -> int:
+        raise LoadError(f"{self.name} is attached to a map, which has no descriptor for that")
+
+    def close(self) -> None:
+        fds, self._fds = self._fds, None
+        if fds is not None:
+            library().bpf_prog_detach2(*fds, _SK_MSG_VERDICT)
+
+
 class _UprobeMulti(ctypes.Structure):
     """The part of union bpf_attr that BPF_LINK_CREATE reads for uprobes."""
 
@@ -1008,6 +1033,13 @@ class Object:
                 return self._own(pointer, p, f"attach {p.name} to {cgroup}", log)
         finally:
             os.close(fd)
+
+    def attach_to_map(self, program: str | Program, target: Map) -> Link:
+        """Attach an sk_msg program to a map of sockets; it runs for those that are in it."""
+        p = self._resolve(program)
+        link = _MapLink(p, target)
+        self._links.append(link)
+        return link
 
     def attach_uprobe(
         self,

@@ -16,7 +16,7 @@ from waggle.errors import WaggleError
 
 # What else than the choice of processes decides about the programs. Whoever says any of it,
 # in whatever way, waits until the settings are read.
-_DECIDING = ("--capture", "--config", "--logs", "--ring-size", "--sample", "--tail")
+_DECIDING = ("--capture", "--config", "--inject", "--logs", "--ring-size", "--sample", "--tail")
 _DECIDING_VARIABLES = ("OTEL_TRACES_SAMPLER", "OTEL_LOGS_EXPORTER", "WAGGLE_")
 _WITHOUT_A_RUN = frozenset({"-h", "--help"})
 _WATCHING = ("--port", "--exe", "--name")

@@ -91,6 +91,11 @@ class Session:
 
     def _run(self, observing: Observing) -> int:
         observing.measure_programs()
+        if self._settings.inject != "off":
+            from waggle import injecting
+
+            settings = self._settings
+            say(str(injecting.begin(self._capture, settings.inject, settings.inject_to)))
         privileges.drop(still_works=self._look)
         exporters = make_exporters(self._settings, os.environ, say)
         clock = WallClock()

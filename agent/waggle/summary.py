@@ -178,6 +178,7 @@ def render(summary: Summary) -> str:
     for name, stats in summary.exporters:
         lines.append(_field("exported", f"{stats.exported:,} by {name}{_queued(stats)}"))
     lines += _sampling(summary)
+    lines += _headers(summary)
     lines += _losses(summary)
     lines.append(_field("cost", _cost(summary.cost, summary.spans)))
     return "\n".join(lines) + "\n"
@@ -232,6 +233,22 @@ def _sampling(summary: Summary) -> list[str]:
     if summary.forgotten_by_tail:
         text += f"; {summary.forgotten_by_tail:,} could not wait for a reason: --tail-max"
     return [_field("unsampled", text)]
+
+
+def _headers(summary: Summary) -> list[str]:
+    """What was written into requests for strangers, and what was left alone."""
+    counts = {
+        counter.name.removeprefix("INJECT_").lower(): count
+        for counter, count in summary.kernel.items()
+        if counter.name.startswith("INJECT_") and count
+    }
+    for told in ("enrolled", "left"):
+        counts.pop(told, None)
+    written = counts.pop("written", 0)
+    if not written and not counts:
+        return []
+    text = f"traceparent written into {_count(written, 'request')}"
+    return [_field("headers", text + (f"; not into {_reasons(counts)}" if counts else ""))]
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

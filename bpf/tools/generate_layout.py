@@ -28,6 +28,8 @@ STRUCTS = {
     "waggle_log": ("LOG", True),
     "waggle_code_layout": ("CODE_LAYOUT", False),
     "waggle_code_event": ("CODE_EVENT", True),
+    "waggle_inject_settings": ("INJECT_SETTINGS", False),
+    "waggle_inject_rule": ("INJECT_RULE", False),
 }
 # Of a map's values what user space reads: C struct -> (name in Python, members by their paths).
 PARTS = {
@@ -130,6 +132,7 @@ _PREFIXES = {
     "counter": "COUNT",
     "evidence_kind": "EVIDENCE",
     "go_verdict": "GO",
+    "inject_mode": "INJECT",
     "process_event_kind": "PROCESS",
     "process_mode": "PROCESS",
     "table_event_kind": "TABLE",

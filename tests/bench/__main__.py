@@ -13,6 +13,7 @@ from . import (
     exporter_cost,
     go_cost,
     grpc_cost,
+    inject_cost,
     measure,
     metrics_cost,
     programs_cost,
@@ -84,6 +85,10 @@ def _sampling(chosen: argparse.Namespace) -> Sequence[Table]:
     return [sampling_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
 
 
+def _inject(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [inject_cost.bench(chosen.seconds or 3, chosen.rounds or 5)]
+
+
 BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
@@ -97,6 +102,7 @@ BENCHES: dict[str, Bench] = {
     "bpf": _bpf,
     "exporter": _exporter,
     "sampling": _sampling,
+    "inject": _inject,
 }
 
 

@@ -8,13 +8,16 @@ build any program it likes: thread per connection, an event loop, a pipeline, a 
     actor.py [NAME=FD ...]        sockets that were inherited
 """
 
+import array
 import ctypes
+import fcntl
 import json
 import os
 import queue
 import select
 import socket
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +96,23 @@ def connect(name: str, family: str, address: Any) -> Any:
     sock.connect(_address(address))
     sockets[name] = sock
     return None if sock.family == socket.AF_UNIX else list(sock.getsockname()[:2])
+
+
+@verb
+def connect_zerocopy(name: str, address: Any) -> None:
+    """Connects a socket that may send without copying."""
+    sock = _new_socket("AF_INET")
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
+    sock.connect(_address(address))
+    sockets[name] = sock
+
+
+@verb
+def unread(name: str) -> int:
+    """What FIONREAD says."""
+    buffer = array.array("i", [0])
+    fcntl.ioctl(sockets[name], termios.FIONREAD, buffer, True)
+    return buffer[0]
 
 
 @verb

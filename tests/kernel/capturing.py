@@ -318,9 +318,13 @@ class Recording:
         self._actors: list[Actor] = []
         self._numbers = itertools.count(1)
         self._forget_connections()
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """What was seen and counted so far was not what this is about."""
         self._drain()
         self.seen.clear()
-        self._before = capture.counters()
+        self._before = self.capture.counters()
 
     def number(self) -> int:
         """The next number for a URL."""

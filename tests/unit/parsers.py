@@ -174,6 +174,14 @@ LINE_ENDS = b"\r\n\r\n"
 LEFTOVERS = b"\r\nHost: wrong\r\nContent-Length: 77\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+def write_traceparent(trace_id: bytes, span_id: bytes, flags: int) -> bytes:
+    """The header line of these ids; nothing behind the room that it asks for is written to."""
+    room = ctypes.create_string_buffer(b"\xa5" * 128)
+    length = _LIB.write_traceparent(room, trace_id, span_id, ctypes.c_ubyte(flags))
+    assert room.raw[length + 8 :].rstrip(b"\0") == b"\xa5" * (128 - length - 8)
+    return room.raw[:length]
+
+
 def parse_struct(data: bytes, *, request: bool, behind: bytes = LINE_ENDS) -> Struct:
     """The struct as http1_parse leaves it, proven to have been changed only where it may be."""
     head = Struct("http1_head")

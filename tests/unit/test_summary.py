@@ -38,6 +38,21 @@ def test_a_run_without_losses() -> None:
     )
 
 
+def test_headers_for_strangers() -> None:
+    """How many headers were written is told, and why others were not; nothing where none were."""
+    kernel = {
+        Counter.INJECT_WRITTEN: 1_200,
+        Counter.INJECT_ENROLLED: 1_300,
+        Counter.INJECT_HAS_ONE: 3,
+        Counter.INJECT_UNKNOWN_PEER: 2,
+    }
+    assert (
+        "\n  headers    traceparent written into 1,200 requests;"
+        " not into has_one 3, unknown_peer 2\n"
+    ) in render(Summary(spans=1, traces=1, cost=COST, kernel=kernel))
+    assert "headers" not in render(Summary(spans=1, traces=1, cost=COST))
+
+
 def test_what_was_not_sampled_is_no_loss() -> None:
     """Spans that were left out are told by who decided so, and those that the tail kept."""
     summary = Summary(

@@ -7,6 +7,7 @@
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
 #include "../../../bpf/http2_seek.h"
+#include "../../../bpf/traceparent_text.h"
 #include "../../../bpf/tracestate.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -49,6 +50,9 @@ const struct member members[] = {
 	MEMBER(http1_head, chunked),
 	MEMBER(http1_head, other_encoding),
 	MEMBER(http1_head, kept_cut),
+	MEMBER(http1_head, odd),
+	MEMBER(http1_head, first_line),
+	MEMBER(http1_head, fields),
 	MEMBER(http1_head, prefix),
 	MEMBER(http1_head, out),
 	MEMBER(http1_head, bytes),
@@ -105,6 +109,12 @@ void parse_head(struct http1_head *head, u32 fill, u8 want_request)
 {
 	http1_start(head, fill, want_request);
 	http1_parse(head);
+}
+
+u32 write_traceparent(u8 *to, const u8 *trace_id, const u8 *span_id, u8 flags)
+{
+	put_traceparent(to, trace_id, span_id, flags);
+	return TRACEPARENT_LINE;
 }
 
 /* The feed reads at most eight bytes into a word that was zero. */

@@ -1,0 +1,346 @@
+"""`traceparent` for strangers: may headers be written into requests here, and where to?
+
+The kernel side is bpf/inject.h and bpf/enrol.h. What a kernel makes of sockets that are enrolled
+is not the same everywhere, so it is tried on connections of our own before any other is touched:
+
+- Do enrolled sockets behave as others do (FIONREAD, a blocked recv at the peer's end or reset)?
+  If so they stay enrolled, and every request can be given a header (`always`). If not, only the
+  first request of each connection is: the socket leaves within that send (`first`).
+- Is what arrives what was sent and one line more, whatever the size, and is the socket then as it
+  was before? If not, nothing is ever written (`off`).
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import ipaddress
+import select
+import socket
+import struct
+import termios
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from waggle.errors import UsageError
+from waggle.libbpf import LoadError
+
+if TYPE_CHECKING:
+    from waggle.capture import Capture
+    from waggle.libbpf import Map
+
+FLAVOURS = ("socket",)  # that can read what an enrolled socket sends
+MOST_RULES = 64  # WAGGLE_INJECT_RULES
+DEFAULT_TO = ("loopback", "private")
+
+_NAMED = {
+    "loopback": ("127.0.0.0/8", "::1/128"),
+    "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+    "any": ("0.0.0.0/0", "::/0"),
+}
+_NEVER = "never="
+_PATIENCE_S = 5.0  # a bound; nothing of this takes a millisecond on an idle machine
+
+
+class _TrialError(Exception):
+    """What a trial has found, as the reason that a user is given."""
+
+
+# -- Where headers may go ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One destination as the kernel compares it: addresses as IPv6, IPv4 mapped into it."""
+
+    address: bytes
+    mask: bytes
+    port: int
+    never: bool
+
+
+def rules_of(texts: Sequence[str]) -> tuple[Rule, ...]:
+    """Rules as `--inject-to` has them: loopback, private, any, an address or network, each with
+    a port if wanted (10.0.0.0/8:8080, [fd00::/8]:80); `never=` before one forbids it.
+
+    Raises UsageError for what is none of these, and when there are too many.
+    """
+    rules = [rule for text in texts for rule in _rules(text)]
+    # What forbids comes first: the kernel stops at it.
+    rules.sort(key=lambda rule: not rule.never)
+    if len(rules) > MOST_RULES:
+        raise UsageError(f"--inject-to: {len(rules)} destinations are more than {MOST_RULES}")
+    return tuple(rules)
+
+
+def _rules(text: str) -> Iterator[Rule]:
+    wanted = text.removeprefix(_NEVER)
+    for network, port in _networks(wanted, text):
+        address, bits = network.network_address.packed, network.prefixlen
+        if network.version == 4:
+            address, bits = b"\0" * 10 + b"\xff\xff" + address, bits + 96
+        mask = ((1 << 128) - (1 << (128 - bits))).to_bytes(16, "big")
+        yield Rule(address, mask, port, text.startswith(_NEVER))
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(wanted: str, text: str) -> Iterator[tuple[_Network, int]]:
+    name, _, port = _split(wanted)
+    try:
+        number = int(port) if port else 0
+        if port and not 1 <= number <= 65535:
+            raise ValueError(port)
+        for network in _NAMED.get(name, (name,)):
+            yield ipaddress.ip_network(network, strict=False), number
+    except ValueError:
+        raise UsageError(
+            f"--inject-to: '{text}' is no destination: loopback, private, any, an address or a "
+            "network such as 10.0.0.0/8, with a port if wanted (10.0.0.0/8:8080), or never= "
+            "before one of these"
+        ) from None
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """Address and port; an IPv6 address with a port is in brackets."""
+    if text.startswith("["):
+        name, _, rest = text[1:].partition("]")
+        return name, "", rest.removeprefix(":") if rest.startswith(":") or not rest else "none"
+    if text.count(":") == 1:
+        return text.partition(":")
+    return text, "", ""
+
+
+# -- What this kernel makes of it ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How headers are written from now on. mode: off, first or always; reason: for a user."""
+
+    mode: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = {
+            "always": "into every request",
+            "first": "into the first request of each connection",
+            "off": "into none",
+        }[self.mode]
+        return f"traceparent is written {where}: {self.reason}"
+
+
+def begin(capture: Capture, wanted: str, to: Sequence[str]) -> Decision:
+    """Try, decide, and from then on write headers. wanted: auto, always, first or off.
+
+    Needs CAP_NET_ADMIN. Nothing is attached when the answer is off.
+    """
+    rules = rules_of(to)
+    if reason := _obstacle(capture):
+        return Decision("off", reason)
+    try:
+        return _begin(capture, wanted, rules)
+    except (_TrialError, LoadError, OSError) as error:
+        capture.stop_injecting()
+        return Decision("off", str(error))
+
+
+def _obstacle(capture: Capture) -> str:
+    if capture.not_injecting:
+        return capture.not_injecting
+    if capture.flavour not in FLAVOURS:
+        return f"capture {capture.flavour} cannot read what enrolled sockets send"
+    return ""
+
+
+def _begin(capture: Capture, wanted: str, rules: Sequence[Rule]) -> Decision:
+    from waggle.layout import InjectMode
+
+    cgroup = cgroup_root()
+    capture.attach_injection(cgroup)
+    sick = _sickness(capture.bpf.map("enrolled"))
+    mode = wanted if wanted != "auto" else "first" if sick else "always"
+    number = InjectMode[mode.upper()]
+    with _listening() as listener:
+        _configure(capture, mode=number, trial=listener.getsockname()[1])
+        _try_out(listener, stays=mode == "always", healthy=not sick)
+    _write_rules(capture.bpf.map("inject_rules"), rules)
+    _configure(capture, mode=number, rules=len(rules))
+    return Decision(mode, _because(wanted, mode, sick))
+
+
+def _because(wanted: str, mode: str, sick: str) -> str:
+    if mode == "first":
+        return sick or "as asked for"
+    if wanted == "always" and sick:
+        return f"as asked for, although {sick}"
+    return "enrolled sockets behave as others do"
+
+
+def _configure(capture: Capture, **values: int) -> None:
+    import numpy as np
+
+    from waggle.layout import INJECT_SETTINGS
+
+    row = np.zeros(1, INJECT_SETTINGS)
+    for name, value in values.items():
+        row[name] = value
+    capture.bpf.map("inject_settings").update(bytes(4), row.tobytes())
+
+
+def _write_rules(target: Map, rules: Sequence[Rule]) -> None:
+    import numpy as np
+
+    from waggle.layout import INJECT_RULE
+
+    for number, rule in enumerate(rules):
+        row = np.zeros(1, INJECT_RULE)
+        row["address"][0] = np.frombuffer(rule.address, np.uint8)
+        row["mask"][0] = np.frombuffer(rule.mask, np.uint8)
+        row["address"][0] &= row["mask"][0]
+        row["port"], row["never"] = rule.port, rule.never
+        target.update(number.to_bytes(4, "little"), row.tobytes())
+
+
+def cgroup_root(mounts: str | None = None) -> Path:
+    """Where the tree of control groups, version 2, is mounted. Raises _TrialError if nowhere."""
+    text = Path("/proc/self/mounts").read_text() if mounts is None else mounts
+    for line in text.splitlines():
+        _, path, kind, *_ = line.split(" ")
+        if kind == "cgroup2":
+            return Path(path.encode().decode("unicode_escape"))
+    raise _TrialError("cgroup v2 is not mounted")
+
+
+@contextmanager
+def _listening() -> Iterator[socket.socket]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        listener.settimeout(_PATIENCE_S)
+        yield listener
+
+
+@contextmanager
+def _pair(listener: socket.socket) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection over the loopback: who connected, who accepted."""
+    with socket.create_connection(listener.getsockname(), _PATIENCE_S) as client:
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(_PATIENCE_S)
+            yield client, server
+
+
+def _unread(sock: socket.socket, expected: int) -> int:
+    """What FIONREAD says once something can be read."""
+    select.select([sock], [], [], _PATIENCE_S)
+    deadline = _PATIENCE_S
+    while len(sock.recv(2 * expected, socket.MSG_PEEK)) < expected and deadline > 0:
+        deadline -= 0.01
+        select.select([], [], [], 0.01)
+    buffer = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, buffer, True)
+    return buffer[0]
+
+
+def _sickness(enrolled: Map) -> str:
+    """How enrolled sockets differ from others; empty when they do not."""
+    with _listening() as listener:
+        with _pair(listener) as (client, server), _enrolled(enrolled, client):
+            server.sendall(b"x" * 100)
+            if (count := _unread(client, 100)) != 100:
+                return f"FIONREAD says {count} of 100 bytes on this kernel's enrolled sockets"
+        for reset in (False, True):
+            with _pair(listener) as (client, server), _enrolled(enrolled, client):
+                if found := _end_of_blocked(client, server, reset=reset):
+                    return f"a blocked recv on this kernel's enrolled sockets ends with {found}"
+    return ""
+
+
+@contextmanager
+def _enrolled(enrolled: Map, sock: socket.socket) -> Iterator[None]:
+    key = struct.pack("=Q", (1 << 64) - 1)
+    enrolled.update(key, struct.pack("=Q", sock.fileno()))
+    try:
+        yield
+    finally:
+        enrolled.delete(key)
+
+
+def _end_of_blocked(client: socket.socket, server: socket.socket, *, reset: bool) -> str:
+    """What a recv that waits gets when the peer closes or resets; empty when that is right."""
+    client.setblocking(True)
+    found: list[int | None] = []
+    waiting = threading.Event()
+
+    def receive() -> None:
+        waiting.set()
+        try:
+            found.append(None if client.recv(1) == b"" else 0)
+        except OSError as error:
+            found.append(error.errno)
+
+    thread = threading.Thread(target=receive, daemon=True)
+    thread.start()
+    waiting.wait(_PATIENCE_S)
+    _until_asleep(thread)
+    if reset:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    server.close()
+    thread.join(_PATIENCE_S)
+    if not found:
+        client.shutdown(socket.SHUT_RDWR)
+        return "nothing at all"
+    right = errno.ECONNRESET if reset else None
+    return "" if found[0] == right else errno.errorcode.get(found[0] or 0, "the wrong answer")
+
+
+def _until_asleep(thread: threading.Thread) -> None:
+    """Until the kernel says that a thread waits, for at most a tenth of a second."""
+    state = Path(f"/proc/self/task/{thread.native_id}/stat")
+    for _ in range(100):
+        if state.read_text().rpartition(")")[2].split()[0] == "S":
+            return
+        select.select([], [], [], 0.001)
+
+
+_LINE = b"GET /trial HTTP/1.1\r\n"
+_ADDED = b"traceparent: 00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-00\r\n"
+# Pieces of the kernel's memory for messages are 32 KB: these sizes lie across their borders.
+_SIZES = (40, 3000, 9000, 1500, 20000, 40, 7000, 30000, 5000, 12000, 40)
+
+
+def _try_out(listener: socket.socket, *, stays: bool, healthy: bool) -> None:
+    """Connections of our own are written into as those of others will be."""
+    for size in _SIZES:
+        body = bytes(range(32, 96)) * (size // 64 + 1)
+        request = _LINE + b"Host: trial\r\n\r\n" + body[:size]
+        with _pair(listener) as (client, server):
+            _expect(client, server, request, True)
+            server.sendall(b"x" * 100)
+            if (stays is False or healthy) and (count := _unread(client, 100)) != 100:
+                raise _TrialError(f"FIONREAD says {count} of 100 bytes after a trial")
+            client.recv(100)
+            _expect(client, server, request, stays)
+
+
+def _expect(client: socket.socket, server: socket.socket, sent: bytes, written: bool) -> None:
+    client.sendall(sent)
+    expected = _LINE + _ADDED + sent[len(_LINE) :] if written else sent
+    got = b""
+    while len(got) < len(expected):
+        if not (piece := server.recv(1 << 16)):
+            break
+        got += piece
+    server.setblocking(False)
+    with suppress(BlockingIOError):
+        got += server.recv(1 << 16)
+    server.settimeout(_PATIENCE_S)
+    if got != expected:
+        raise _TrialError(f"what arrived of a trial of {len(sent)} bytes is not what should have")

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * `traceparent` for strangers: a header line into outgoing HTTP/1 requests, by sk_msg. This
+ * is the only place where bytes of an application are touched, so whatever is not proven
+ * means that nothing is done, and is counted (docs/propagation.md).
+ *
+ * The kernel hands us what an enrolled socket sends before it leaves: its own copy, which
+ * the application cannot change any more. The head that begins there is fed to the state
+ * machine, which gives the call its ids; the line goes behind the request line; the rest is
+ * seen by the other hooks, at the positions that it then has in the stream.
+ */
+#ifndef WAGGLE_INJECT_H
+#define WAGGLE_INJECT_H
+
+#include "endpoint.h"
+#include "inject_head.h"
+#include "traceparent_text.h"
+
+/* Up to here a request leaves in one piece after we wrote into it, beyond in two: small
+ * pieces are small segments. */
+#define ONE_PIECE_MAX 6144
+#define INJECT_TRIAL_LINE 21 /* bytes of the request line of a trial */
+
+enum enrolment_stage {
+	ENROL_NOT = 0,
+	ENROL_WANTED = 1, /* the process and where it connects to are right */
+	ENROL_IN = 2,	  /* enrolled; what it speaks is not known yet */
+	ENROL_STAYS = 3,  /* enrolled for as long as it lives */
+	ENROL_LEAVES = 4, /* to be taken out at the next occasion, in the same send */
+	ENROL_LEFT = 5,
+};
+
+/* What is known of a socket, in its own storage. */
+struct enrolment {
+	u64 sock;    /* addresses, as numbers */
+	u64 message;
+	u64 data;
+	u64 data_end;
+	u32 stage; /* enum enrolment_stage */
+	u32 trial; /* the agent's own (waggle_inject_settings) */
+	u8 trial_ids[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct enrolment);
+} enrolments SEC(".maps");
+
+MAP(header_texts, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, struct header_text, 0);
+MAP(inject_settings, BPF_MAP_TYPE_ARRAY, 1, u32, struct waggle_inject_settings, 0);
+
+INLINE struct waggle_inject_settings *inject_settings_now(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&inject_settings, &zero);
+}
+
+INLINE u8 *data_of(struct sk_msg_md *message)
+{
+	return (u8 *)(long)message->data;
+}
+
+INLINE u8 *data_end_of(struct sk_msg_md *message)
+{
+	return (u8 *)(long)message->data_end;
+}
+
+/* Where the first piece of the message lies. */
+INLINE u32 look_at_data(struct sk_msg_md *message, struct enrolment *mine)
+{
+	*(volatile u64 *)&mine->data = (u64)data_of(message);
+	*(volatile u64 *)&mine->data_end = (u64)data_end_of(message);
+	return *(volatile u64 *)&mine->data_end - *(volatile u64 *)&mine->data;
+}
+
+/* The kernel says of this piece where it lies and which page that is: so we know of all. */
+INLINE void learn_page_origin(const struct enrolment *mine)
+{
+	struct sk_msg *message = (void *)mine->message;
+	u64 first = BPF_CORE_READ(message, sg.start), size = bpf_core_type_size(struct scatterlist);
+	struct scatterlist *piece;
+	u64 page;
+
+	if (page_origin || bpf_core_type_size(struct page) != PAGE_STRUCT_SIZE)
+		return;
+	piece = (void *)((u64)__builtin_preserve_access_index(&message->sg.data) + first * size);
+	page = BPF_CORE_READ(piece, page_link) & ~3ULL;
+	if (page)
+		page_origin = mine->data - BPF_CORE_READ(piece, offset) - page * PAGE_STRUCT_SCALE;
+}
+
+/* Writes the text into the message, which has `length` bytes of room from `at` on. */
+INLINE int write_text(struct sk_msg_md *message, const struct header_text *text, u32 at)
+{
+	u32 length = text->length, done = length & ~7U;
+	u8 *to, *end;
+
+	if (bpf_msg_pull_data(message, at, at + length, 0))
+		return 0;
+	to = data_of(message);
+	end = data_end_of(message);
+	for (u32 i = 0; i < HEADER_TEXT_MAX; i += 8) {
+		if (i >= done)
+			break;
+		if (to + i + 8 > end)
+			return 0;
+		store64(to + i, load64(text->bytes + i));
+	}
+	to += masked(done, HEADER_TEXT_ROOM - 1);
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < 7; i++) {
+		if (done + i >= length)
+			break;
+		if (to + i + 1 > end)
+			return 0;
+		to[i] = text->bytes[masked(done + i, HEADER_TEXT_ROOM - 1)];
+	}
+	return 1;
+}
+
+/* Inserts the text. Returns 0 when nothing was changed, minus one when what was cannot be
+ * undone: then the message must not leave. */
+INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text)
+{
+	u32 size = message->size, length = text->length, at = text->at;
+
+	if (bpf_msg_push_data(message, at, length, 0))
+		return 0;
+	if (!write_text(message, text, at))
+		return bpf_msg_pop_data(message, at, length, 0) ? -1 : 0;
+	/* Otherwise it leaves in three segments. Where that fails, it does. */
+	if (size <= ONE_PIECE_MAX)
+		bpf_msg_pull_data(message, 0, size + length, 0);
+	else
+		bpf_msg_pull_data(message, 0, at + length, 0);
+	return 1;
+}
+
+/* What the kernel can do with such messages is tried on connections of our own. */
+INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
+			   struct header_text *text)
+{
+	put_traceparent(text->bytes, mine->trial_ids, mine->trial_ids, 0);
+	text->length = TRACEPARENT_LINE;
+	text->at = INJECT_TRIAL_LINE;
+	if (mine->stage == ENROL_IN)
+		mine->stage = ENROL_STAYS;
+	return insert_text(message, text) < 0 ? SK_DROP : SK_PASS;
+}
+
+/* The head may lie in several pieces, of which only the first can be read. */
+INLINE u32 first_piece(struct sk_msg_md *message, struct enrolment *mine)
+{
+	u32 want = message->size < INJECT_HEAD_MAX ? message->size : INJECT_HEAD_MAX;
+	u32 length = look_at_data(message, mine);
+
+	if (length >= want || bpf_msg_pull_data(message, 0, want, 0))
+		return length;
+	return look_at_data(message, mine);
+}
+
+INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
+			  struct header_text *text)
+{
+	struct connection *connection;
+	struct call *call;
+	int written, why;
+
+	call = call_of(SCRATCH_MESSAGE);
+	if (!call)
+		return SK_PASS;
+	call->sk = mine->sock;
+	call->mode = traced_mode();
+	if (!(call->mode & WAGGLE_PROCESS_TRACED) || !tcp_call_by_address(call))
+		return SK_PASS;
+	call->memory.length = first_piece(message, mine);
+	call->memory.base = mine->data;
+	connection = connection_of(call);
+	if (!connection) {
+		count(WAGGLE_COUNT_INJECT_NOT_A_HEAD);
+		return SK_PASS;
+	}
+	why = feed_message(connection, call);
+	if (!why)
+		why = place_for_line(connection, call, text);
+	if (why) {
+		count(why);
+		return SK_PASS;
+	}
+	written = insert_text(message, text);
+	if (written <= 0) {
+		count(WAGGLE_COUNT_INJECT_REFUSED);
+		return written ? SK_DROP : SK_PASS;
+	}
+	count(WAGGLE_COUNT_INJECT_WRITTEN);
+	connection->sent.next += text->length;
+	connection->injected = text->length;
+	connection->injected_at = call->endpoint.position;
+	connection->injected_piece = look_at_data(message, mine);
+	return SK_PASS;
+}
+
+INLINE int speaks_http1(u64 sock)
+{
+	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
+
+	return connection && connection->role == WAGGLE_ROLE_CLIENT && !is_http2(connection) &&
+	       !(connection->flags & CONNECTION_DEAD);
+}
+
+/* Everything that an enrolled socket sends comes here, under the socket's lock. */
+SEC("sk_msg")
+int inject_header(struct sk_msg_md *message)
+{
+	struct waggle_inject_settings *settings = inject_settings_now();
+	struct bpf_sock *sk = message->sk;
+	struct header_text *text;
+	struct enrolment *mine;
+	u32 zero = 0;
+	int result;
+
+	/* What an earlier run asked for would still hold, and messages pass unseen. */
+	bpf_msg_apply_bytes(message, 0);
+	text = bpf_map_lookup_elem(&header_texts, &zero);
+	if (!sk || !settings || !text || settings->mode == WAGGLE_INJECT_OFF)
+		return SK_PASS;
+	mine = bpf_sk_storage_get(&enrolments, sk, 0, 0);
+	if (!mine || (mine->stage != ENROL_IN && mine->stage != ENROL_STAYS))
+		return SK_PASS;
+	if (settings->mode != WAGGLE_INJECT_ALWAYS)
+		mine->stage = ENROL_LEAVES;
+	if (!can_hold_cpu())
+		return SK_PASS;
+	*(volatile u64 *)&mine->sock = (u64)sk;
+	*(volatile u64 *)&mine->message = (u64)message;
+	HOLD_CPU();
+	look_at_data(message, mine);
+	learn_page_origin(mine);
+	if (mine->trial)
+		return inject_on_trial(message, mine, text);
+	result = inject_request(message, mine, text);
+	/* Where requests go out now, more of them may follow. */
+	if (mine->stage == ENROL_IN)
+		mine->stage = speaks_http1(mine->sock) ? ENROL_STAYS : ENROL_LEAVES;
+	return result;
+}
+
+#endif

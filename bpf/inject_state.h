@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The tracestate of the request that a call is part of goes on with its traceparent, as it
+ * came (W3C Trace Context 3.5). Where what it says of sampling does not hold any more, where
+ * it came in several fields, or holds what no field should, it is left out, which it may be.
+ */
+#ifndef WAGGLE_INJECT_STATE_H
+#define WAGGLE_INJECT_STATE_H
+
+#include "exchange.h"
+#include "sampling.h"
+#include "traceparent_text.h"
+
+/* The lines, and where they go. */
+struct header_text {
+	u64 from; /* an address, as a number */
+	u32 length;
+	u32 at;
+	u8 bytes[2 * HEADER_TEXT_ROOM];
+};
+
+#define KEPT_FIELDS 32 /* of one head that are looked at */
+
+struct kept_walk {
+	u64 head;
+	u32 at;
+	u32 end;
+	u32 value; /* where it begins */
+	u32 length;
+	u32 count;
+	u32 reserved;
+};
+
+static long kept_step(u32 index, void *context)
+{
+	struct kept_walk *walk = context;
+	u32 word = 0;
+
+	if (walk->at + 4 > walk->end ||
+	    bpf_probe_read_kernel(&word, 4, (void *)(walk->head + walk->at)))
+		return 1;
+	if ((word & 0xff) == WAGGLE_KEPT_TRACESTATE) {
+		walk->value = walk->at + 4;
+		walk->length = word >> 16;
+		walk->count++;
+	}
+	walk->at += 4 + (word >> 16);
+	return 0;
+}
+
+/* Whether these bytes, padded with anything printable, may stand in a header line. */
+INLINE int is_printable(const u8 *bytes, u32 length)
+{
+	u64 bad = 0;
+
+	for (u32 at = 0; at < TRACESTATE_MAX; at += 8) {
+		u64 word = load64(bytes + at), rubout = word ^ (ONES * 0x7f);
+
+		if (at >= length)
+			break;
+		bad |= word | ((word - ONES * ' ') & ~word) | ((rubout - ONES) & ~rubout);
+	}
+	return !(bad & HIGHS);
+}
+
+/* Behind the traceparent, if there is one. found: the call's own exchange. */
+INLINE void put_tracestate(struct header_text *text, const struct found_exchange *found)
+{
+	u64 sock = found->owner->sock;
+	struct connection *server = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+	struct found_exchange parent;
+	struct kept_walk walk = {};
+	u8 *to = text->bytes + TRACEPARENT_LINE;
+
+	if (!server || is_http2(server) ||
+	    !find_exchange(server, sock, found->owner->index, &parent) ||
+	    !same_trace(parent.facts->trace_id, found->facts->trace_id) ||
+	    parent.facts->sampling & SAMPLING_BIT(EDIT))
+		return;
+	*(volatile u64 *)&text->from = (u64)parent.facts;
+	walk.head = *(volatile u64 *)&text->from + WAGGLE_FACTS_SIZE;
+	walk.at = parent.facts->target_len;
+	walk.end = walk.at + parent.facts->kept_len;
+	LOOP(KEPT_FIELDS, kept_step, &walk);
+	if (walk.count != 1 || !walk.length || walk.length > TRACESTATE_MAX)
+		return;
+	store64(to, TEXT_WORD("tracestate: ", 0));
+	store64(to + 8, TEXT_WORD("tracestate: ", 1));
+	to += TRACESTATE_NAME;
+	for (u32 at = 0; at < TRACESTATE_MAX; at += 8)
+		store64(to + at, ONES * ' ');
+	if (bpf_probe_read_kernel(to, masked(walk.length, HEADER_TEXT_ROOM - 1),
+				  (void *)(walk.head + walk.value)) ||
+	    !is_printable(to, walk.length))
+		return;
+	to += masked(walk.length, HEADER_TEXT_ROOM - 1);
+	to[0] = '\r';
+	to[1] = '\n';
+	text->length += TRACESTATE_NAME + walk.length + 2;
+}
+
+#endif

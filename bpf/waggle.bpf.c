@@ -15,6 +15,7 @@
 #include "capture_probe.h"
 #include "capture_syscall.h"
 #include "logs.h"
+#include "tcp_option.h"
 
 char LICENSE[] SEC("license") = "GPL";
 

@@ -84,6 +84,13 @@ class Counter(IntEnum):
     GOROUTINE_CALLS = 44
     GOROUTINE_UNKNOWN = 45
     GO_FUNCTIONS_FULL = 46
+    OPTION_SENT = 47
+    OPTION_RECEIVED = 48
+    OPTION_NOT_SENT = 49
+    OPTION_PENDING = 50
+    OPTION_GIVEN_UP = 51
+    OPTION_PEERS_STOPPED = 52
+    OPTION_PROBED = 53
 
 
 class End(IntEnum):
@@ -124,6 +131,7 @@ class Flag(IntEnum):
     TRACE_PENDING = 2048
     UNPROVEN = 4096
     AFTER_RESPONSE = 8192
+    SDK = 16384
 
 
 class GoLimit(IntEnum):
@@ -158,6 +166,7 @@ class Kept(IntEnum):
     UPGRADE = 8
     CALL_SITE = 9
     ROUTE = 10
+    BAGGAGE = 11
 
 
 class Link(IntEnum):
@@ -168,6 +177,10 @@ class Link(IntEnum):
     TURN = 4
     GOROUTINE = 5
     TASK = 6
+    OPTION = 7
+    B3 = 8
+    JAEGER = 9
+    XRAY = 10
 
 
 class LogSource(IntEnum):
@@ -209,6 +222,8 @@ class ProcessMode(IntEnum):
     RULE_TURN = 32
     RULE_TASK = 64
     RULE_GOROUTINE = 128
+    SDK = 256
+    SDK_SERVER = 512
 
 
 class Protocol(IntEnum):
@@ -636,7 +651,7 @@ CODE_EVENT = _dtype(
 )
 
 CONNECTION = _dtype(
-    744,
+    776,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
+from waggle.baggage import BAGGAGE
 from waggle.callsites import SITES
 from waggle.columns import Positions, Slices, gather_bytes
 from waggle.sampling import threshold_text
@@ -275,10 +276,28 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.TURN: "turn",
     layout.Link.GOROUTINE: "goroutine",
     layout.Link.TASK: "task",
+    layout.Link.OPTION: "option",
+    layout.Link.B3: "b3",
+    layout.Link.JAEGER: "jaeger",
+    layout.Link.XRAY: "xray",
 }
+# Evidence whose parent is no span of this machine's: the request entered here.
+ENTRY_LINKS = (
+    layout.Link.NONE,
+    layout.Link.TRACEPARENT,
+    layout.Link.OPTION,
+    layout.Link.B3,
+    layout.Link.JAEGER,
+    layout.Link.XRAY,
+)
 
 # Header fields that may come more than once and then mean one list (RFC 9110, 5.3).
-_LISTS = (layout.Kept.X_FORWARDED_FOR, layout.Kept.FORWARDED, layout.Kept.TRACESTATE)
+_LISTS = (
+    layout.Kept.X_FORWARDED_FOR,
+    layout.Kept.FORWARDED,
+    layout.Kept.TRACESTATE,
+    layout.Kept.BAGGAGE,
+)
 
 
 def decode_span(batch: SpanBatch, i: int) -> Span:
@@ -295,6 +314,7 @@ def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:
     decoded = _decoded(exchange)
     parent_id = facts.parent_id if any(facts.parent_id) else b""
     _add_call_site(decoded.attributes, exchange)
+    _add_baggage(decoded.attributes, exchange)
     _add_waggle_attributes(decoded.attributes, facts, parent_id)
     return Span(
         trace_id=facts.trace_id,
@@ -425,6 +445,12 @@ def _decoded(exchange: Exchange) -> Decoded:
     if decoder is not None:
         return decoder.decode(exchange)
     return Decoded(name=f"protocol {exchange.facts.protocol}", kind=KIND_INTERNAL, attributes={})
+
+
+def _add_baggage(attributes: Attributes, exchange: Exchange) -> None:
+    raw = exchange.kept.get(layout.Kept.BAGGAGE)
+    if raw:
+        attributes.update(BAGGAGE.attributes(raw.decode("utf-8", "replace")))
 
 
 def _add_call_site(attributes: Attributes, exchange: Exchange) -> None:

@@ -15,6 +15,7 @@ from . import (
     grpc_cost,
     measure,
     metrics_cost,
+    option_cost,
     programs_cost,
     python_cost,
     report,
@@ -84,6 +85,10 @@ def _sampling(chosen: argparse.Namespace) -> Sequence[Table]:
     return [sampling_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
 
 
+def _option(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [option_cost.bench(chosen.rounds or 5)]
+
+
 BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
@@ -97,6 +102,7 @@ BENCHES: dict[str, Bench] = {
     "bpf": _bpf,
     "exporter": _exporter,
     "sampling": _sampling,
+    "option": _option,
 }
 
 

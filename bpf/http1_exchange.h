@@ -207,6 +207,34 @@ PROVEN_ONCE int read_context(struct http1_head *head, struct trace_context *cont
 	return context->valid;
 }
 
+static long void_step(u32 index, void *context)
+{
+	struct shape_walk *walk = context;
+	u8 *field = walk->head->out + masked(walk->at, HTTP1_OUT_MASK);
+
+	if (walk->at >= walk->end)
+		return 1;
+	if (field[0] == WAGGLE_KEPT_TRACESTATE)
+		field[0] = WAGGLE_KEPT_VOID;
+	walk->at += 4 + (field[2] | (u32)field[3] << 8);
+	return 0;
+}
+
+#define KEPT_FIELDS_MAX 64
+
+/* Without a traceparent a tracestate means nothing (Trace Context 3.3.1). */
+PROVEN_ONCE int void_tracestate(struct http1_head *head)
+{
+	struct shape_walk walk = { .head = head };
+
+	if (!head)
+		return 0;
+	walk.at = head->target_len;
+	walk.end = head->out_used;
+	LOOP(KEPT_FIELDS_MAX, void_step, &walk);
+	return 0;
+}
+
 /* As adopt(), and what that says of sampling. */
 INLINE void adopt_sampled(struct feed *feed, struct waggle_facts *facts,
 			  const struct trace_context *context,
@@ -390,8 +418,10 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	keep_call_site(feed, head, process);
-	fill_request(feed, head, facts, process);
 	read_context(head, header, &scratch->hex);
+	if (head->tracestate && !(header->valid && header->link == WAGGLE_LINK_TRACEPARENT))
+		void_tracestate(head);
+	fill_request(feed, head, facts, process);
 	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate &&
 	    header->link == WAGGLE_LINK_TRACEPARENT)
 		read_tracestate(head, header);

@@ -137,6 +137,7 @@ enum waggle_kept {
 	WAGGLE_KEPT_CALL_SITE = 9, /* the last: a number that stands for a line of the caller's code */
 	WAGGLE_KEPT_ROUTE = 10, /* the last, of a server: what its router matched */
 	WAGGLE_KEPT_BAGGAGE = 11,  /* only where attributes are to be made of it */
+	WAGGLE_KEPT_VOID = 12,	   /* a tracestate without a valid traceparent: means nothing */
 };
 
 /* The part of a record that does not depend on its size. Times are

@@ -167,6 +167,7 @@ class Kept(IntEnum):
     CALL_SITE = 9
     ROUTE = 10
     BAGGAGE = 11
+    VOID = 12
 
 
 class Link(IntEnum):

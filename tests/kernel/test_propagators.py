@@ -108,3 +108,16 @@ def test_only_what_is_listed_is_read() -> None:
                 assert seen.kept.get(Kept.BAGGAGE) == (b"tenant=acme" if wants_baggage else None)
         finally:
             loaded.close()
+
+
+def test_a_tracestate_needs_its_traceparent(capture: Capture) -> None:
+    """A tracestate is kept beside a valid traceparent, and means nothing without one."""
+    for traceparent, state in (
+        (TRACEPARENT, "a=1, b=2"),
+        (TRACEPARENT.replace("00-", "ff-", 1), ""),
+        (FORMATS["jaeger"][1][0], ""),
+    ):
+        with recording(capture) as recorded:
+            seen = stranger(recorded, "tracestate: a=1", traceparent, "tracestate: b=2")
+            assert seen.span.trace_state == state
+            assert seen.span.attributes["server.address"] == "test"

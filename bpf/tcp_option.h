@@ -134,10 +134,15 @@ INLINE void option_connect(struct bpf_sock_ops *ops)
 				   (socket->proven ? 0 : BPF_SOCK_OPS_STATE_CB_FLAG));
 }
 
-/* The callback for what is received runs for segments with options that nobody knows only. */
+/* The callback for what is received runs for segments with options that nobody knows only.
+ * Nobody from elsewhere shall tell us what our requests are part of. */
 INLINE void option_accept(struct bpf_sock_ops *ops)
 {
-	add_callbacks(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG);
+	struct option_address address;
+
+	option_peer_address(ops, &address);
+	if (is_private(&address))
+		add_callbacks(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG);
 }
 
 INLINE void judge_peer(struct bpf_sock_ops *ops, u32 state, u32 resets)

@@ -8,6 +8,7 @@
 #define WAGGLE_CONTEXT_H
 
 #include "portable.h"
+#include "waggle.h"
 
 #define TRACEPARENT_LENGTH 55
 
@@ -17,13 +18,16 @@ struct trace_context {
 	u8 flags;
 	u8 valid;
 	u8 pending; /* the trace id may stand for another */
-	u8 reserved[5];
+	u8 link;    /* enum waggle_link: how it came */
+	u8 undecided; /* whoever called leaves it to us whether it is sampled */
+	u8 reserved[3];
 	u64 sampling; /* as in waggle_facts, as far as whoever called said it */
 	u64 random;   /* what they decided by, WAGGLE_EXPLICIT_RANDOMNESS with it; 0: the trace id */
 };
 
 #define WAGGLE_EXPLICIT_RANDOMNESS (1ULL << 63)
 #define TRACE_FLAG_SAMPLED 1
+#define TRACE_FLAGS_KNOWN 3
 #define TRACE_FLAG_RANDOM 2 /* Trace Context, level 2: so are the trace id's last 56 bits */
 
 #define EACH_BYTE 0x0101010101010101ULL
@@ -68,6 +72,8 @@ INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *c
 	context->valid = 0;
 	context->sampling = 0;
 	context->random = 0;
+	context->link = WAGGLE_LINK_TRACEPARENT;
+	context->undecided = 0;
 	/* The trace id lies at 3, the span id behind a dash at 36. */
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 6; i++) {
@@ -85,7 +91,7 @@ INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *c
 	store64(context->trace_id, words[0] | (u64)words[1] << 32);
 	store64(context->trace_id + 8, words[2] | (u64)words[3] << 32);
 	store64(context->span_id, words[4] | (u64)words[5] << 32);
-	context->flags = flags;
+	context->flags = flags & TRACE_FLAGS_KNOWN; /* what means nothing yet is not passed on */
 	context->valid = 1;
 	return 1;
 }
@@ -93,6 +99,15 @@ INLINE int parse_traceparent(const u8 *text, u32 length, struct trace_context *c
 INLINE int same_trace(const u8 *a, const u8 *b)
 {
 	return load64(a) == load64(b) && load64(a + 8) == load64(b + 8);
+}
+
+/* The span that everything done for a request is a child of. Where an SDK in the process makes
+ * that request's span its id is known to nobody here: then it is the caller's. */
+INLINE const u8 *parent_of_children(const struct waggle_facts *facts)
+{
+	return facts->flags & WAGGLE_FLAG_SDK && facts->role == WAGGLE_ROLE_SERVER ?
+		       facts->parent_id :
+		       facts->span_id;
 }
 
 INLINE void copy_trace_id(u8 *to, const u8 *from)

@@ -139,7 +139,7 @@ INLINE void keep_request(struct go_request *request, const struct owner *owner,
 	request->owner.index = owner->index;
 	request->owner.tid = request_mark(facts);
 	copy_trace_id(request->trace_id, facts->trace_id);
-	copy_span_id(request->span_id, facts->span_id);
+	copy_span_id(request->span_id, parent_of_children(facts));
 	request->sampling = inherited_sampling(facts->sampling);
 	request->trace_flags = facts->trace_flags;
 	request->flags = facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);

@@ -158,6 +158,39 @@ PROVEN_ONCE int leave_handoff(const struct connection *connection, u64 sock, u64
 	return 0;
 }
 
+/* Whether the other end must be on this machine, where hand-off finds it. */
+INLINE int stays_here(const struct waggle_facts *facts)
+{
+	u64 peer_low = load64(facts->peer_addr + 8);
+
+	if (load64(facts->peer_addr) == load64(facts->local_addr) &&
+	    peer_low == load64(facts->local_addr + 8))
+		return 1;
+	/* 127.0.0.0/8 */
+	return !load64(facts->peer_addr) && (peer_low & 0xffffffffffULL) == 0x7fffff0000ULL;
+}
+
+/* For another machine: what the segment shall bear that begins at `position` (tcp_option.h). */
+INLINE void offer_option(struct connection *connection, u32 position,
+			 const struct waggle_facts *facts)
+{
+	struct offered_option *option = &connection->option;
+
+	if (!tcp_option_on || connection->family == AF_UNIX || stays_here(facts))
+		return;
+	option->state = OPTION_NONE;
+	if (facts->flags & WAGGLE_FLAG_TRACE_PENDING) {
+		count(WAGGLE_COUNT_OPTION_PENDING);
+		return;
+	}
+	option->position = position;
+	option->tries = 0;
+	option->sampled = facts->trace_flags & TRACE_FLAG_SAMPLED;
+	copy_trace_id(option->ids, facts->trace_id);
+	copy_span_id(option->ids + 16, facts->span_id);
+	option->state = OPTION_OFFERED;
+}
+
 /* Takes what lies at a place, if it is what the key says. */
 INLINE int take_way(struct handoff *way, const struct handoff_key *key,
 		    struct trace_context *context)
@@ -174,6 +207,8 @@ INLINE int take_way(struct handoff *way, const struct handoff_key *key,
 	copy_span_id(context->span_id, found.span_id);
 	context->flags = found.trace_flags;
 	context->pending = !!(found.trace_flags & HANDOFF_PENDING);
+	context->link = found.trace_flags & HANDOFF_OPTION ? WAGGLE_LINK_OPTION : WAGGLE_LINK_SOCKET;
+	context->undecided = 0;
 	context->random = 0;
 	context->sampling = sampling_mode & SAMPLING_ON ? unpack_sampling(&found) : 0;
 	context->valid = 1;

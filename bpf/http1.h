@@ -32,6 +32,24 @@ enum http1_verdict {
 	HTTP1_BAD = 3,	    /* framing that contradicts itself */
 };
 
+/* Headers that hold a trace context, beside traceparent: propagators.h. */
+enum http1_context {
+	HTTP1_B3 = 0,
+	HTTP1_B3_TRACE = 1,
+	HTTP1_B3_SPAN = 2,
+	HTTP1_B3_SAMPLED = 3,
+	HTTP1_B3_FLAGS = 4,
+	HTTP1_JAEGER = 5,
+	HTTP1_XRAY = 6,
+	HTTP1_CONTEXTS = 7,
+};
+
+/* Where a value lies; at 0: nowhere. */
+struct http1_value {
+	u16 at;
+	u16 length;
+};
+
 /* A head and all that was found in it. Lives in a map, not on the stack, so that the
  * verifier does not follow what is in it. */
 struct http1_head {
@@ -48,6 +66,7 @@ struct http1_head {
 	u32 traceparent_len;
 	u32 tracestate; /* the same of the first one */
 	u32 tracestate_len;
+	struct http1_value contexts[HTTP1_CONTEXTS + 1]; /* by enum http1_context */
 	u16 status;
 	u8 verdict;
 	u8 want_request; /* 1: a request line must come first, 0: a status line */
@@ -61,9 +80,10 @@ struct http1_head {
 	u8 digits;
 	u8 bad_number;
 	u8 odd; /* framing that somebody else may read differently */
+	u8 has_contexts; /* some of `contexts` are there */
+	u8 keep_baggage;
 	u16 first_line; /* bytes of the first line, with its end, and of what was before it */
 	u16 fields;	/* lines after it, so far */
-	u16 reserved;
 	u8 prefix[HTTP1_PREFIX]; /* the caller's: what a record has before the target */
 	u8 out[HTTP1_OUT_BUFFER]; /* target and kept fields */
 	u8 bytes[HTTP1_BUFFER];
@@ -407,7 +427,62 @@ INLINE u32 http1_kept_field(u64 w0, u64 w1, u64 w2, u8 *tag)
 		*tag = WAGGLE_KEPT_TRACESTATE;
 		return 11;
 	}
+	if (STARTS(w0, w1, w2, "baggage:")) {
+		*tag = WAGGLE_KEPT_BAGGAGE;
+		return 8;
+	}
 	return 0;
+}
+
+/* The length of a name with its colon, 0 where it is none of a trace context. */
+INLINE u32 http1_context_field(u64 w0, u64 w1, u64 w2, u32 *which)
+{
+	if (STARTS(w0, w1, w2, "b3:")) {
+		*which = HTTP1_B3;
+		return 3;
+	}
+	if (STARTS(w0, w1, w2, "uber-trace-id:")) {
+		*which = HTTP1_JAEGER;
+		return 14;
+	}
+	if (STARTS(w0, w1, w2, "x-amzn-trace-id:")) {
+		*which = HTTP1_XRAY;
+		return 16;
+	}
+	if (!BEGINS(w0, "x-b3-"))
+		return 0;
+	if (STARTS(w0, w1, w2, "x-b3-traceid:")) {
+		*which = HTTP1_B3_TRACE;
+		return 13;
+	}
+	if (STARTS(w0, w1, w2, "x-b3-spanid:")) {
+		*which = HTTP1_B3_SPAN;
+		return 12;
+	}
+	if (STARTS(w0, w1, w2, "x-b3-sampled:")) {
+		*which = HTTP1_B3_SAMPLED;
+		return 13;
+	}
+	if (STARTS(w0, w1, w2, "x-b3-flags:")) {
+		*which = HTTP1_B3_FLAGS;
+		return 11;
+	}
+	return 0;
+}
+
+/* Notes where it lies. Of several none is to be taken, as for traceparent. */
+INLINE void http1_note_context(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
+{
+	u32 which = HTTP1_CONTEXTS, name = http1_context_field(w0, w1, w2, &which), value;
+	struct http1_value *context = &head->contexts[masked(which, 7)];
+
+	if (!name)
+		return;
+	end = http1_value_end(head, end);
+	value = http1_value(head, line + name, end);
+	context->length = context->at ? 0 : end - value;
+	context->at = value;
+	head->has_contexts = 1;
 }
 
 INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2, u32 line, u32 end)
@@ -417,7 +492,11 @@ INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2,
 
 	if (!name && STARTS(w0, w1, w2, "traceparent:"))
 		name = 12;
-	if (!name)
+	if (!name) {
+		http1_note_context(head, w0, w1, w2, line, end);
+		return;
+	}
+	if (tag == WAGGLE_KEPT_BAGGAGE && !head->keep_baggage)
 		return;
 	end = http1_value_end(head, end);
 	value = http1_value(head, line + name, end);
@@ -444,7 +523,7 @@ INLINE void http1_field(struct http1_head *head, u32 line, u32 end)
 	head->odd |= (u8)raw <= ' ';
 	/* Most fields begin with another letter; three loads are saved for them. */
 	if (first != 'c' && first != 't' && first != 'h' && first != 'u' && first != 'x' &&
-	    first != 'f')
+	    first != 'f' && first != 'b')
 		return;
 	w1 = http1_word(head, line + 8) | LOWER;
 	w2 = http1_word(head, line + 16) | LOWER;

@@ -11,6 +11,7 @@
 #include "http1_body.h"
 #include "http1_peers.h"
 #include "parents.h"
+#include "sdk.h"
 #include "python_code.h"
 
 struct shape_walk {
@@ -157,13 +158,81 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 
 PROVEN_ONCE int read_traceparent(struct http1_head *head, struct trace_context *context)
 {
-	if (!head || !context)
+	if (!head || !context || !head->traceparent)
 		return 0;
 	if (parse_traceparent(head->bytes + masked(head->traceparent, HTTP1_HEAD_MASK),
 			      head->traceparent_len, context))
 		count(WAGGLE_COUNT_TRACEPARENT_READ);
 	else
 		count(WAGGLE_COUNT_TRACEPARENT_INVALID);
+	return 0;
+}
+
+/* The single header wins (OpenTelemetry, "B3 Requirements"). */
+INLINE void read_b3(const struct http1_head *head, struct trace_context *context,
+		    struct hex_walk *walk)
+{
+	if (head->contexts[HTTP1_B3].at && read_b3_single(head, context, walk))
+		return;
+	if (head->contexts[HTTP1_B3_TRACE].at)
+		read_b3_multi(head, context, walk);
+}
+
+INLINE void read_format(u32 rank, struct http1_head *head, struct trace_context *context,
+			struct hex_walk *walk)
+{
+	if (rank == rank_of_tracecontext)
+		read_traceparent(head, context);
+	else if (rank == rank_of_b3)
+		read_b3(head, context, walk);
+	else if (rank == rank_of_jaeger && head->contexts[HTTP1_JAEGER].at)
+		read_jaeger(head, context, walk);
+	else if (rank == rank_of_xray && head->contexts[HTTP1_XRAY].at)
+		read_xray(head, context, walk);
+}
+
+/* The trace context of a request: of the strongest format that it has a valid one of. */
+PROVEN_ONCE int read_context(struct http1_head *head, struct trace_context *context,
+			     struct hex_walk *walk)
+{
+	if (!head || !context || !walk)
+		return 0;
+	context->valid = 0;
+	context->pending = 0;
+	if (!head->traceparent && !head->has_contexts)
+		return 0;
+#pragma clang loop unroll(full)
+	for (u32 rank = 1; rank <= FORMATS; rank++)
+		if (!context->valid)
+			read_format(rank, head, context, walk);
+	return context->valid;
+}
+
+static long void_step(u32 index, void *context)
+{
+	struct shape_walk *walk = context;
+	u8 *field = walk->head->out + masked(walk->at, HTTP1_OUT_MASK);
+
+	if (walk->at >= walk->end)
+		return 1;
+	if (field[0] == WAGGLE_KEPT_TRACESTATE)
+		field[0] = WAGGLE_KEPT_VOID;
+	walk->at += 4 + (field[2] | (u32)field[3] << 8);
+	return 0;
+}
+
+#define KEPT_FIELDS_MAX 64
+
+/* Without a traceparent a tracestate means nothing (Trace Context 3.3.1). */
+PROVEN_ONCE int void_tracestate(struct http1_head *head)
+{
+	struct shape_walk walk = { .head = head };
+
+	if (!head)
+		return 0;
+	walk.at = head->target_len;
+	walk.end = head->out_used;
+	LOOP(KEPT_FIELDS_MAX, void_step, &walk);
 	return 0;
 }
 
@@ -187,13 +256,23 @@ INLINE void join_incoming(struct feed *feed, const struct trace_context *header,
 	if (take_handoff(feed->connection, feed->sock, feed->scratch->state.now,
 			 feed->stream->head_at, handed) &&
 	    (!header->valid || same_trace(header->trace_id, handed->trace_id)))
-		adopt_sampled(feed, facts, handed, header, WAGGLE_LINK_SOCKET);
+		adopt_sampled(feed, facts, handed, header, handed->link);
 	else if (header->valid)
-		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
+		adopt_sampled(feed, facts, header, header, header->link);
 	else
 		begin_trace(feed->scratch, facts);
 	if (facts->link)
 		facts->flags |= WAGGLE_FLAG_REMOTE_PARENT;
+	if (header->valid)
+		sdk_request(facts);
+}
+
+/* Whether the other end is told of the span: not where it may never be shown, or an SDK has
+ * made the span, which the header then names. */
+INLINE int may_tell(const struct waggle_facts *facts)
+{
+	return !(facts->flags & WAGGLE_FLAG_SDK) &&
+	       (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL));
 }
 
 /* An outgoing request: our own evidence where it names the header's trace or there
@@ -206,9 +285,11 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 					       stream_of(feed->connection, facts), facts, owner);
 	else
 		facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
+	if (header->valid)
+		sdk_call(header, facts, owner);
 	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
-		adopt_sampled(feed, facts, header, header, WAGGLE_LINK_TRACEPARENT);
+		adopt_sampled(feed, facts, header, header, header->link);
 	} else if (!facts->link) {
 		begin_trace(feed->scratch, facts);
 	} else {
@@ -223,7 +304,8 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 INLINE int rules_may_ask(const struct waggle_process *process)
 {
 	u32 no_rule = WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_EXCLUDED | WAGGLE_PROCESS_FOLLOW |
-		      WAGGLE_PROCESS_RULE_THREAD | WAGGLE_PROCESS_RULE_GOROUTINE;
+		      WAGGLE_PROCESS_RULE_THREAD | WAGGLE_PROCESS_RULE_GOROUTINE |
+		      WAGGLE_PROCESS_SDK | WAGGLE_PROCESS_SDK_SERVER;
 
 	return !!(process->mode & ~no_rule);
 }
@@ -343,12 +425,12 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	keep_call_site(feed, head, process);
+	read_context(head, header, &scratch->hex);
+	if (head->tracestate && !(header->valid && header->link == WAGGLE_LINK_TRACEPARENT))
+		void_tracestate(head);
 	fill_request(feed, head, facts, process);
-	header->valid = 0;
-	header->pending = 0;
-	if (head->traceparent)
-		read_traceparent(head, header);
-	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate)
+	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate &&
+	    header->link == WAGGLE_LINK_TRACEPARENT)
 		read_tracestate(head, header);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
@@ -364,8 +446,7 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		if (framing_is_odd(head))
 			connection->flags |= CONNECTION_UNSURE;
 		connection->tgid = feed->tgid;
-		/* Nobody shall have a parent that may never be shown. */
-		if (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL))
+		if (may_tell(facts))
 			hand_over(connection, feed->sock, feed->scratch->state.now,
 				  feed->stream->head_at, facts);
 	}

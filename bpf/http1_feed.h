@@ -213,6 +213,7 @@ INLINE int feed_head(struct feed *feed)
 		return feed_lost(feed, WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
 	state->fill = before + taken;
 	http1_start(head, before + taken, feed_is_request(feed));
+	head->keep_baggage = keep_baggage;
 	http1_parse(head);
 	if (head->verdict != HTTP1_INCOMPLETE)
 		return judge_head(feed, head, before);

@@ -190,7 +190,8 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	struct waggle_facts *facts = &scratch->fresh.record.facts;
 	struct trace_context *header = &scratch->block.context;
 
-	if (hpack_traceparent(&scratch->block))
+	header->valid = 0;
+	if (rank_of_tracecontext && hpack_traceparent(&scratch->block))
 		count(header->valid ? WAGGLE_COUNT_TRACEPARENT_READ :
 				      WAGGLE_COUNT_TRACEPARENT_INVALID);
 	if (header->valid)
@@ -206,9 +207,11 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	/* What comes back on a connection of several streams is nobody's in particular. */
 	if (http2->open)
 		__builtin_memset(&connection->turn_owner, 0, sizeof(connection->turn_owner));
-	if (trace_all || !(facts->flags & WAGGLE_FLAG_PROVISIONAL))
+	if (may_tell(facts)) {
+		offer_option(connection, feed->stream->head_at, facts);
 		leave_handoff(connection, feed->sock, feed->scratch->state.now,
 			      feed->stream->head_at, facts);
+	}
 }
 
 /* A stream begins with the block at hand. */

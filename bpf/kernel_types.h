@@ -142,6 +142,11 @@ struct tcp_sock {
 	u64 bytes_sent;
 	u64 bytes_retrans;
 	u64 bytes_received;
+	u8 bpf_sock_ops_cb_flags;
+};
+
+struct bpf_iter__tcp {
+	struct sock_common *sk_common;
 };
 
 struct sockaddr_un {

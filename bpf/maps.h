@@ -11,6 +11,7 @@
 #include "context.h"
 #include "http1_body.h"
 #include "kernel_types.h"
+#include "propagators.h"
 #include "waggle.h"
 
 /* Set by user space before the object is loaded. */
@@ -24,6 +25,17 @@ const volatile u32 birth_proof = 1;	  /* goroutines that ended before others lik
 const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
 
 const volatile u32 inject_wanted = 0;	  /* headers may be written into requests (inject.h) */
+/* Formats of trace context: the strongest, of which a request has a valid one, counts, and
+ * has rank 1; rank 0: nobody looks for it. */
+#define FORMATS 4
+const volatile u32 rank_of_tracecontext = 1;
+const volatile u32 rank_of_b3 = 2;
+const volatile u32 rank_of_jaeger = 3;
+const volatile u32 rank_of_xray = 4;
+const volatile u32 keep_baggage = 0;
+
+const volatile u32 tcp_option_on = 0; /* tcp_option.h is attached */
+
 const volatile u32 sampling_mode = 0;	  /* enum sampling_mode; 0: no sampler, no cost */
 const volatile u32 sample_rules_for_all = 0; /* bits of the rules that ask for no service */
 
@@ -74,6 +86,18 @@ struct open_large_exchange {
 	struct waggle_large_exchange record;
 };
 
+/* What the next segments of a client's connection shall tell a machine elsewhere. */
+#define OPTION_IDS 24
+enum option_state { OPTION_NONE = 0, OPTION_OFFERED = 1 };
+struct offered_option {
+	u32 position; /* of the request's first byte: the segment that begins with it bears it */
+	u8 state;     /* enum option_state */
+	u8 tries;     /* segments that were sent with it */
+	u8 sampled;
+	u8 reserved;
+	u8 ids[OPTION_IDS]; /* trace id, span id */
+};
+
 /* One socket of a process we look at. */
 struct connection {
 	struct http1_stream sent;
@@ -106,6 +130,7 @@ struct connection {
 	u32 injected_at;
 	u64 injected_piece; /* how many bytes of that request leave in one piece, ours included */
 	struct open_exchange current; /* most connections have one open at a time */
+	struct offered_option option;
 };
 
 /* What http1_head.prefix and .out hold in a request: begins like open_exchange. */
@@ -154,6 +179,7 @@ struct scratch {
 	struct trace_context handed;
 	struct random random; /* all zero: not seeded yet */
 	struct http1_lines lines;
+	struct hex_walk hex;
 	struct http1_head head;
 	struct code_walk code;
 };
@@ -175,6 +201,7 @@ struct handoff_key {
 };
 
 #define HANDOFF_PENDING 0x100
+#define HANDOFF_OPTION 0x8000 /* came from another machine, in an option of TCP */
 
 struct handoff {
 	struct handoff_key key;

@@ -81,7 +81,7 @@ INLINE int inherit(u8 link, struct owner *owner, struct waggle_facts *facts, int
 		return WAGGLE_LINK_NONE;
 	}
 	copy_trace_id(facts->trace_id, found.facts->trace_id);
-	copy_span_id(facts->parent_id, found.facts->span_id);
+	copy_span_id(facts->parent_id, parent_of_children(found.facts));
 	facts->trace_flags = found.facts->trace_flags;
 	facts->sampling = inherited_sampling(found.facts->sampling);
 	facts->flags |= found.facts->flags & (WAGGLE_FLAG_UNSAMPLED | WAGGLE_FLAG_TRACE_PENDING);

@@ -7,11 +7,10 @@
 
 #include "call.h"
 
-/* The mode of the current process, 0 when it is not recorded: nearly everybody who is
+/* The mode of a process, 0 when it is not recorded: nearly everybody who is
  * not has left after one load. */
-INLINE u32 traced_mode(void)
+INLINE u32 traced_mode_of(u32 tgid)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct waggle_process *process;
 
 	if (!trace_all) {
@@ -30,6 +29,11 @@ INLINE u32 traced_mode(void)
 	return process->mode & (WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_UNCONFIRMED) ?
 		       process->mode :
 		       0;
+}
+
+INLINE u32 traced_mode(void)
+{
+	return traced_mode_of(bpf_get_current_pid_tgid() >> 32);
 }
 
 SEC("tp_btf/sched_process_fork")

@@ -151,7 +151,7 @@ INLINE struct waggle_evidence *begin_evidence(u8 kind, const struct waggle_facts
 	evidence->trace_flags = facts->trace_flags;
 	evidence->sampling = facts->sampling;
 	__builtin_memcpy(evidence->trace_id, facts->trace_id, 16);
-	__builtin_memcpy(evidence->span_id, facts->span_id, 8);
+	copy_span_id(evidence->span_id, parent_of_children(facts));
 	return evidence;
 }
 

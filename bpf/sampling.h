@@ -94,7 +94,7 @@ PROVEN_ONCE int sample(const struct http1_head *head, struct waggle_facts *facts
 	} else {
 		facts->flags |= WAGGLE_FLAG_UNSAMPLED;
 	}
-	if (facts->link != WAGGLE_LINK_SOCKET)
+	if (facts->link != WAGGLE_LINK_SOCKET && facts->link != WAGGLE_LINK_OPTION)
 		count(facts->flags & WAGGLE_FLAG_UNSAMPLED ? WAGGLE_COUNT_TRACES_UNSAMPLED :
 							     WAGGLE_COUNT_TRACES_SAMPLED);
 	return 0;
@@ -132,7 +132,7 @@ INLINE void sample_adopted(struct scratch *scratch, struct waggle_facts *facts,
 	if (!(sampling_mode & SAMPLING_ON))
 		return;
 	facts->sampling = context->sampling;
-	if (sampling_mode & SAMPLING_INDEPENDENT) {
+	if (sampling_mode & SAMPLING_INDEPENDENT || context->undecided) {
 		sample(&scratch->head, facts, context->random);
 		/* Decided by a number that nobody further down will see. */
 		if (context->random)

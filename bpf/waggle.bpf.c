@@ -17,6 +17,7 @@
 #include "logs.h"
 #include "inject.h"
 #include "enrol.h"
+#include "tcp_option.h"
 
 char LICENSE[] SEC("license") = "GPL";
 

@@ -42,6 +42,10 @@ enum waggle_link {
 	WAGGLE_LINK_TURN = 4,	      /* the turn of an event loop, proven by responses */
 	WAGGLE_LINK_GOROUTINE = 5,    /* the goroutine of Go that asked for it */
 	WAGGLE_LINK_TASK = 6,	      /* the context of a task, greenlet or thread of Python */
+	WAGGLE_LINK_OPTION = 7,	      /* a TCP option, from an agent on another machine */
+	WAGGLE_LINK_B3 = 8,	      /* as TRACEPARENT, in other formats: one or several headers */
+	WAGGLE_LINK_JAEGER = 9,	      /* uber-trace-id */
+	WAGGLE_LINK_XRAY = 10,	      /* X-Amzn-Trace-Id */
 };
 
 /* How an exchange ended. Everything above WAGGLE_END_DONE is an error. */
@@ -83,12 +87,13 @@ enum waggle_flag {
 	WAGGLE_FLAG_PROVISIONAL = 32,	   /* the process was not yet confirmed */
 	WAGGLE_FLAG_REMOTE_PARENT = 64,	   /* the parent span is another process's */
 	WAGGLE_FLAG_UPGRADED = 128,	   /* ended by 101 or a CONNECT tunnel */
-	WAGGLE_FLAG_HAD_TRACEPARENT = 256, /* the request itself carried a traceparent */
+	WAGGLE_FLAG_HAD_TRACEPARENT = 256, /* the request itself carried a trace context */
 	WAGGLE_FLAG_UNSAMPLED = 512,	   /* whoever decided about the trace said: not sampled */
 	WAGGLE_FLAG_NO_POSITION = 1024,	   /* a UNIX socket: ports and addresses mean nothing */
 	WAGGLE_FLAG_TRACE_PENDING = 2048,  /* the trace id may stand for another: evidence follows */
 	WAGGLE_FLAG_UNPROVEN = 4096,	   /* the parent is predicted: evidence follows */
 	WAGGLE_FLAG_AFTER_RESPONSE = 8192, /* sent when its parent had been answered */
+	WAGGLE_FLAG_SDK = 16384, /* the process exports a span of this itself: left to it */
 };
 
 /* What is known of how a trace was sampled: waggle_facts.sampling. Its low bits are the
@@ -131,6 +136,8 @@ enum waggle_kept {
 	WAGGLE_KEPT_UPGRADE = 8,
 	WAGGLE_KEPT_CALL_SITE = 9, /* the last: a number that stands for a line of the caller's code */
 	WAGGLE_KEPT_ROUTE = 10, /* the last, of a server: what its router matched */
+	WAGGLE_KEPT_BAGGAGE = 11,  /* only where attributes are to be made of it */
+	WAGGLE_KEPT_VOID = 12,	   /* a tracestate without a valid traceparent: means nothing */
 };
 
 /* The part of a record that does not depend on its size. Times are
@@ -326,6 +333,8 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_RULE_TURN = 32,	 /* rule `turn` may be tried */
 	WAGGLE_PROCESS_RULE_TASK = 64,	 /* rule `task` may be tried */
 	WAGGLE_PROCESS_RULE_GOROUTINE = 128, /* rule `goroutine` may be tried */
+	WAGGLE_PROCESS_SDK = 256, /* it exports spans itself: of calls whose header names one, */
+	WAGGLE_PROCESS_SDK_SERVER = 512, /* and of requests that come with a header */
 };
 
 struct waggle_process {
@@ -670,7 +679,14 @@ enum waggle_counter {
 	WAGGLE_COUNT_INJECT_ELSEWHERE = 60,   /* to where no header shall go (--inject-to) */
 	WAGGLE_COUNT_INJECT_UNKNOWN_PEER = 61, /* nobody has answered there by HTTP/1 so far */
 	WAGGLE_COUNT_INJECT_BUSY = 62,	      /* data sent with SYN, or SO_ZEROCOPY */
-	WAGGLE_COUNTERS = 63,
+	WAGGLE_COUNT_OPTION_SENT = 63, /* requests whose first segment bore the TCP option */
+	WAGGLE_COUNT_OPTION_RECEIVED = 64,
+	WAGGLE_COUNT_OPTION_NOT_SENT = 65, /* no segment began with the request, or had no room */
+	WAGGLE_COUNT_OPTION_PENDING = 66, /* the trace may turn out to be another's: not told */
+	WAGGLE_COUNT_OPTION_GIVEN_UP = 67, /* segments that nobody answered while they bore it */
+	WAGGLE_COUNT_OPTION_PEERS_STOPPED = 68, /* who did not answer it: left alone from then on */
+	WAGGLE_COUNT_OPTION_PROBED = 69, /* empty ones, which the agent sends itself at its start */
+	WAGGLE_COUNTERS = 70,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

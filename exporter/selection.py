@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.spans import Records, SpanBatch
+from waggle.spans import ENTRY_LINKS, Records, SpanBatch
 
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -221,7 +221,7 @@ class _Rows:
     def __init__(self, records: Sequence[Records]) -> None:
         self.hashes = np.concatenate([hashes_of(part) for part in records])
         self._records = records
-        self.entries: Mask = self._column("link") <= layout.Link.TRACEPARENT
+        self.entries: Mask = np.isin(self._column("link"), ENTRY_LINKS)
         self.traces = _distinct(self.hashes[self.entries])
 
     @cached_property

@@ -13,8 +13,10 @@ from waggle import loading, memory, privileges, start
 from waggle.capture import CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
+from waggle.propagators import propagators_of
 from waggle.sampling import Sampling
 from waggle.sampling_settings import sampling_of
+from waggle.saying import say
 
 
 def run(settings: Settings) -> int:
@@ -67,4 +69,7 @@ def options_of(
         log_rate=settings.logs_rate if settings.wants_logs(environ) else 0,
         inject=settings.inject != "off",
         sampling=sampling,
+        propagators=propagators_of(environ, say),
+        baggage=bool(settings.baggage),
+        tcp_option=settings.tcp_option != "off",
     )

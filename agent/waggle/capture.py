@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waggle import privileges
+from waggle import privileges, tcp_option
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.libbpf import Link, LoadError, Object
 from waggle.privileges import Capability
+from waggle.propagators import Propagators
 from waggle.sampling import Sampling, threshold_of
 
 if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
@@ -107,7 +108,9 @@ class CaptureOptions:
     a second that one process may write to its logs, 0: logs are not looked at. inject: load what
     writes headers into requests (injecting.py). max_entries:
     other bounds than the maps have by themselves, by name of the map. sampling: who decides
-    what is recorded, and how (see Sampling).
+    what is recorded, and how (see Sampling). propagators: which headers say whose child a
+    request is. baggage: whether that header is recorded. tcp_option: tell other machines by the
+    TCP option, if that can be had.
     """
 
     capture: str = "auto"
@@ -118,6 +121,9 @@ class CaptureOptions:
     inject: bool = False
     max_entries: Mapping[str, int] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
+    propagators: Propagators = field(default_factory=Propagators)
+    baggage: bool = False
+    tcp_option: bool = False
 
 
 class Capture:
@@ -151,6 +157,9 @@ class Capture:
         #: Why nothing is loaded that writes headers into requests; empty when it is.
         self.not_injecting = "" if bpf.program(_INJECT[0]).autoload else "not asked for"
         self._injection: list[Link] = []
+        #: The TCP option, where it is in use; else why it is not, if it was asked for.
+        self.tcp_option: tcp_option.TcpOption | None = None
+        self.tcp_option_refused = ""
 
     @classmethod
     def open(cls, options: CaptureOptions, path: Path = OBJECT_PATH) -> Capture:
@@ -158,6 +167,19 @@ class Capture:
 
         Raises UnsupportedError when none works, saying why for each.
         """
+        if not options.tcp_option:
+            return cls._open(options, path)
+        missing = tcp_option.needs()
+        try:
+            opened = cls._open(replace(options, tcp_option=not missing), path)
+        except UnsupportedError as error:  # all the rest may do without it
+            opened = cls._open(replace(options, tcp_option=False), path)
+            missing = str(error).splitlines()[-1].strip()
+        opened.tcp_option_refused = opened.tcp_option_refused or missing
+        return opened
+
+    @classmethod
+    def _open(cls, options: CaptureOptions, path: Path) -> Capture:
         refused: list[str] = []
         for flavour in _wanted(options.capture):
             try:
@@ -201,16 +223,28 @@ class Capture:
         try:
             logs = (_LOGS,) if options.log_rate else ()
             inject = _INJECT if options.inject else ()
-            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs, *inject)
+            option = tcp_option.PROGRAMS if options.tcp_option else ()
+            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs, *inject, *option)
             _configure(bpf, options)
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
             write_rules(_mapped_rules(bpf), options.sampling)
-            return cls(bpf, flavour, [*attach(bpf, flavour), *map(bpf.attach, logs)])
+            capture = cls(bpf, flavour, [*attach(bpf, flavour), *map(bpf.attach, logs)])
+            if options.tcp_option:
+                capture._begin_tcp_option()
+            return capture
         except BaseException:
             bpf.close()
             raise
+
+    def _begin_tcp_option(self) -> None:
+        try:
+            self.tcp_option = tcp_option.TcpOption.attach(self.bpf)
+        except WaggleError as error:
+            self.tcp_option_refused = str(error)
+        else:
+            self._links += self.tcp_option.links
 
     def _ring(self, name: str, dtype: np.dtype[np.void], used: Sequence[str] = ()) -> Ring:
         from waggle.ring import Ring
@@ -223,10 +257,16 @@ class Capture:
 
         sample_rules: see Sampling.rules_for; 0 where nobody has asked for the service.
         """
+        import numpy as np
+
+        from waggle.layout import ProcessMode
+
         key = decision.tgid.to_bytes(4, "little")
         row = self._process(key, decision.start_ns)
         if decision.mode:
-            row["mode"] = decision.mode
+            # What was found out about an SDK holds, for children as well.
+            found = row["mode"] & np.uint32(ProcessMode.SDK | ProcessMode.SDK_SERVER)
+            row["mode"] = np.uint32(decision.mode) | found
             row["sample_rules"] = sample_rules
             if not row["start_ns"][0]:
                 row["start_ns"] = decision.start_ns
@@ -234,6 +274,19 @@ class Capture:
             self._processes.update(key, row.tobytes())
         elif row["start_ns"][0]:
             self._processes.delete(key)
+
+    def add_mode(self, tgid: int, bits: int) -> None:
+        """Add bits of ProcessMode to a process that the kernel knows."""
+        import numpy as np
+
+        from waggle import layout
+
+        key = tgid.to_bytes(4, "little")
+        known = self._processes.lookup(key)
+        if known is not None:
+            row = np.frombuffer(known, layout.PROCESS).copy()
+            row["mode"] |= np.uint32(bits)
+            self._processes.update(key, row.tobytes())
 
     def _process(self, key: bytes, start_ns: int) -> npt.NDArray[np.void]:
         """The kernel's entry of a process; all zero when it is none's, or that of another."""
@@ -389,14 +442,19 @@ def write_rules(rules: npt.NDArray[np.void], sampling: Sampling) -> None:
 
 
 def _configure(bpf: Object, options: CaptureOptions) -> None:
-    settings: Mapping[str, int] = {
+    settings: Mapping[str, int | bytes] = {
         "agent_tgid": os.getpid(),
+        "keep_baggage": int(options.baggage),
+        "tcp_option_on": int(options.tcp_option),
         "trace_all": int(options.trace_all),
         "watch_processes": int(options.watch_processes),
         "sampling_mode": options.sampling.mode,
         "sample_rules_for_all": options.sampling.rules_for_all,
         "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
+    if not options.tcp_option:
+        for name in tcp_option.MAPS:
+            bpf.map(name).leave_out()
     if options.log_rate:
         settings = {**settings, "log_rate": options.log_rate}
     else:
@@ -407,6 +465,7 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
     else:
         for name in _INJECT_MAPS:
             bpf.map(name).leave_out()
+    settings = {**settings, **options.propagators.variables()}
     for name, value in settings.items():
         bpf.rodata[name] = value
     bpf.map("exchange_ring").max_entries = options.ring_bytes

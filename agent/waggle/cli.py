@@ -145,6 +145,7 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @click.option("--metrics", is_flag=True, help="Send metrics too, to the OTLP endpoint.")
 @_one("--prometheus", metavar="HOST:PORT", text="Answer Prometheus there, at /metrics.")
 @_one("--metrics-limit", metavar="N", text="Most series of a metric and process.  [default: 2000]")
+@_many("--baggage", metavar="KEY", text="Make an attribute of this key of baggage. Repeatable.")
 @click.option("--guess-routes", is_flag=True, help="Metrics by waggle.route.guess: /users/{id}.")
 @click.option("--probe-stats", is_flag=True, help="Have the kernel measure our BPF programs.")
 @_one("--health", metavar="HOST:PORT", text="Answer there at /healthz and /readyz.")
@@ -153,6 +154,8 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 @click.option("--no-color", is_flag=True, help="No colours, even on a terminal.")
 @_one("--ready-fd", metavar="FD", text="Write a byte to this descriptor when tracing.")
 @_one("--capture", metavar="HOW", text="auto, socket, probe or syscall.  [default: auto]")
+@_one("--sdk", metavar="HOW", text="Programs with an SDK: defer, both, ignore.  [default: defer]")
+@_one("--tcp-option", metavar="USE", text="Tell other machines: auto or off.  [default: auto]")
 @_one(
     "--call-site", metavar="WHERE", text="Lines of code on spans: off or client.  [default: client]"
 )

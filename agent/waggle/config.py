@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Capture = Literal["auto", "socket", "probe", "syscall"]
 CallSite = Literal["off", "client"]
 Inject = Literal["auto", "always", "first", "off"]
+TcpOptionUse = Literal["auto", "off"]
+SdkUse = Literal["defer", "both", "ignore"]
 Protocol = Literal["http/protobuf", "http/json", "grpc"]
 Compression = Literal["none", "gzip"]
 
@@ -154,6 +156,7 @@ class Settings(BaseModel):
     metrics_limit: Annotated[int, _Number] = Field(
         2000, ge=2, le=1_000_000, description="a number from 2 to 1000000"
     )
+    baggage: Annotated[tuple[_Glob, ...], _List] = Field((), description="keys such as tenant.*")
     guess_routes: bool = Field(False, description="true or false")
     probe_stats: bool = Field(False, description="true or false")
     health: str | None = Field(None, description="an address such as 127.0.0.1:8686")
@@ -164,6 +167,8 @@ class Settings(BaseModel):
         None, ge=1, description="the number of an open file descriptor"
     )
     capture: Capture = Field("auto", description="auto, socket, probe or syscall")
+    sdk: SdkUse = Field("defer", description="defer, both or ignore")
+    tcp_option: TcpOptionUse = Field("auto", description="auto or off")
     call_site: CallSite = Field("client", description="off or client")
     inject: Inject = Field("off", description="auto, always, first or off")
     inject_to: Annotated[tuple[str, ...], _List] = Field(

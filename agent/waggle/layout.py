@@ -100,6 +100,13 @@ class Counter(IntEnum):
     INJECT_ELSEWHERE = 60
     INJECT_UNKNOWN_PEER = 61
     INJECT_BUSY = 62
+    OPTION_SENT = 63
+    OPTION_RECEIVED = 64
+    OPTION_NOT_SENT = 65
+    OPTION_PENDING = 66
+    OPTION_GIVEN_UP = 67
+    OPTION_PEERS_STOPPED = 68
+    OPTION_PROBED = 69
 
 
 class End(IntEnum):
@@ -140,6 +147,7 @@ class Flag(IntEnum):
     TRACE_PENDING = 2048
     UNPROVEN = 4096
     AFTER_RESPONSE = 8192
+    SDK = 16384
 
 
 class GoLimit(IntEnum):
@@ -180,6 +188,8 @@ class Kept(IntEnum):
     UPGRADE = 8
     CALL_SITE = 9
     ROUTE = 10
+    BAGGAGE = 11
+    VOID = 12
 
 
 class Link(IntEnum):
@@ -190,6 +200,10 @@ class Link(IntEnum):
     TURN = 4
     GOROUTINE = 5
     TASK = 6
+    OPTION = 7
+    B3 = 8
+    JAEGER = 9
+    XRAY = 10
 
 
 class LogSource(IntEnum):
@@ -231,6 +245,8 @@ class ProcessMode(IntEnum):
     RULE_TURN = 32
     RULE_TASK = 64
     RULE_GOROUTINE = 128
+    SDK = 256
+    SDK_SERVER = 512
 
 
 class Protocol(IntEnum):
@@ -679,7 +695,7 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    752,
+    784,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),

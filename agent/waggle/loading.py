@@ -16,8 +16,14 @@ from waggle.errors import WaggleError
 
 # What else than the choice of processes decides about the programs. Whoever says any of it,
 # in whatever way, waits until the settings are read.
-_DECIDING = ("--capture", "--config", "--inject", "--logs", "--ring-size", "--sample", "--tail")
-_DECIDING_VARIABLES = ("OTEL_TRACES_SAMPLER", "OTEL_LOGS_EXPORTER", "WAGGLE_")
+_DECIDING = (
+    *("--capture", "--config", "--logs", "--ring-size", "--sample", "--tail"),
+    *("--inject", "--tcp-option", "--baggage"),
+)
+_DECIDING_VARIABLES = (
+    *("OTEL_TRACES_SAMPLER", "OTEL_LOGS_EXPORTER", "OTEL_PROPAGATORS"),
+    "WAGGLE_",
+)
 _WITHOUT_A_RUN = frozenset({"-h", "--help"})
 _WATCHING = ("--port", "--exe", "--name")
 _CHOOSING = ("--pid", *_WATCHING)
@@ -72,6 +78,7 @@ def glance(arguments: Sequence[str], environ: Mapping[str, str]) -> CaptureOptio
     return CaptureOptions(
         trace_all=not any(argument.startswith(_CHOOSING) for argument in arguments),
         watch_processes=any(argument.startswith(_WATCHING) for argument in arguments),
+        tcp_option=True,
     )
 
 

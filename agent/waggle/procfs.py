@@ -37,6 +37,12 @@ ENVIRONMENT_KEPT = frozenset(
         "SPRING_APPLICATION_NAME",
         "DJANGO_SETTINGS_MODULE",
         "FLASK_APP",
+        # Whether an SDK was put into it (sdk.py).
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+        "PYTHONPATH",
+        "NODE_OPTIONS",
+        "JAVA_TOOL_OPTIONS",
     }
 )
 

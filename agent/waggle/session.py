@@ -10,7 +10,6 @@ one attaches probes, which takes longer than that.
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from types import FrameType
 
 from waggle import privileges, start
 from waggle.attach import Attacher, Probe
+from waggle.baggage import BAGGAGE
 from waggle.capture import Capture
 from waggle.config import Settings
 from waggle.discovery import Discovery, Selector
@@ -39,6 +39,8 @@ from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.sampler import make_sampler
 from waggle.sampling import Sampling
+from waggle.saying import say
+from waggle.sdk import SdkPolicy, SdkStage
 from waggle.spans import ResourceTable
 from waggle.summary import AgentCost, Summary, render
 from waggle.watcher import Watcher
@@ -61,6 +63,7 @@ class Session:
         self._capture = capture
         self._launched = launched
         self._stop = threading.Event()
+        BAGGAGE.patterns = settings.baggage
         self._started = time.monotonic()
         self._start_cpu_s = 0.0
         source = ProcFs()
@@ -75,7 +78,10 @@ class Session:
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)
-        self._watcher = Watcher(self._capture, self._discovery, table, attacher, sampling)
+        self._sdk = SdkPolicy(settings.sdk, say, capture)
+        self._watcher = Watcher(
+            self._capture, self._discovery, table, attacher, sampling, self._sdk
+        )
         self._sampler = make_sampler(sampling, capture)
 
     def run(self) -> int:
@@ -83,6 +89,7 @@ class Session:
         if self._launched is not None:
             self._watcher.adopt(self._launched.pid)
         self._watcher.begin()
+        self._begin_tcp_option()
         observing = Observing(self._settings, os.environ, say, self._capture, self._watcher)
         try:
             return self._run(observing)
@@ -111,7 +118,7 @@ class Session:
                 stage for stage in (self._streams, self._call_sites, *logs) if stage is not None
             ],
             meter=observing.meter,
-            sampler=self._sampler,
+            sampler=SdkStage(self._sdk, self._sampler),
             watched=[stage.ring for stage in logs],
             annotators=logs,
         )
@@ -131,6 +138,18 @@ class Session:
             if not self._settings.quiet:
                 say(render(summary), prefix="")
             return self._exit_code(pipeline.complaint)
+
+    def _begin_tcp_option(self) -> None:
+        option = self._capture.tcp_option
+        if option is not None:
+            option.adopt(self._watcher.traced())
+            for space in option.skipped:
+                say(f"TCP option: old connections stay without it; {space}")
+        elif self._capture.tcp_option_refused:
+            say(
+                "no TCP option to agents on other machines, whose traces will begin anew: "
+                f"{self._capture.tcp_option_refused} (--tcp-option off says nothing)"
+            )
 
     def _look(self) -> None:
         """What the run goes on doing to the kernel side; raises when it may not."""
@@ -237,12 +256,6 @@ class Session:
         # Ctrl-C reached the command as well; it may take its time to end.
         code = self._launched.poll()
         return self._launched.wait() if code is None else code
-
-
-def say(text: str, prefix: str = "waggle: ") -> None:
-    """One message for the user, on stderr; stdout belongs to the traces."""
-    with suppress(OSError):
-        print(prefix + text, file=sys.stderr, flush=True)
 
 
 def tell_ready(descriptor: int) -> None:

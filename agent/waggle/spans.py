@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
+from waggle.baggage import BAGGAGE
 from waggle.callsites import SITES
 from waggle.columns import Positions, Slices, gather_bytes
 from waggle.sampling import threshold_text
+from waggle.tracestate_limits import MOST_MEMBERS, within_limits
 
 AttributeValue = str | int | bool | float | list[str]
 Attributes = dict[str, AttributeValue]
@@ -275,10 +277,31 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.TURN: "turn",
     layout.Link.GOROUTINE: "goroutine",
     layout.Link.TASK: "task",
+    layout.Link.OPTION: "option",
+    layout.Link.B3: "b3",
+    layout.Link.JAEGER: "jaeger",
+    layout.Link.XRAY: "xray",
 }
+# Evidence whose parent is no span of this machine's: the request entered here.
+ENTRY_LINKS = (
+    layout.Link.NONE,
+    layout.Link.TRACEPARENT,
+    layout.Link.OPTION,
+    layout.Link.B3,
+    layout.Link.JAEGER,
+    layout.Link.XRAY,
+)
+
+# What is kept of one value of HTTP/1 (HTTP1_KEPT_MAX in bpf/http1.h): longer ones are cut there.
+_LONGEST_TRACESTATE = 1023
 
 # Header fields that may come more than once and then mean one list (RFC 9110, 5.3).
-_LISTS = (layout.Kept.X_FORWARDED_FOR, layout.Kept.FORWARDED, layout.Kept.TRACESTATE)
+_LISTS = (
+    layout.Kept.X_FORWARDED_FOR,
+    layout.Kept.FORWARDED,
+    layout.Kept.TRACESTATE,
+    layout.Kept.BAGGAGE,
+)
 
 
 def decode_span(batch: SpanBatch, i: int) -> Span:
@@ -295,6 +318,7 @@ def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:
     decoded = _decoded(exchange)
     parent_id = facts.parent_id if any(facts.parent_id) else b""
     _add_call_site(decoded.attributes, exchange)
+    _add_baggage(decoded.attributes, exchange)
     _add_waggle_attributes(decoded.attributes, facts, parent_id)
     return Span(
         trace_id=facts.trace_id,
@@ -357,10 +381,7 @@ def address_text(address: bytes) -> str | None:
 
 
 class PlainText:
-    """A varying field that is shown as it is.
-
-    tracestate: it goes through unchanged, and vendors put an id of each request into it.
-    """
+    """A varying field that is shown as it is."""
 
     def plain(self, values: Slices) -> Positions:
         text = gather_bytes(values.buffer, values.starts, values.lengths)
@@ -375,8 +396,24 @@ class PlainText:
         return text
 
 
+class TraceStateText(PlainText):
+    """The same while it is within the limits of a tracestate, which is what it nearly always is."""
+
+    def plain(self, values: Slices) -> Positions:
+        shown = super().plain(values)
+        commas = gather_bytes(values.buffer, values.starts, values.lengths) == ord(",")
+        ends = np.cumsum(values.lengths)
+        counts = np.concatenate(([0], np.cumsum(commas)))
+        many = counts[ends] - counts[ends - values.lengths] >= MOST_MEMBERS
+        return np.where(many | (values.lengths >= _LONGEST_TRACESTATE), -1, shown)
+
+    def read(self, value: bytes) -> tuple[int, int, int] | None:
+        fits = within_limits(value, _LONGEST_TRACESTATE) == value
+        return super().read(value) if fits else None
+
+
 _COMMON_VARYING: Mapping[int, VaryingField] = {
-    layout.Kept.TRACESTATE: PlainText(),
+    layout.Kept.TRACESTATE: TraceStateText(),
     OWN_TEXT: PlainText(),
 }
 
@@ -427,6 +464,12 @@ def _decoded(exchange: Exchange) -> Decoded:
     return Decoded(name=f"protocol {exchange.facts.protocol}", kind=KIND_INTERNAL, attributes={})
 
 
+def _add_baggage(attributes: Attributes, exchange: Exchange) -> None:
+    raw = exchange.kept.get(layout.Kept.BAGGAGE)
+    if raw:
+        attributes.update(BAGGAGE.attributes(raw.decode("utf-8", "replace")))
+
+
 def _add_call_site(attributes: Attributes, exchange: Exchange) -> None:
     """The line of code that made the call, where it is known.
 
@@ -464,6 +507,9 @@ def tail_reason(sampling: int) -> int:
 def _trace_state(exchange: Exchange) -> str:
     """The request's tracestate; with the threshold it passed, where a sampler has decided."""
     facts, text = exchange.facts, exchange.text(layout.Kept.TRACESTATE)
+    if len(text) >= _LONGEST_TRACESTATE or text.count(",") >= MOST_MEMBERS:
+        raw = text.encode("utf-8", "replace")
+        text = within_limits(raw, _LONGEST_TRACESTATE).decode("utf-8", "replace")
     if not facts.sampling:
         return text
     if not facts.flags & layout.Flag.HAD_TRACEPARENT:

@@ -19,9 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle.columns import Positions
-from waggle.layout import End, Flag, Link, Protocol, Role
+from waggle.layout import End, Flag, Protocol, Role
 from waggle.sampling import Tail
-from waggle.spans import SAMPLING_SHIFT, TAIL_REASONS, Records, decoder_of, read_exchange
+from waggle.spans import (
+    ENTRY_LINKS,
+    SAMPLING_SHIFT,
+    TAIL_REASONS,
+    Records,
+    decoder_of,
+    read_exchange,
+)
 
 _NS = 1_000_000_000
 _KEPT_MOST = 65_536  # traces that are known to be kept
@@ -270,7 +277,7 @@ class Routes:
     def slow(self, records: Records, rows: Positions, durations: U64) -> Index:
         """Which of the rows took longer than 95 of 100 of their route's before them."""
         link = records["link"][rows]
-        entry = (link == Link.NONE) | (link == Link.TRACEPARENT)
+        entry = np.isin(link, ENTRY_LINKS)
         parents = np.ascontiguousarray(records["parent_id"][rows]).view(np.uint64).reshape(-1)
         entry &= (records["role"][rows] == Role.SERVER) | (parents == 0)
         which: Index = entry.nonzero()[0]

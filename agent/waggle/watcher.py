@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from waggle.discovery import Decision, Discovery
 from waggle.processes import Known, ProcessTable
 from waggle.ring import RingPoller
 from waggle.sampling import Sampling
+from waggle.sdk import SdkPolicy
 from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
@@ -39,6 +40,7 @@ class Watcher:
     processes: ProcessTable
     attacher: Attacher | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    sdk: SdkPolicy | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _traced: set[int] = field(default_factory=set)
     _ended: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -67,6 +69,11 @@ class Watcher:
             if selector.pids and not (selector.ports or selector.exes or selector.names):
                 self._named = frozenset(self._traced)
         self._attach()
+
+    def traced(self) -> frozenset[int]:
+        """The processes that are traced now."""
+        with self._lock:
+            return frozenset(self._traced)
 
     def tracing(self) -> str:
         """What is traced, for the user."""
@@ -145,6 +152,8 @@ class Watcher:
 
     def _end(self, tgid: int) -> None:
         """A process has ended; what it did before is still wanted."""
+        if self.sdk is not None:
+            self.sdk.forget(tgid)
         if tgid in self._traced:
             self._traced.discard(tgid)
             self._ended[tgid] = None
@@ -190,7 +199,15 @@ class Watcher:
             row = self.processes.row(decision.tgid, decision.start_ns)
         return self.sampling.rules_for(self.processes.service(row))
 
+    def _with_sdk(self, decision: Decision) -> Decision:
+        """The same, minding that the process may export spans itself."""
+        if self.sdk is None or not decision.traced:
+            return decision
+        bits = self.sdk.bits_for(decision.tgid, decision.facts)
+        return replace(decision, mode=decision.mode | bits) if bits else decision
+
     def _apply(self, decision: Decision) -> None:
+        decision = self._with_sdk(decision)
         self.capture.decide(decision, self._rules_for(decision))
         if self.attacher is not None:
             self._considered.append(decision)

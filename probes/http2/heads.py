@@ -8,6 +8,7 @@ from waggle.layout import Flag, Kept, Method
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.blocks import Decoded, Field, Literal
 from waggle.probes.http2.kept import Stream, StreamKept, kept_field
+from waggle.tracestate_limits import within_limits
 
 _METHODS = {m.name.encode(): int(m) for m in Method if m != Method.OTHER}
 TIMEOUT = b"grpc-timeout"
@@ -182,7 +183,10 @@ def _request(fields: dict[bytes, bytes]) -> tuple[int, bytes, bytes]:
         parts.append(kept_field(StreamKept.SCHEME, scheme[:_LONGEST]))
     for known, tag in _SAME_AS_HTTP1.items():
         if known in fields:
-            parts.append(kept_field(tag, fields[known][:_LONGEST]))
+            value = fields[known]
+            if tag == Kept.TRACESTATE:
+                value = within_limits(value, _LONGEST)
+            parts.append(kept_field(tag, value[:_LONGEST]))
     return method, target, b"".join(parts)
 
 

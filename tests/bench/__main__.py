@@ -16,6 +16,7 @@ from . import (
     inject_cost,
     measure,
     metrics_cost,
+    option_cost,
     programs_cost,
     python_cost,
     report,
@@ -89,6 +90,10 @@ def _inject(chosen: argparse.Namespace) -> Sequence[Table]:
     return [inject_cost.bench(chosen.seconds or 3, chosen.rounds or 5)]
 
 
+def _option(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [option_cost.bench(chosen.rounds or 5)]
+
+
 BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
@@ -103,6 +108,7 @@ BENCHES: dict[str, Bench] = {
     "exporter": _exporter,
     "sampling": _sampling,
     "inject": _inject,
+    "option": _option,
 }
 
 

@@ -261,6 +261,35 @@ def parse_traceparent(value: bytes, behind: bytes = b"0") -> TraceContext | None
     return TraceContext(*ids, context["flags"])
 
 
+@dataclass(frozen=True)
+class Incoming:
+    """A valid context of another format. sampled: None where whoever called did not say."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool | None
+    link: int
+
+
+def parse_format(kind: str, *fields: bytes) -> Incoming | None:
+    """What a request with these header lines says in one format: read_format in parsers.c."""
+    head = parse_struct(b"GET / HTTP/1.1\r\n" + b"\r\n".join((*fields, b"", b"")), request=True)
+    assert head["verdict"] == COMPLETE
+    context = Struct("trace_context")
+    valid = _LIB.read_format(
+        ctypes.c_void_p(head.address), ord(kind), ctypes.c_void_p(context.address)
+    )
+    context.check_canaries()
+    head.check_canaries()
+    assert bool(valid) == bool(context["valid"])
+    if not valid:
+        return None
+    assert context["flags"] in (0, 1)
+    sampled = None if context["undecided"] else bool(context["flags"])
+    ids = context.read("trace_id").hex(), context.read("span_id").hex()
+    return Incoming(*ids, sampled, context["link"])
+
+
 TRACESTATE_LOOKED_AT = _CONSTANTS["TRACESTATE_LOOKED_AT"]
 
 

@@ -8,6 +8,7 @@
 #include "../../../bpf/http1_body.h"
 #include "../../../bpf/http2_seek.h"
 #include "../../../bpf/traceparent_text.h"
+#include "../../../bpf/propagators.h"
 #include "../../../bpf/tracestate.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -70,6 +71,8 @@ const struct member members[] = {
 	MEMBER(trace_context, span_id),
 	MEMBER(trace_context, flags),
 	MEMBER(trace_context, valid),
+	MEMBER(trace_context, link),
+	MEMBER(trace_context, undecided),
 	MEMBER(trace_context, sampling),
 	MEMBER(trace_context, random),
 	WHOLE(http2_talk),
@@ -159,6 +162,23 @@ int traceparent(const u8 *text, u32 length, struct trace_context *context)
 void tracestate(const struct http1_head *head, struct trace_context *context)
 {
 	read_tracestate(head, context);
+}
+
+/* The context of a parsed head in one format: 'b' for B3 in one header, 'm' in several, 'j', 'x'. */
+int read_format(const struct http1_head *head, u8 format, struct trace_context *context)
+{
+	struct hex_walk walk;
+
+	switch (format) {
+	case 'b':
+		return read_b3_single(head, context, &walk);
+	case 'm':
+		return read_b3_multi(head, context, &walk);
+	case 'j':
+		return read_jaeger(head, context, &walk);
+	default:
+		return read_xray(head, context, &walk);
+	}
 }
 
 u32 block_sender(const u8 *block, u32 length)

@@ -64,19 +64,24 @@ INLINE u64 request_of_conn(const struct waggle_go *go, u64 conn)
 
 /* The context of a request was made from `above`, which is that of the connection that
  * goroutine `goid` reads: is it that of the request which is being served now? */
-OUT_OF_LINE int serving_request(const struct waggle_go *go, u64 goid, u64 above, u64 context,
-			   struct go_request *request)
+PROVEN_ONCE int serving_request(u64 goid, u64 above, u64 context, struct go_request *request)
 {
-	struct goroutine *goroutine = goroutine_of(go, goid);
+	struct waggle_go *go = go_of(bpf_get_current_pid_tgid() >> 32);
+	struct goroutine *goroutine = go ? goroutine_of(go, goid) : 0;
 	u64 served;
 
-	if (!goroutine || goroutine->state != GO_SERVES || goroutine->pipelined ||
+	if (!goroutine || !request || goroutine->state != GO_SERVES || goroutine->pipelined ||
 	    !goroutine->serves || context_of_conn(go, goroutine->serves) != above)
 		return 0;
 	served = request_of_conn(go, goroutine->serves);
 	if (!served || word_at(served + go->request_ctx + GO_INTERFACE_DATA) != context)
 		return 0;
 	return works_on(goroutine, goid, request) == GO_ON_OPEN;
+}
+
+PROVEN_ONCE int stream_is_open(struct go_request *request)
+{
+	return request ? refresh_request(request) : 0;
 }
 
 struct context_walk {
@@ -98,11 +103,10 @@ static long context_step(u32 index, void *context)
 	if (!walk->at)
 		return 1;
 	if (known && known->goid) {
-		walk->found = serving_request(walk->go, known->goid, walk->at, walk->below,
-					      walk->request);
+		walk->found = serving_request(known->goid, walk->at, walk->below, walk->request);
 	} else if (known) {
 		walk->request->owner = known->owner;
-		walk->found = refresh_request(walk->request);
+		walk->found = stream_is_open(walk->request);
 	}
 	if (walk->found)
 		return 1;

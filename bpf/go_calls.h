@@ -88,14 +88,15 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 			   struct connection *connection)
 {
 	goroutine->pipelined |= open_requests(connection) != 0;
+	/* Even if that is introduced only now (go_serve_http): before it answers. */
+	if (go->request_pattern)
+		connection->flags |= CONNECTION_ROUTED;
 	if (!goroutine->serves) {
 		go->strangers++;
 		return;
 	}
 	if (!goroutine->context)
 		keep_conn_context(go, goroutine, goid);
-	if (go->request_pattern)
-		connection->flags |= CONNECTION_ROUTED;
 }
 
 /* A request of HTTP/1 has been read: its goroutine serves it. */

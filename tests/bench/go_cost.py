@@ -20,6 +20,7 @@ WITHOUT, AGENT, SDK = "without", "--quiet", "otelhttp, otelgrpc"
 ARMS = (WITHOUT, AGENT, SDK)
 PATHS = ("none", "both")
 CONNECTIONS = 64
+WARM_S = 5.0  # what a program is spared is taken away within this time (probes/go/sparing.py)
 GO_BIN = BUILD / "bin" / "bench-gosdk"
 
 
@@ -34,7 +35,7 @@ def bench(seconds: float, rounds: int) -> Table:
             for arm in (*ARMS[first:], *ARMS[:first]):
                 for path in PATHS:
                     with _service(arm, other, receiver.base_url) as service:
-                        full_load(f"{service.base_url}/{path}", CONNECTIONS, max(1, seconds / 4))
+                        full_load(f"{service.base_url}/{path}", CONNECTIONS, WARM_S)
                         cpu = measure.cpu_s(service.pid)
                         load = full_load(f"{service.base_url}/{path}", CONNECTIONS, seconds)
                         used = measure.cpu_s(service.pid) - cpu

@@ -33,6 +33,7 @@ CALLS: Mapping[str, int | None] = {
 }
 CLIENTS = (
     *("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c", "grpc", "stream"),
+    "connect",
 )
 # Asked by gRPC, or HTTP/2 without TLS: the handlers are those of net/http.
 MULTIPLEXED = ("grpc", "h2c")

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.peers.go_table", description=__doc__)
     parser.add_argument("--framework", action="append", choices=[*FRAMEWORKS, *MULTIPLEXED])
     parser.add_argument("--version", action="append", choices=OLD, help="of Go, other than ours")
+    parser.add_argument("--way", action="append", choices=list(GO_WAYS), help="to build it")
     parser.add_argument("--write", action="store_true", help="write docs/go.md")
     chosen = parser.parse_args(arguments)
     ensure_go_matrix()
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for concurrency in CONCURRENCIES:
             is_fine &= _play(cells_of(framework, concurrency), COUNTS[concurrency])
     for version in chosen.version or ():
-        for way in GO_WAYS:
+        for way in chosen.way or GO_WAYS:
             if (version, way) not in REFUSED:
                 is_fine &= _play_old(version, way)
     if chosen.write:

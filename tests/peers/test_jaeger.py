@@ -46,7 +46,7 @@ def test_jaeger_holds_each_trace_and_who_calls_whom(protocol: str, tmp_path: Pat
     assert (ended.code, ended.losses) == (0, ["nothing"])
     assert services == {"nginx", "flask_app", "stock"}
     assert operations["nginx"] == operations["flask_app"] == {("GET", "server"), ("GET", "client")}
-    assert operations["stock"] == {("GET", "server")}
+    assert operations["stock"] == {("GET /n/{n}", "server")}  # by Go's ServeMux
     assert len(traces) == COUNT
     for trace in traces:
         names = {key: value["serviceName"] for key, value in trace["processes"].items()}

@@ -370,13 +370,17 @@ def test_attributes_tell_the_exchange(seen: Round) -> None:
     """Name, status and URL are those of the request, on both sides, and it is no error."""
     host = seen.base_url.removeprefix("http://")
     for _, n, client, server in seen.each():
+        # What routed the request says so, where it can be asked.
+        route = server.attributes.get("http.route")
+        assert server.name == (f"GET {route}" if route else "GET")
+        assert client.name == "GET"
         for span in (client, server):
-            assert span.name == "GET"
             assert not span.is_error
             assert span.attributes["http.request.method"] == "GET"
             assert span.attributes["http.response.status_code"] == 200
             assert span.attributes["network.protocol.version"] in ("1.0", "1.1")
         assert server.attributes["url.path"] == f"/n/{n}"
+        assert route in (None, "/n/{n}")
         assert server.attributes["url.scheme"] == "http"
         assert "url.query" not in server.attributes
         assert client.attributes["url.full"] == f"http://{host}/n/{n}"

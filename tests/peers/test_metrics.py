@@ -123,6 +123,7 @@ def test_the_collector_gets_what_was_served(
         for point in kind.data_points:
             assert values_of(point.attributes) == {
                 "http.request.method": "GET",
+                "http.route": "/n/{n}",
                 "http.response.status_code": 200,
                 "network.protocol.version": "1.1",
                 "url.scheme": "http",

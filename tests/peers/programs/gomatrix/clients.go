@@ -53,6 +53,7 @@ func newClients(base *url.URL) clients {
 		"raw":     c.raw(),
 		"grpc":    c.unary(),
 		"stream":  c.streaming(),
+		"connect": c.connected(),
 	}
 	return c
 }

@@ -695,7 +695,7 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    784,
+    792,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),

@@ -107,6 +107,7 @@ class Counter(IntEnum):
     OPTION_GIVEN_UP = 67
     OPTION_PEERS_STOPPED = 68
     OPTION_PROBED = 69
+    OPTION_OLD_REFUSED = 70
 
 
 class End(IntEnum):

@@ -171,14 +171,20 @@ INLINE int stays_here(const struct waggle_facts *facts)
 }
 
 /* For another machine: what the segment shall bear that begins at `position` (tcp_option.h). */
-INLINE void offer_option(struct connection *connection, u32 position,
+INLINE void offer_option(struct connection *connection, u64 now, u32 position,
 			 const struct waggle_facts *facts)
 {
 	struct offered_option *option = &connection->option;
 
 	if (!tcp_option_on || connection->family == AF_UNIX || stays_here(facts))
 		return;
+	/* Of several requests in one call only the first can begin a segment. */
+	if (option->call_ns == now && option->state == OPTION_OFFERED) {
+		count(WAGGLE_COUNT_OPTION_NOT_SENT);
+		return;
+	}
 	option->state = OPTION_NONE;
+	option->call_ns = now;
 	if (facts->flags & WAGGLE_FLAG_TRACE_PENDING) {
 		count(WAGGLE_COUNT_OPTION_PENDING);
 		return;

@@ -208,7 +208,7 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	if (http2->open)
 		__builtin_memset(&connection->turn_owner, 0, sizeof(connection->turn_owner));
 	if (may_tell(facts)) {
-		offer_option(connection, feed->stream->head_at, facts);
+		offer_option(connection, feed->scratch->state.now, feed->stream->head_at, facts);
 		leave_handoff(connection, feed->sock, feed->scratch->state.now,
 			      feed->stream->head_at, facts);
 	}

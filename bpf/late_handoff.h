@@ -82,7 +82,7 @@ INLINE void hand_over(struct connection *connection, u64 sock, u64 now, u32 posi
 	/* Where the request was read already, the positions may be those of the next. */
 	if (hand_over_late(connection, sock, now, position, facts))
 		return;
-	offer_option(connection, position, facts);
+	offer_option(connection, now, position, facts);
 	leave_handoff(connection, sock, now, position, facts);
 	hand_over_late(connection, sock, now, position, facts);
 }

@@ -96,6 +96,7 @@ struct offered_option {
 	u8 sampled;
 	u8 reserved;
 	u8 ids[OPTION_IDS]; /* trace id, span id */
+	u64 call_ns; /* when the call began that sends the request */
 };
 
 /* One socket of a process we look at. */

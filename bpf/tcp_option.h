@@ -47,8 +47,6 @@ struct option_peer {
 	u32 resets;
 };
 
-enum option_inode { OPTION_INODE_TRACED = 1, OPTION_INODE_PROBE = 2 };
-
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, ON_DEMAND);
@@ -58,7 +56,9 @@ struct {
 
 /* Beyond the bound the peer that was used longest ago is forgotten, and proven again. */
 MAP(option_peers, BPF_MAP_TYPE_LRU_HASH, 4096, struct option_address, struct option_peer, 0);
-/* Sockets that are older than the agent, of processes that it traces: by user space. */
+/* By user space: sockets that are older than the agent, of processes that it traces; and for
+ * its trial the sender's, and OPTION_TRIAL_PORT with the receiver's port. */
+#define OPTION_TRIAL_PORT (1ULL << 63)
 MAP(option_inodes, BPF_MAP_TYPE_HASH, 16384, u64, u32, ON_DEMAND);
 
 INLINE struct option_socket *option_socket_of(struct bpf_sock_ops *ops, u64 flags)
@@ -112,6 +112,23 @@ INLINE void add_callbacks(struct bpf_sock_ops *ops, int flags)
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | flags);
 }
 
+/* The agent's own connection, by which it tries what it is about to do to others. */
+INLINE void option_trial(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+	u64 inode = tcp ? inode_of((struct sock *)tcp) : 0;
+	struct option_socket *socket;
+
+	if (!inode || !bpf_map_lookup_elem(&option_inodes, &inode))
+		return;
+	socket = option_socket_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
+		return;
+	socket->probe = 1;
+	add_callbacks(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+}
+
 /* A process connects, in its own time: is it one that we trace? */
 INLINE void option_connect(struct bpf_sock_ops *ops)
 {
@@ -120,6 +137,8 @@ INLINE void option_connect(struct bpf_sock_ops *ops)
 	struct option_socket *socket;
 	struct option_peer *peer;
 
+	if ((u32)task->tgid == agent_tgid)
+		option_trial(ops);
 	if (!traced_mode_of(task->tgid))
 		return;
 	option_peer_address(ops, &address);
@@ -138,10 +157,11 @@ INLINE void option_connect(struct bpf_sock_ops *ops)
  * Nobody from elsewhere shall tell us what our requests are part of. */
 INLINE void option_accept(struct bpf_sock_ops *ops)
 {
+	u64 trial = OPTION_TRIAL_PORT | ops->local_port;
 	struct option_address address;
 
 	option_peer_address(ops, &address);
-	if (is_private(&address))
+	if (is_private(&address) || bpf_map_lookup_elem(&option_inodes, &trial))
 		add_callbacks(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG);
 }
 
@@ -395,23 +415,21 @@ int tcp_option_old(struct bpf_iter__tcp *context)
 	struct option_socket *socket;
 	struct tcp_sock *tcp;
 	u64 inode;
-	u32 *why;
 	int flags;
 
 	tcp = common ? bpf_skc_to_tcp_sock(common) : 0;
 	if (!tcp || ((struct sock *)tcp)->__sk_common.skc_state != TCP_ESTABLISHED)
 		return 0;
 	inode = inode_of((struct sock *)tcp);
-	why = bpf_map_lookup_elem(&option_inodes, &inode);
-	if (!why)
+	if (!bpf_map_lookup_elem(&option_inodes, &inode))
 		return 0;
 	socket = bpf_sk_storage_get(&option_sockets, tcp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
 		return 0;
-	socket->probe = *why == OPTION_INODE_PROBE;
 	flags = tcp->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG |
 		BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG;
-	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
+	if (bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags)))
+		count(WAGGLE_COUNT_OPTION_OLD_REFUSED);
 	return 0;
 }
 

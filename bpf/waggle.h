@@ -686,7 +686,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_OPTION_GIVEN_UP = 67, /* segments that nobody answered while they bore it */
 	WAGGLE_COUNT_OPTION_PEERS_STOPPED = 68, /* who did not answer it: left alone from then on */
 	WAGGLE_COUNT_OPTION_PROBED = 69, /* empty ones, which the agent sends itself at its start */
-	WAGGLE_COUNTERS = 70,
+	WAGGLE_COUNT_OPTION_OLD_REFUSED = 70, /* old connections that this kernel lets no one change */
+	WAGGLE_COUNTERS = 71,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

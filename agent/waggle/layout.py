@@ -107,6 +107,7 @@ class Counter(IntEnum):
     OPTION_GIVEN_UP = 67
     OPTION_PEERS_STOPPED = 68
     OPTION_PROBED = 69
+    OPTION_OLD_REFUSED = 70
 
 
 class End(IntEnum):
@@ -695,7 +696,7 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    784,
+    792,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),

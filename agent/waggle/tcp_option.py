@@ -27,7 +27,7 @@ PROGRAMS = ("tcp_option", "tcp_option_old")
 MAPS = ("option_sockets", "option_peers", "option_inodes")
 MOST_SOCKETS = 16384  # of the map option_inodes: old connections beyond that stay without
 
-_TRACED, _PROBE = 1, 2  # enum option_inode
+_TRIAL_PORT = 1 << 63  # OPTION_TRIAL_PORT in bpf/tcp_option.h
 _PATIENCE_S = 2.0
 # More than a segment of loopback, and not a multiple of one: a segment without room for the
 # option would never leave.
@@ -65,24 +65,27 @@ class TcpOption:
 
     def adopt(self, tgids: Iterable[int]) -> None:
         """Old connections of these processes take part, in each of their network namespaces."""
+        before = self._refused()
         spaces: dict[int, int] = {}  # inode of the namespace -> a process in it
         for tgid in tgids:
             try:
                 spaces.setdefault(os.stat(f"/proc/{tgid}/ns/net").st_ino, tgid)  # noqa: PTH116
             except OSError:
                 continue  # it has ended
-            self._mark(sockets_of(tgid), _TRACED)
+            self._mark(sockets_of(tgid))
         own = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116
         for space, tgid in spaces.items():
             if space == own:
                 self._old.read_iterator()
             else:
                 self._look_inside(tgid)
+        if refused := self._refused() - before:
+            self.skipped.append(f"this kernel changes no socket that is there ({refused} of them)")
 
-    def _mark(self, inodes: Iterable[int], why: int) -> None:
+    def _mark(self, inodes: Iterable[int]) -> None:
         for inode in inodes:
             try:
-                self._inodes.update(inode.to_bytes(8, "little"), why.to_bytes(4, "little"))
+                self._inodes.update(inode.to_bytes(8, "little"), b"\1\0\0\0")
             except WaggleError:
                 return  # the map is full
 
@@ -106,22 +109,42 @@ class TcpOption:
         """Does it arrive, and all that it is put before? Raises OptionError when not."""
         before = self._probed()
         with ExitStack() as stack:
-            sender, receiver = _pair(stack)
-            ends = [os.fstat(end.fileno()).st_ino for end in (sender, receiver)]
-            self._mark(ends, _PROBE)
-            self._old.read_iterator()
-            for inode in ends:
-                self._inodes.delete(inode.to_bytes(8, "little"))
+            sender, receiver = self._connected(stack)
             arrived = _carry(sender, receiver)
         if arrived != _PROBE_BYTES:
             raise OptionError(f"{arrived} of {_PROBE_BYTES} bytes arrived behind it on loopback")
         if self._probed() == before:
             raise OptionError("it was not found in what arrived on loopback")
 
+    def _connected(self, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+        """Two ends of a connection on loopback, of which the kernel knows that it is our trial."""
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            sender = stack.enter_context(socket.socket())
+            sender.settimeout(_PATIENCE_S)
+            inode = os.fstat(sender.fileno()).st_ino
+            marks = [inode, _TRIAL_PORT | server.getsockname()[1]]
+            self._mark(marks)
+            try:
+                sender.connect(server.getsockname())
+                receiver, _ = server.accept()
+            finally:
+                for mark in marks:
+                    self._inodes.delete(mark.to_bytes(8, "little"))
+        stack.enter_context(receiver)
+        receiver.settimeout(_PATIENCE_S)
+        return sender, receiver
+
     def _probed(self) -> int:
         from waggle.layout import Counter
 
         return int(self._counters.sum_over_cpus()[Counter.OPTION_PROBED])
+
+    def _refused(self) -> int:
+        from waggle.layout import Counter
+
+        return int(self._counters.sum_over_cpus()[Counter.OPTION_OLD_REFUSED])
 
 
 def cgroup_root(mounts: str | None = None) -> str:
@@ -166,18 +189,6 @@ def _enter_network_of(tgid: int) -> None:
             raise OSError(code, f"cannot enter its network namespace: {os.strerror(code)}")
     finally:
         os.close(descriptor)
-
-
-def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a connection on loopback."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sender = stack.enter_context(socket.create_connection(server.getsockname(), _PATIENCE_S))
-        receiver, _ = server.accept()
-    stack.enter_context(receiver)
-    receiver.settimeout(_PATIENCE_S)
-    return sender, receiver
 
 
 def _carry(sender: socket.socket, receiver: socket.socket) -> int:

@@ -22,6 +22,7 @@ from kernel.capturing import (
     request,
     response,
 )
+from kernel.streams import StreamRecording, Talk
 from kernel.support import HERE, unavailable
 from kernel.test_handoff import inside, run
 from waggle import tcp_option
@@ -233,6 +234,38 @@ def test_not_sampled(captures: Captures) -> None:
         expect_joined(pairs)
         for number, (_, server) in pairs.items():
             assert bool(server.facts.flags & Flag.UNSAMPLED) == (number == 0)
+
+
+def test_streams(captures: Captures) -> None:
+    """Streams of HTTP/2 are joined where their HEADERS begin a segment; of those that were written
+    together the first is, and the others begin traces of their own."""
+    with link():
+        sent, served = StreamRecording(captures.client), StreamRecording(captures.server)
+        client = sent.actor(prefix=inside(CLIENT))
+        server = served.actor(prefix=inside(SERVER))
+        try:
+            server.listening = ("AF_INET", server.listen("AF_INET", [THERE_4, 0]))
+            talk = Talk(open_connection(server, client, sent), sent)
+            talk.begin()
+            for group in ([1], [3], [5, 7, 9]):
+                for stream in group:
+                    talk.request(stream, f"/n/{stream}")
+                talk.flush()
+                for stream in group:
+                    talk.answer(stream)
+                talk.flush()
+            asked = {one.stream: one for one in sent.streams(5)}
+            answered = {one.stream: one for one in served.streams(5)}
+        finally:
+            sent.dismiss()
+            served.dismiss()
+    assert sorted(asked) == sorted(answered) == [1, 3, 5, 7, 9]
+    for stream in (1, 3, 5):
+        assert answered[stream].link == Link.OPTION
+        assert answered[stream].ids("parent_id") == asked[stream].ids("span_id")
+    for stream in (7, 9):
+        assert answered[stream].link == Link.NONE
+        assert answered[stream].ids("parent_id") == "0" * 16
 
 
 def test_hand_off_comes_first(captures: Captures) -> None:

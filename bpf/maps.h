@@ -60,6 +60,7 @@ enum connection_flag {
 	CONNECTION_ROUTED = 2048, /* whoever answers can be asked for the route */
 	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
 	CONNECTION_UNSURE = 32768, /* where the next request begins is likely but not proven */
+	CONNECTION_PROVES = 4096, /* among its process's `unanswered` */
 };
 
 /* A request that something may be a child of. */
@@ -224,7 +225,7 @@ struct handoff_set {
 struct thread {
 	u64 sock;      /* rule `thread`: the connection whose request it read */
 	u32 open;      /* connections with an open request read by this thread */
-	u32 reserved;
+	u32 bounded;   /* ends of its turns are told (node_probes.h) */
 	struct owner turn; /* rule `turn`: what it read last */
 	u64 turn_switches; /* its voluntary context switches at that time */
 	struct owner read; /* rule `task`: the request read last, */

@@ -64,15 +64,26 @@ INLINE u64 voluntary_switches(void)
 	return BPF_CORE_READ(task, nvcsw);
 }
 
-/* The thread has read something that belongs to `owner` (or to nobody). */
-INLINE void turn_begin(u32 tid, const struct owner *owner)
+/* The thread has read something that belongs to `owner` (or to nobody). Where that needs
+ * proof it says nothing before it is known that ends of turns are told. */
+INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 {
 	struct thread *slot = thread_slot(tid);
 
-	if (!slot)
+	if (!slot || (needs_proof && !slot->bounded))
 		return;
 	slot->turn = *owner;
 	slot->turn_switches = voluntary_switches();
+}
+
+/* What the current thread has read now is of a protocol that we do not know. */
+INLINE void nobodys_turn(void)
+{
+	u32 tid = (u32)bpf_get_current_pid_tgid();
+	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
+
+	if (slot)
+		slot->turn.sock = 0;
 }
 
 /* Whose turn it is on this thread; `owner->sock` is 0 when nobody's. */

@@ -107,6 +107,7 @@ class Counter(IntEnum):
     OPTION_GIVEN_UP = 67
     OPTION_PEERS_STOPPED = 68
     OPTION_PROBED = 69
+    TURN_CALLS = 70
 
 
 class End(IntEnum):
@@ -130,6 +131,10 @@ class EvidenceKind(IntEnum):
     PART = 4
     OVER = 5
     LOG = 6
+    TURN_CALL = 7
+    TURN_ANSWER = 8
+    TURN_REFUTED = 9
+    TURN_GONE = 10
 
 
 class Flag(IntEnum):
@@ -247,6 +252,7 @@ class ProcessMode(IntEnum):
     RULE_GOROUTINE = 128
     SDK = 256
     SDK_SERVER = 512
+    PROVE_TURN = 1024
 
 
 class Protocol(IntEnum):
@@ -447,7 +453,7 @@ HTTP2 = _dtype(
 )
 
 PROCESS = _dtype(
-    40,
+    48,
     [
         ("start_ns", "<u8", 0),
         ("mode", "<u4", 8),
@@ -457,7 +463,9 @@ PROCESS = _dtype(
         ("turn_agrees", "<u4", 24),
         ("turn_contradicts", "<u4", 28),
         ("sample_rules", "<u4", 32),
-        ("reserved", "<u4", 36),
+        ("unanswered", "<u4", 36),
+        ("turn_calls", "<u4", 40),
+        ("reserved", "<u4", 44),
     ],
 )
 

@@ -32,6 +32,7 @@ from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.go.attach import GoProbe
 from waggle.probes.http2.resolve import Resolver
+from waggle.probes.node.attach import NodeProbe
 from waggle.probes.python.attach import PythonProbe
 from waggle.probes.python.call_sites import call_sites
 from waggle.probes.python.code_attach import CodeProbe
@@ -74,7 +75,9 @@ class Session:
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
-        probes: list[Probe] = [PythonProbe(capture.bpf), GoProbe(capture.bpf, say)]
+        probes: list[Probe] = [
+            *(PythonProbe(capture.bpf), GoProbe(capture.bpf, say), NodeProbe(capture.bpf)),
+        ]
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)

@@ -44,6 +44,18 @@ def test_a_turn_is_proven_or_nobodys(concurrency: int) -> None:
     assert ended.losses == ["nothing"]
 
 
+def test_a_rule_that_was_trusted_is_refuted() -> None:
+    """A process that answers one request after the other for long, and then many at once through a
+    queue: calls that were claimed for others when that began have no parent, and none later."""
+    cells = [("node", "mixed", "queue"), ("node", "two", "queue"), ("node", "one", "queue")]
+    played, ended = play(cells, 32, COUNT, alone=COUNT // 2)
+    for one in played:
+        print(one)
+    assert not [str(one) for one in played if one.wrong]
+    assert not [str(one) for one in played if one.result.share < 0.4]
+    assert "answers one request while it works on another" in ended.stderr
+
+
 def test_a_queue_is_said() -> None:
     """A process that refutes the rule is named, with what became of its calls."""
     _, ended = play([("node", "mixed", "queue")], 32, COUNT)

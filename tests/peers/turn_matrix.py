@@ -61,9 +61,10 @@ class Played:
 
 
 def play(
-    cells: Sequence[tuple[str, str, str]], concurrency: int, count: int
+    cells: Sequence[tuple[str, str, str]], concurrency: int, count: int, *, alone: int = 0
 ) -> tuple[list[Played], Ended]:
-    """Plays `count` requests of each cell, on a process of its own beside one agent."""
+    """Plays `count` requests of each cell, the first `alone` of them one by one, on a process of
+    its own beside one agent."""
     with ExitStack() as stack:
         called = stack.enter_context(start_server("go-nethttp"))
         servers = [
@@ -78,10 +79,13 @@ def play(
         for at, ((_, shape, client), server) in enumerate(zip(cells, servers, strict=True)):
             path = f"/m/{shape}/{client}/{{}}"
             first = 1 + at * count
-            with start_client(
-                "go", server.base_url, count, concurrency, first=first, path=path
-            ) as load:
-                load.finish()
+            for begin, many, at_once in ((0, alone, 1), (alone, count - alone, concurrency)):
+                if not many:
+                    continue
+                with start_client(
+                    "go", server.base_url, many, at_once, first=first + begin, path=path
+                ) as load:
+                    load.finish()
             least += (1 + 2 * CALLS[shape]) * count
         settle(agent, least)
         ended = agent.stop()

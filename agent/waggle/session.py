@@ -38,6 +38,7 @@ from waggle.probes.python.call_sites import call_sites
 from waggle.probes.python.code_attach import CodeProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
+from waggle.rule_scores import score_lines
 from waggle.sampler import make_sampler
 from waggle.sampling import Sampling
 from waggle.saying import say
@@ -240,6 +241,7 @@ class Session:
             unsampled=self._sampler.stats.dropped,
             kept_by_tail=self._sampler.stats.kept,
             forgotten_by_tail=self._sampler.stats.forgotten,
+            rules=score_lines(self._capture.processes()) if self._settings.verbose else (),
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters]
             + observing.stats(),
             lost=failed

@@ -145,7 +145,7 @@ OUT_OF_LINE int received_nothing(struct call *call)
 
 	if (!connection) {
 		if (call->mode & WAGGLE_PROCESS_RULE_TURN)
-			nobodys_turn();
+			carried_turn(sock, call->mode & WAGGLE_PROCESS_PROVE_TURN);
 		return 0;
 	}
 	call->endpoint.shutdown = BPF_CORE_READ(sk, sk_shutdown);
@@ -167,7 +167,7 @@ OUT_OF_LINE int on_receive(struct call *call)
 	connection = connection_of(call);
 	if (!connection) {
 		if (call->mode & WAGGLE_PROCESS_RULE_TURN)
-			nobodys_turn();
+			carried_turn(endpoint->sock, call->mode & WAGGLE_PROCESS_PROVE_TURN);
 		return 0;
 	}
 	if (endpoint->family == AF_UNIX)

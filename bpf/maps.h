@@ -61,6 +61,9 @@ enum connection_flag {
 	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
 	CONNECTION_UNSURE = 32768, /* where the next request begins is likely but not proven */
 	CONNECTION_PROVES = 4096, /* among its process's `unanswered` */
+	/* Of a protocol that we do not know, under rule `turn` (carry_turn): */
+	CONNECTION_ASKS = 8192,	  /* something was written since it was read last, */
+	CONNECTION_SHARED = 16384, /* and once by several requests at a time */
 };
 
 /* A request that something may be a child of. */
@@ -130,6 +133,8 @@ struct connection {
 	u32 copied; /* index + 1 of the request for which a context was copied */
 	u32 injected_at;
 	u64 injected_piece; /* how many bytes of that request leave in one piece, ours included */
+	u32 asked; /* rule `turn`: 1 when this side was seen to connect, 2 when turns are carried */
+	u32 unused;
 	struct open_exchange current; /* most connections have one open at a time */
 	struct offered_option option;
 };

@@ -26,6 +26,8 @@ def built() -> None:
 
 def _least(one: Played) -> float:
     cell = one.result.cell
+    if cell.shape == "query":  # each connection's first answer is nobody's
+        return 0.85
     return LEAST if (cell.server, cell.shape, cell.client) in HOLDS else 0.0
 
 
@@ -47,12 +49,14 @@ def test_a_turn_is_proven_or_nobodys(concurrency: int) -> None:
 def test_a_rule_that_was_trusted_is_refuted() -> None:
     """A process that answers one request after the other for long, and then many at once through a
     queue: calls that were claimed for others when that began have no parent, and none later."""
-    cells = [("node", "mixed", "queue"), ("node", "two", "queue"), ("node", "one", "queue")]
+    cells = [("node", shape, "queue") for shape in ("mixed", "two", "one")]
+    cells.append(("node", "pipeline", "agent"))
     played, ended = play(cells, 32, COUNT, alone=COUNT // 2)
     for one in played:
         print(one)
     assert not [str(one) for one in played if one.wrong]
-    assert not [str(one) for one in played if one.result.share < 0.4]
+    # The last of those that were asked one by one wait with the first of the others.
+    assert not [str(one) for one in played if one.result.share < 0.25]
     assert "answers one request while it works on another" in ended.stderr
 
 

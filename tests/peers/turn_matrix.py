@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from .agent import Ended, started_agent
 from .clients import start_client
 from .harness import ensure_built
+from .ports import lease_port
 from .python_matrix import Cell, Result, result_of, settle
 from .servers import ServerKind, start_server
 from .toolchain import PROGRAMS, tool
@@ -26,6 +27,7 @@ CONCURRENCIES = (1, 32)
 CALLS: Mapping[str, int] = {
     **dict.fromkeys(("one", "late", "background"), 1),
     **dict.fromkeys(("two", "parallel", "timer", "pool", "immediate", "fire"), 2),
+    **dict.fromkeys(("query", "pipeline"), 2),
     **dict.fromkeys(("three", "mixed"), 3),
 }
 
@@ -35,11 +37,18 @@ PROGRAMS_BY_NAME: Mapping[str, ServerKind] = {
     ),
 }
 
+# Of a protocol that nobody knows, and not traced.
+_BESIDE = {
+    "lines": ServerKind(
+        lambda place, _: [tool("node"), PROGRAMS / "node" / "lines.js", place.address]
+    ),
+}
+
 CELLS: tuple[tuple[str, str, str], ...] = (
     *(("node", shape, "agent") for shape in ("one", "three", "mixed")),
     *(("node", "mixed", client) for client in ("fetch", "close", "dns")),
     *(("node", shape, "agent") for shape in ("timer", "late", "pool", "immediate")),
-    *(("node", shape, "agent") for shape in ("background", "fire")),
+    *(("node", shape, "agent") for shape in ("background", "fire", "query", "pipeline")),
     ("node", "mixed", "queue"),
 )
 
@@ -67,10 +76,12 @@ def play(
     its own beside one agent."""
     with ExitStack() as stack:
         called = stack.enter_context(start_server("go-nethttp"))
+        lease = lease_port()
+        stack.callback(lease.release)
+        settings = {"CALLED": called.base_url, "LINES": f"127.0.0.1:{lease.port}"}
+        stack.enter_context(start_server("lines", env=settings, kinds=_BESIDE))
         servers = [
-            stack.enter_context(
-                start_server(name, env={"CALLED": called.base_url}, kinds=PROGRAMS_BY_NAME)
-            )
+            stack.enter_context(start_server(name, env=settings, kinds=PROGRAMS_BY_NAME))
             for name, _, _ in cells
         ]
         pids = [called.pid, *(pid for server in servers for pid in server.pids())]

@@ -3,6 +3,7 @@
 // Usage: CALLED=URL node matrix.js HOST:PORT; GET /m/<shape>/<client>/<n> calls CALLED/n/<n>.
 const crypto = require('node:crypto');
 const http = require('node:http');
+const net = require('node:net');
 
 const called = new URL(process.env.CALLED);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -30,6 +31,33 @@ function get(client, path) {
     });
     outgoing.on('error', reject);
   });
+}
+
+// A protocol of our own: a line is answered by a line, in order. One connection for each query at
+// a time, as a pool of a database has it, or one for all.
+const idle = [];
+let shared = null;
+function connectLines() {
+  const [host, port] = process.env.LINES.split(':');
+  const socket = net.connect({ host, port: Number(port), noDelay: true });
+  const waiting = [];
+  socket.on('data', (data) => {
+    for (const byte of data) if (byte === 10) waiting.shift()();
+  });
+  return (text) =>
+    new Promise((resolve) => {
+      waiting.push(resolve);
+      socket.write(`${text}\n`);
+    });
+}
+async function query(text) {
+  const ask = idle.pop() ?? connectLines();
+  await ask(text);
+  idle.push(ask);
+}
+function queryShared(text) {
+  shared ??= connectLines();
+  return shared(text);
 }
 
 // Work that is nobody's, while requests are served.
@@ -75,6 +103,16 @@ async function shape(name, client, path) {
       return call();
     case 'background':
       startBackground(client);
+      return call();
+    case 'query':
+      await query(path);
+      await call();
+      await query(path);
+      return call();
+    case 'pipeline':
+      await queryShared(path);
+      await call();
+      await queryShared(path);
       return call();
     case 'fire': // one call that nobody waits for
       call().catch(() => {});

@@ -214,17 +214,21 @@ OUT_OF_LINE struct connection *connection_of(const struct call *call)
 }
 
 /* Rule `turn` wants to know what each read belongs to. */
-OUT_OF_LINE int remember_turn(struct connection *connection, u64 sock)
+OUT_OF_LINE int remember_turn(struct connection *connection, u64 sock, u32 mode)
 {
 	struct owner owner = {};
+	struct found_exchange found;
 
 	if (connection->role == WAGGLE_ROLE_SERVER && open_requests(connection)) {
-		owner.sock = sock;
 		owner.index = connection->responses;
+		if (find_exchange(connection, sock, owner.index, &found)) {
+			owner.sock = sock;
+			owner.tid = request_mark(found.facts);
+		}
 	} else if (connection->role == WAGGLE_ROLE_CLIENT) {
 		owner = connection->turn_owner;
 	}
-	turn_begin((u32)bpf_get_current_pid_tgid(), &owner);
+	turn_begin((u32)bpf_get_current_pid_tgid(), &owner, mode & WAGGLE_PROCESS_PROVE_TURN);
 	return 0;
 }
 

@@ -81,8 +81,11 @@ INLINE void on_socket_send(struct bpf_raw_tracepoint_args *context, struct call 
 	positions_direct(TYPED(struct tcp_sock, call->sk), &call->positions);
 	tcp_endpoint(call, sk->__sk_common.skc_family);
 	connection = connection_of(call);
-	if (!connection)
+	if (!connection) {
+		if (call->mode & WAGGLE_PROCESS_PROVE_TURN)
+			carry_turn(call->sk);
 		return;
+	}
 	iterator_direct(TYPED(struct msghdr, context->args[SEND_MESSAGE]), &call->memory);
 	if (connection->injected)
 		watch_injected(connection, call);

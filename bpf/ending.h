@@ -114,6 +114,7 @@ INLINE void on_connect(struct sock *sk)
 	if (!connection)
 		return;
 	connection->flags = CONNECTION_FRESH | CONNECTION_FROM_START;
+	connection->asked = 1;
 	turn_of_thread((u32)id, &connection->turn_owner);
 }
 

@@ -143,11 +143,14 @@ OUT_OF_LINE int received_nothing(struct call *call)
 	struct sock *sk = (void *)call->sk;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
-	if (!connection)
+	if (!connection) {
+		if (call->mode & WAGGLE_PROCESS_RULE_TURN)
+			carried_turn(sock, call->mode & WAGGLE_PROCESS_PROVE_TURN);
 		return 0;
+	}
 	call->endpoint.shutdown = BPF_CORE_READ(sk, sk_shutdown);
 	if (call->mode & WAGGLE_PROCESS_RULE_TURN)
-		remember_turn(connection, sock);
+		remember_turn(connection, sock, call->mode);
 	on_receive_end(connection, &call->endpoint, call->result);
 	return 0;
 }
@@ -162,8 +165,11 @@ OUT_OF_LINE int on_receive(struct call *call)
 	if (call->result <= 0)
 		return received_nothing(call);
 	connection = connection_of(call);
-	if (!connection)
+	if (!connection) {
+		if (call->mode & WAGGLE_PROCESS_RULE_TURN)
+			carried_turn(endpoint->sock, call->mode & WAGGLE_PROCESS_PROVE_TURN);
 		return 0;
+	}
 	if (endpoint->family == AF_UNIX)
 		endpoint->position = connection->received.next;
 	else if (endpoint->position != connection->received.next)
@@ -175,7 +181,7 @@ OUT_OF_LINE int on_receive(struct call *call)
 		endpoint->blocking = is_blocking(sk, call->flags);
 	on_call(connection, call);
 	if (call->mode & WAGGLE_PROCESS_RULE_TURN)
-		remember_turn(connection, endpoint->sock);
+		remember_turn(connection, endpoint->sock, call->mode);
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "http2_ending.h"
 #include "python.h"
 #include "threads.h"
+#include "turns.h"
 
 #define PIPELINE_MAX 64
 
@@ -122,10 +123,11 @@ INLINE void server_idle(struct connection *connection, u64 sock)
 	if (!(connection->flags & CONNECTION_SERVER_OPEN))
 		return;
 	connection->flags &= ~CONNECTION_SERVER_OPEN;
-	if (connection->flags & CONNECTION_COUNTED) {
+	if (connection->flags & (CONNECTION_COUNTED | CONNECTION_PROVES)) {
 		process = bpf_map_lookup_elem(&processes, &tgid);
-		if (process)
+		if (process && connection->flags & CONNECTION_COUNTED)
 			__sync_fetch_and_add(&process->open, -1);
+		turn_waits_no_more(connection, process);
 	}
 	if (connection->flags & CONNECTION_BLOCKING)
 		thread_leave(connection->owner_tid, sock);
@@ -146,8 +148,10 @@ PROVEN_ONCE int finish_exchange(struct connection *connection, u64 sock, u64 now
 
 		facts->end_ns = now;
 		facts->end = end;
-		if (!facts->status && facts->role == WAGGLE_ROLE_SERVER)
+		if (!facts->status && facts->role == WAGGLE_ROLE_SERVER) {
 			task_gone(connection, facts);
+			turn_gone(connection, facts);
+		}
 		if (facts->status)
 			facts->response_body = response_stream(connection)->body;
 		/* Still the latest request: its body may go on, this is what passed so far. */

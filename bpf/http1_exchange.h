@@ -295,7 +295,9 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 	} else {
 		compare_tracestate(facts, header);
 	}
-	if (!facts->link || facts->link == WAGGLE_LINK_TASK)
+	if (owner->sock && (!facts->link || facts->link == WAGGLE_LINK_TURN))
+		turn_call(facts, owner);
+	else if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts, WAGGLE_EVIDENCE_CALL);
 }
 
@@ -326,12 +328,14 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 	if (connection->flags & CONNECTION_SERVER_OPEN)
 		return;
 	connection->flags |= CONNECTION_SERVER_OPEN;
-	connection->flags &= ~(CONNECTION_BLOCKING | CONNECTION_COUNTED | CONNECTION_RULES);
+	connection->flags &= ~(CONNECTION_BLOCKING | CONNECTION_COUNTED | CONNECTION_RULES |
+			       CONNECTION_PROVES);
 	connection->owner_tid = feed->tid;
 	connection->tgid = feed->tgid;
 	if (!process)
 		return;
 	count_open(connection, process);
+	turn_waits(connection, process);
 	if (!feed->scratch->state.blocking || !(process->mode & WAGGLE_PROCESS_RULE_THREAD))
 		return;
 	connection->flags |= CONNECTION_BLOCKING;
@@ -501,7 +505,7 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 		remember_peer(found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&
 	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {
-		check_rules(connection, feed->sock, feed->tgid, feed->tid);
+		check_rules(connection, found.facts, feed->sock, feed->tid);
 		task_answer(connection, found.facts, feed->sock);
 	}
 	if (head->status == 101 ||

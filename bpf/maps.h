@@ -60,6 +60,10 @@ enum connection_flag {
 	CONNECTION_ROUTED = 2048, /* whoever answers can be asked for the route */
 	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
 	CONNECTION_UNSURE = 32768, /* where the next request begins is likely but not proven */
+	CONNECTION_PROVES = 4096, /* among its process's `unanswered` */
+	/* Of a protocol that we do not know, under rule `turn` (carry_turn): */
+	CONNECTION_ASKS = 8192,	  /* something was written since it was read last, */
+	CONNECTION_SHARED = 16384, /* and once by several requests at a time */
 };
 
 /* A request that something may be a child of. */
@@ -130,6 +134,8 @@ struct connection {
 	u32 copied; /* index + 1 of the request for which a context was copied */
 	u32 injected_at;
 	u64 injected_piece; /* how many bytes of that request leave in one piece, ours included */
+	u32 asked; /* rule `turn`: 1 when this side was seen to connect, 2 when turns are carried */
+	u32 unused;
 	struct open_exchange current; /* most connections have one open at a time */
 	struct offered_option option;
 };
@@ -225,7 +231,7 @@ struct handoff_set {
 struct thread {
 	u64 sock;      /* rule `thread`: the connection whose request it read */
 	u32 open;      /* connections with an open request read by this thread */
-	u32 reserved;
+	u32 bounded;   /* ends of its turns are told (node_probes.h) */
 	struct owner turn; /* rule `turn`: what it read last */
 	u64 turn_switches; /* its voluntary context switches at that time */
 	struct owner read; /* rule `task`: the request read last, */

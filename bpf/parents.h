@@ -35,14 +35,6 @@ INLINE int rule_thread(const struct waggle_process *process, u32 tid, struct own
 	return 1;
 }
 
-/* Proven by responses, or without an alternative: one request in the process. */
-INLINE int turn_trusted(const struct waggle_process *process)
-{
-	if (process->turn_contradicts)
-		return 0;
-	return process->turn_agrees >= turn_proof || process->open == 1;
-}
-
 /* Says whose turn it is even where that is not yet trusted: what comes back on this
  * connection is then known to belong to the same, and responses can agree. */
 INLINE int rule_turn(const struct waggle_process *process, struct connection *connection, u32 tid,
@@ -51,8 +43,11 @@ INLINE int rule_turn(const struct waggle_process *process, struct connection *co
 	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN))
 		return 0;
 	/* The first request on a connection is written when it is writable, in a turn of
-	 * its own: it belongs to whoever called connect. */
-	if (!(connection->flags & CONNECTION_FRESH) || !connection->turn_owner.sock)
+	 * its own: it belongs to whoever called connect. Where others may have been read
+	 * since, that is nobody if it was nobody's turn. */
+	if (!(connection->flags & CONNECTION_FRESH) ||
+	    (!connection->turn_owner.sock && !(turn_needs_proof(process) &&
+					       connection->flags & CONNECTION_FROM_START)))
 		turn_of_thread(tid, &connection->turn_owner);
 	*owner = connection->turn_owner;
 	return owner->sock && turn_trusted(process);
@@ -75,7 +70,8 @@ INLINE int inherit(u8 link, struct owner *owner, struct waggle_facts *facts, int
 	struct found_exchange found;
 
 	if (!server || !find_exchange(server, owner->sock, owner->index, &found) ||
-	    (link == WAGGLE_LINK_TASK && request_mark(found.facts) != owner->tid) ||
+	    ((link == WAGGLE_LINK_TASK || link == WAGGLE_LINK_TURN) &&
+	     request_mark(found.facts) != owner->tid) ||
 	    (is_log && may_be_adopted(server, found.facts))) {
 		__builtin_memset(owner, 0, sizeof(*owner));
 		return WAGGLE_LINK_NONE;
@@ -106,7 +102,30 @@ PROVEN_ONCE int find_parent(struct connection *connection, u32 tgid, u32 tid,
 		link = WAGGLE_LINK_TURN;
 	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, owner))
 		link = WAGGLE_LINK_TASK;
+	/* Not trusted yet, but answers may prove it: turn_call() looks at the owner. */
+	if (!link && turn_needs_proof(process))
+		return link;
 	return inherit(link, owner, facts, 0);
+}
+
+/* An outgoing request has its ids; whose turn it goes out in is a claim to be proven. */
+PROVEN_ONCE int turn_call(struct waggle_facts *facts, const struct owner *owner)
+{
+	u32 tgid = facts ? facts->tgid : 0;
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct connection *server;
+	struct found_exchange found;
+	u64 sock;
+
+	if (!process || !facts || !owner || !turn_needs_proof(process))
+		return 0;
+	sock = owner->sock;
+	server = bpf_map_lookup_elem(&connections, &sock);
+	if (!server || !find_exchange(server, sock, owner->index, &found) ||
+	    request_mark(found.facts) != owner->tid || found.facts->status)
+		return 0;
+	turn_claim(process, facts, found.facts);
+	return 0;
 }
 
 /* Whose request the current thread works on, for what it writes to its log. Rule `turn` is
@@ -127,14 +146,35 @@ PROVEN_ONCE int find_writer(struct waggle_facts *facts)
 	return inherit(link, &owner, facts, 1);
 }
 
-/* The response of a request is being written: does it agree with what the rules
- * would have said? One contradiction ends a rule for the process. */
-PROVEN_ONCE int check_rules(const struct connection *connection, u64 sock, u32 tgid, u32 tid)
+/* The response is written in the turn of its own request, of nobody, or of another? */
+INLINE void check_turn(struct connection *connection, struct waggle_process *process,
+		       const struct waggle_facts *facts, u64 sock, u32 tid)
 {
-	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	int verdict = TURN_REFUTES;
 	struct owner owner;
 
-	if (!process || !connection)
+	turn_of_thread(tid, &owner);
+	if (!owner.sock)
+		verdict = TURN_SILENT;
+	else if (owner.sock == sock && owner.index == connection->responses &&
+		 owner.tid == request_mark(facts))
+		verdict = TURN_AGREES;
+	if (verdict == TURN_AGREES)
+		__sync_fetch_and_add(&process->turn_agrees, 1);
+	else if (verdict == TURN_REFUTES)
+		turn_refuted(process);
+	turn_answer(connection, process, facts, verdict);
+}
+
+/* The response of a request is being written: does it agree with what the rules
+ * would have said? One contradiction ends a rule for the process. */
+PROVEN_ONCE int check_rules(struct connection *connection, const struct waggle_facts *facts,
+			    u64 sock, u32 tid)
+{
+	u32 tgid = facts ? facts->tgid : 0;
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	if (!process || !connection || !facts)
 		return 0;
 	if (connection->flags & CONNECTION_BLOCKING) {
 		if (connection->owner_tid == tid) {
@@ -144,17 +184,8 @@ PROVEN_ONCE int check_rules(const struct connection *connection, u64 sock, u32 t
 			count(WAGGLE_COUNT_RULE_CONTRADICTED);
 		}
 	}
-	if (!(process->mode & WAGGLE_PROCESS_RULE_TURN))
-		return 0;
-	turn_of_thread(tid, &owner);
-	if (!owner.sock)
-		return 0;
-	if (owner.sock == sock && owner.index == connection->responses) {
-		__sync_fetch_and_add(&process->turn_agrees, 1);
-	} else {
-		__sync_fetch_and_add(&process->turn_contradicts, 1);
-		count(WAGGLE_COUNT_RULE_CONTRADICTED);
-	}
+	if (process->mode & WAGGLE_PROCESS_RULE_TURN)
+		check_turn(connection, process, facts, sock, tid);
 	return 0;
 }
 

@@ -64,12 +64,13 @@ INLINE u64 voluntary_switches(void)
 	return BPF_CORE_READ(task, nvcsw);
 }
 
-/* The thread has read something that belongs to `owner` (or to nobody). */
-INLINE void turn_begin(u32 tid, const struct owner *owner)
+/* The thread has read something that belongs to `owner` (or to nobody). Where that needs
+ * proof it says nothing before it is known that ends of turns are told. */
+INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 {
 	struct thread *slot = thread_slot(tid);
 
-	if (!slot)
+	if (!slot || (needs_proof && !slot->bounded))
 		return;
 	slot->turn = *owner;
 	slot->turn_switches = voluntary_switches();
@@ -83,6 +84,45 @@ INLINE void turn_of_thread(u32 tid, struct owner *owner)
 	__builtin_memset(owner, 0, sizeof(*owner));
 	if (slot && slot->turn.sock && slot->turn_switches == voluntary_switches())
 		*owner = slot->turn;
+}
+
+INLINE int same_owner(const struct owner *one, const struct owner *other)
+{
+	return one->sock == other->sock && one->index == other->index && one->tid == other->tid;
+}
+
+/* Something is written on a connection of a protocol that we do not know: what is read there
+ * next belongs to the same request, unless another one asks before that. */
+OUT_OF_LINE int carry_turn(u64 sock)
+{
+	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
+	struct owner owner;
+
+	if (!connection || !connection->asked || !(connection->flags & CONNECTION_DEAD))
+		return 0;
+	turn_of_thread((u32)bpf_get_current_pid_tgid(), &owner);
+	if (connection->flags & CONNECTION_ASKS && !same_owner(&owner, &connection->turn_owner))
+		connection->flags |= CONNECTION_SHARED;
+	connection->flags |= CONNECTION_ASKS;
+	connection->asked = 2;
+	connection->turn_owner = owner;
+	return 0;
+}
+
+/* And something is read there. */
+OUT_OF_LINE int carried_turn(u64 sock, u32 needs_proof)
+{
+	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
+	struct owner nobody = {};
+
+	if (connection && connection->asked == 2 && connection->flags & CONNECTION_DEAD &&
+	    !(connection->flags & CONNECTION_SHARED)) {
+		connection->flags &= ~CONNECTION_ASKS;
+		turn_begin((u32)bpf_get_current_pid_tgid(), &connection->turn_owner, needs_proof);
+	} else {
+		turn_begin((u32)bpf_get_current_pid_tgid(), &nobody, needs_proof);
+	}
+	return 0;
 }
 
 #endif

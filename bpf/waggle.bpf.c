@@ -10,6 +10,7 @@
 #include "process.h"
 #include "python_probes.h"
 #include "go_probes.h"
+#include "node_probes.h"
 #include "sweep.h"
 #include "capture_socket.h"
 #include "capture_probe.h"

@@ -335,6 +335,7 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_RULE_GOROUTINE = 128, /* rule `goroutine` may be tried */
 	WAGGLE_PROCESS_SDK = 256, /* it exports spans itself: of calls whose header names one, */
 	WAGGLE_PROCESS_SDK_SERVER = 512, /* and of requests that come with a header */
+	WAGGLE_PROCESS_PROVE_TURN = 1024, /* what rule `turn` says needs proof by the answer */
 };
 
 struct waggle_process {
@@ -346,6 +347,8 @@ struct waggle_process {
 	unsigned int turn_agrees;
 	unsigned int turn_contradicts;
 	unsigned int sample_rules; /* bit n: rule n may be for it; 0: nobody has said yet */
+	unsigned int unanswered; /* server connections whose request may yet prove a turn */
+	unsigned int turn_calls; /* that wait for such proof, or did */
 	unsigned int reserved;
 };
 
@@ -474,6 +477,11 @@ enum waggle_evidence_kind {
 	WAGGLE_EVIDENCE_PART = 4,   /* contexts[0] has called, and goes on with its answer */
 	WAGGLE_EVIDENCE_OVER = 5,   /* contexts[0], in which or below which was called, is freed */
 	WAGGLE_EVIDENCE_LOG = 6,    /* something was written to a log, in these contexts */
+	/* Rule `turn` (bpf/turns.h): contexts[0] is the span id of a request. */
+	WAGGLE_EVIDENCE_TURN_CALL = 7,	  /* a request went out in the turn of that one */
+	WAGGLE_EVIDENCE_TURN_ANSWER = 8,  /* it was answered in its own turn; 0: that says nothing */
+	WAGGLE_EVIDENCE_TURN_REFUTED = 9, /* a request was answered in the turn of another */
+	WAGGLE_EVIDENCE_TURN_GONE = 10,	  /* a request ended without an answer */
 };
 
 /* Generations of contexts: the time of the copy, in ns, made odd when it was seen and
@@ -687,7 +695,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_OPTION_PEERS_STOPPED = 68, /* who did not answer it: left alone from then on */
 	WAGGLE_COUNT_OPTION_PROBED = 69, /* empty ones, which the agent sends itself at its start */
 	WAGGLE_COUNT_OPTION_OLD_REFUSED = 70, /* old connections that this kernel lets no one change */
-	WAGGLE_COUNTERS = 71,
+	WAGGLE_COUNT_TURN_CALLS = 71, /* whose parent rule `turn` claims, until answers prove it */
+	WAGGLE_COUNTERS = 72,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

@@ -38,6 +38,7 @@ _PROBES = (
     *("python_context_copied", "python_context_freed"),
     *("go_round_trip", "go_conn_serve", "go_serve_http", "go_birth", "go_http2_handler"),
     *("go_grpc_handler", "go_grpc_call", "go_grpc_new_stream", "go_grpc_send_headers"),
+    "node_turn_over",
 )
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
@@ -267,6 +268,8 @@ class Capture:
             # What was found out about an SDK holds, for children as well.
             found = row["mode"] & np.uint32(ProcessMode.SDK | ProcessMode.SDK_SERVER)
             row["mode"] = np.uint32(decision.mode) | found
+            if row["turn_contradicts"][0]:  # ended for good, and costs nothing any more
+                row["mode"] &= ~np.uint32(ProcessMode.RULE_TURN)
             row["sample_rules"] = sample_rules
             if not row["start_ns"][0]:
                 row["start_ns"] = decision.start_ns

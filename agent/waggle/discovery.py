@@ -31,6 +31,7 @@ _UNPICKED = "no selector picks it"
 _RULES = (
     ProcessMode.RULE_THREAD
     | ProcessMode.RULE_TURN
+    | ProcessMode.PROVE_TURN
     | ProcessMode.RULE_TASK
     | ProcessMode.RULE_GOROUTINE
 )

@@ -34,6 +34,7 @@ import numpy.typing as npt
 from waggle import layout
 from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 from waggle.spans import Records
+from waggle.turn_evidence import Turns
 
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -86,6 +87,7 @@ _JOINED = np.dtype(
         ("span_id", np.uint8, 8),  # the call's
         ("proven", np.bool_),
         ("after", np.bool_),  # sent when its parent had been answered
+        ("link", np.uint8),  # by which rule
         ("trace_id", np.uint8, 16),  # the true one, which may be pending itself
         ("parent_id", np.uint8, 8),
         ("trace_flags", np.uint8),
@@ -175,6 +177,7 @@ class Joins:
         self._order: list[npt.NDArray[np.void]] = []  # of joining, to forget the oldest first
         self._held: list[tuple[int, Records]] = []  # since when, oldest first
         self._followers: list[Follower] = []
+        self._turns = Turns(self._hold_ns)
 
     def follow(self, follower: Follower) -> None:
         """Give all evidence to somebody else, too."""
@@ -182,7 +185,8 @@ class Joins:
 
     def holds(self) -> bool:
         """Whether anything waits for evidence, or for time."""
-        return len(self) > 0 or any(follower.waits() for follower in self._followers)
+        waits = any(follower.waits() for follower in self._followers)
+        return len(self) > 0 or len(self._turns) > 0 or waits
 
     def __len__(self) -> int:
         """Records that wait."""
@@ -237,6 +241,7 @@ class Joins:
         """The end: whatever waits leaves with what is known."""
         released = self.release()
         self._settle(np.ones(len(self._calls), np.bool_))
+        self._settle_turns(last=True)
         for follower in self._followers:
             follower.settle(last=True)
         for _, records in self._held:
@@ -251,10 +256,12 @@ class Joins:
         self._seen_until = self._clock()
         while len(evidence := self._source.read()):
             self._add(evidence)
+            self._turns.add(evidence)
             for follower in self._followers:
                 follower.add(evidence)
         if len(self._calls):
             self._settle(self._settled())
+        self._settle_turns()
         for follower in self._followers:
             follower.settle()
 
@@ -402,6 +409,13 @@ class Joins:
         self.stats.unproven += int((~proven).sum())
         self._join(calls, proven, calls["after"] & proven)
 
+    def _settle_turns(self, *, last: bool = False) -> None:
+        calls, proven = self._turns.settle(self._seen_until, last=last)
+        if len(calls):
+            self.stats.proven += int(proven.sum())
+            self.stats.unproven += int((~proven).sum())
+            self._join(calls, proven, np.zeros(len(calls), np.bool_), Link.TURN)
+
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
         """Calls on branches that live on after the answer, or call again, are proven by nothing."""
         on_branch = (calls["depth"] > 0) & (calls["depth"] != _UNMATCHED)
@@ -425,8 +439,11 @@ class Joins:
         goes_on = known & (times[last] > calls["matched_ns"][rows])
         calls["depth"][rows[goes_on]] = _WORKER
 
-    def _join(self, calls: npt.NDArray[np.void], proven: Mask, after: Mask) -> None:
+    def _join(
+        self, calls: npt.NDArray[np.void], proven: Mask, after: Mask, link: Link = Link.TASK
+    ) -> None:
         rows = np.zeros(len(calls), _JOINED)
+        rows["link"] = link
         evidence, parent = calls["evidence"], calls["parent"]
         predicted = _has(evidence, Flag.UNPROVEN)
         own_trace, own_span = key_of(evidence["trace_id"]), _words(evidence["span_id"])
@@ -532,7 +549,7 @@ class Joins:
         flags[is_call & own["after"]] |= np.uint16(Flag.AFTER_RESPONSE)
         records["flags"] = flags
         records["parent_id"][is_call] = own["parent_id"][is_call]
-        records["link"][is_call] = Link.TASK
+        records["link"][is_call] = own["link"][is_call]
 
 
 class _AnswerIndex:

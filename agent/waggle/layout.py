@@ -108,6 +108,7 @@ class Counter(IntEnum):
     OPTION_PEERS_STOPPED = 68
     OPTION_PROBED = 69
     OPTION_OLD_REFUSED = 70
+    TURN_CALLS = 71
 
 
 class End(IntEnum):
@@ -131,6 +132,10 @@ class EvidenceKind(IntEnum):
     PART = 4
     OVER = 5
     LOG = 6
+    TURN_CALL = 7
+    TURN_ANSWER = 8
+    TURN_REFUTED = 9
+    TURN_GONE = 10
 
 
 class Flag(IntEnum):
@@ -248,6 +253,7 @@ class ProcessMode(IntEnum):
     RULE_GOROUTINE = 128
     SDK = 256
     SDK_SERVER = 512
+    PROVE_TURN = 1024
 
 
 class Protocol(IntEnum):
@@ -448,7 +454,7 @@ HTTP2 = _dtype(
 )
 
 PROCESS = _dtype(
-    40,
+    48,
     [
         ("start_ns", "<u8", 0),
         ("mode", "<u4", 8),
@@ -458,7 +464,9 @@ PROCESS = _dtype(
         ("turn_agrees", "<u4", 24),
         ("turn_contradicts", "<u4", 28),
         ("sample_rules", "<u4", 32),
-        ("reserved", "<u4", 36),
+        ("unanswered", "<u4", 36),
+        ("turn_calls", "<u4", 40),
+        ("reserved", "<u4", 44),
     ],
 )
 
@@ -696,13 +704,13 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    792,
+    800,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),
         ("tgid", "<u4", 156),
         ("role", "u1", 160),
         ("current_used", "u1", 188),
-        ("method", "u1", 388),
+        ("method", "u1", 396),
     ],
 )

@@ -32,11 +32,13 @@ from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.go.attach import GoProbe
 from waggle.probes.http2.resolve import Resolver
+from waggle.probes.node.attach import NodeProbe
 from waggle.probes.python.attach import PythonProbe
 from waggle.probes.python.call_sites import call_sites
 from waggle.probes.python.code_attach import CodeProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
+from waggle.rule_scores import score_lines
 from waggle.sampler import make_sampler
 from waggle.sampling import Sampling
 from waggle.saying import say
@@ -74,7 +76,9 @@ class Session:
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
-        probes: list[Probe] = [PythonProbe(capture.bpf), GoProbe(capture.bpf, say)]
+        probes: list[Probe] = [
+            *(PythonProbe(capture.bpf), GoProbe(capture.bpf, say), NodeProbe(capture.bpf)),
+        ]
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)
@@ -237,6 +241,7 @@ class Session:
             unsampled=self._sampler.stats.dropped,
             kept_by_tail=self._sampler.stats.kept,
             forgotten_by_tail=self._sampler.stats.forgotten,
+            rules=score_lines(self._capture.processes()) if self._settings.verbose else (),
             exporters=[(exporter.name, exporter.stats()) for exporter in exporters]
             + observing.stats(),
             lost=failed

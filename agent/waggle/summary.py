@@ -146,6 +146,7 @@ class Summary:
     lost: losses of the pipeline itself, reason -> spans.
     unsampled: spans that were not to be kept, by who decided so; kept_by_tail: those that were
         kept all the same, by why; forgotten_by_tail: those it had no room for.
+    rules: lines on how the rules that find parents stand, with --verbose.
     """
 
     spans: int
@@ -159,6 +160,7 @@ class Summary:
     unsampled: Mapping[str, int] = field(default_factory=dict)
     kept_by_tail: Mapping[str, int] = field(default_factory=dict)
     forgotten_by_tail: int = 0
+    rules: Sequence[str] = ()
 
 
 def kernel_losses(counters: Mapping[Counter, int]) -> dict[str, int]:
@@ -179,6 +181,7 @@ def render(summary: Summary) -> str:
         lines.append(_field("exported", f"{stats.exported:,} by {name}{_queued(stats)}"))
     lines += _sampling(summary)
     lines += _headers(summary)
+    lines += [_field("rules" if not at else "", text) for at, text in enumerate(summary.rules)]
     lines += _losses(summary)
     lines.append(_field("cost", _cost(summary.cost, summary.spans)))
     return "\n".join(lines) + "\n"

@@ -60,6 +60,16 @@ def at_entry(code: Code) -> int:
     raise NoInstructionError("no emulated instruction at its entry")
 
 
+def first_emulated(code: Code) -> int:
+    """Address of the first instruction that is emulated, for who wants no arguments."""
+    for instruction in _disassembled(code, _MAX_INSTRUCTIONS):
+        if is_emulated(bytes(instruction.bytes)):
+            return int(instruction.address)
+        if _leaves(instruction):
+            break
+    raise NoInstructionError("no emulated instruction at its entry")
+
+
 def call_to(code: Code, target: int) -> int:
     """Address of the one call of a function in it."""
     found = [

@@ -21,6 +21,7 @@ LISTEN, SEEN = ProcessEventKind.LISTEN, ProcessEventKind.SEEN
 TRACED, FOLLOW = ProcessMode.TRACED, ProcessMode.FOLLOW
 EXCLUDED = ProcessMode.EXCLUDED
 THREAD, TURN = ProcessMode.RULE_THREAD, ProcessMode.RULE_TURN
+PROVED = TURN | ProcessMode.PROVE_TURN
 PYTHON = THREAD | ProcessMode.RULE_TASK
 OWN = 99
 
@@ -76,7 +77,7 @@ def test_everything() -> None:
         20: TRACED | FOLLOW | PYTHON,
         21: TRACED | FOLLOW | PYTHON,
         30: TRACED | FOLLOW | TURN,
-        50: TRACED | FOLLOW,
+        50: TRACED | FOLLOW | PROVED,
     }
 
 
@@ -178,7 +179,7 @@ def test_children_are_followed() -> None:
     found = discovery(fake, pid=["50"])
     found.initial()
     fake.asked.clear()
-    assert modes(found.on_events(events((FORK, 61, 50)))) == {61: TRACED | FOLLOW}
+    assert modes(found.on_events(events((FORK, 61, 50)))) == {61: TRACED | FOLLOW | PROVED}
     assert fake.asked == []
     fake.add(61, "/srv/tool", parent=50)
     assert modes(found.on_events(events((EXEC, 61, 50)))) == {61: TRACED | FOLLOW | THREAD}

@@ -326,7 +326,8 @@ def test_rules() -> None:
     assert allowed_rules(Runtime("other")) == thread
     assert allowed_rules(Runtime("nginx")) == turn
     assert allowed_rules(Runtime("go")) == int(ProcessMode.RULE_GOROUTINE)
-    for name in ("nodejs", "deno", "bun"):
+    assert allowed_rules(Runtime("nodejs")) == turn | int(ProcessMode.PROVE_TURN)
+    for name in ("deno", "bun"):
         assert allowed_rules(Runtime(name)) == 0
 
 

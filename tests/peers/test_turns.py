@@ -1,0 +1,66 @@
+"""Event loops whose programs may keep to rule `turn` or not: a claim is proven, or is none.
+
+The numbers in the requests are the truth (turn_matrix.py). A wrong parent is worse than none.
+"""
+
+import pytest
+
+from .harness import ensure_built
+from .turn_matrix import CELLS, CONCURRENCIES, Played, play
+
+COUNT = 400
+# What holds where one turn leads to the next: the rest are first calls of a process, whose
+# turns are not known yet, and turns in which the thread slept.
+LEAST = 0.95
+HOLDS = {
+    *(("node", shape, "agent") for shape in ("one", "three", "mixed")),
+    *(("node", "mixed", client) for client in ("fetch", "close")),
+    *(("node", shape, "agent") for shape in ("background", "fire")),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    ensure_built()
+
+
+def _least(one: Played) -> float:
+    cell = one.result.cell
+    if cell.shape == "query":  # each connection's first answer is nobody's
+        return 0.85
+    return LEAST if (cell.server, cell.shape, cell.client) in HOLDS else 0.0
+
+
+@pytest.mark.parametrize("concurrency", CONCURRENCIES)
+def test_a_turn_is_proven_or_nobodys(concurrency: int) -> None:
+    """Node.js by every client and in every shape: no call has a wrong parent, whatever timers,
+    immediates, other threads, queues and work in the background do; where nothing of that is
+    between a request and its answer, nearly all have the right one."""
+    played, ended = play(CELLS, concurrency, COUNT)
+    for one in played:
+        print(one)
+    assert not [str(one) for one in played if one.wrong]
+    assert not [str(one) for one in played if one.result.unserved or one.result.missing]
+    assert not [str(one) for one in played if one.result.share < _least(one)]
+    assert [one.nobodys for one in played if one.nobodys] == [400]
+    assert ended.losses == ["nothing"]
+
+
+def test_a_rule_that_was_trusted_is_refuted() -> None:
+    """A process that answers one request after the other for long, and then many at once through a
+    queue: calls that were claimed for others when that began have no parent, and none later."""
+    cells = [("node", shape, "queue") for shape in ("mixed", "two", "one")]
+    cells.append(("node", "pipeline", "agent"))
+    played, ended = play(cells, 32, COUNT, alone=COUNT // 2)
+    for one in played:
+        print(one)
+    assert not [str(one) for one in played if one.wrong]
+    # The last of those that were asked one by one wait with the first of the others.
+    assert not [str(one) for one in played if one.result.share < 0.25]
+    assert "answers one request while it works on another" in ended.stderr
+
+
+def test_a_queue_is_said() -> None:
+    """A process that refutes the rule is named, with what became of its calls."""
+    _, ended = play([("node", "mixed", "queue")], 32, COUNT)
+    assert "answers one request while it works on another" in ended.stderr

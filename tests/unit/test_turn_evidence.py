@@ -1,0 +1,127 @@
+"""Claims of rule `turn`, proven or taken back by the answers, on evidence made by hand."""
+
+import numpy as np
+import numpy.typing as npt
+
+from waggle import layout
+from waggle.layout import EvidenceKind
+from waggle.turn_evidence import CLAIMS_KEPT, PATIENCE_NS, Turns
+
+Rows = npt.NDArray[np.void]
+S = 1_000_000_000
+A, B, C = 101, 102, 103  # span ids of requests
+FIRST, OTHER = 77, 78  # processes
+
+
+def row(kind: EvidenceKind, at: int, request: int, *, start: int = 1, tgid: int = FIRST) -> Rows:
+    made = np.zeros(1, layout.EVIDENCE)
+    made["kind"], made["time_ns"], made["start_ns"] = kind, at, start
+    made["contexts"][:, 0], made["tgid"] = request, tgid
+    return made
+
+
+def call(at: int, request: int, unanswered: int = 1, tgid: int = FIRST) -> Rows:
+    made = row(EvidenceKind.TURN_CALL, at, request, tgid=tgid)
+    made["unanswered"] = unanswered
+    return made
+
+
+def answer(at: int, request: int, start: int = 1, tgid: int = FIRST) -> Rows:
+    return row(EvidenceKind.TURN_ANSWER, at, request, start=start, tgid=tgid)
+
+
+def refuted(at: int, tgid: int = FIRST) -> Rows:
+    return row(EvidenceKind.TURN_REFUTED, at, 0, tgid=tgid)
+
+
+def settled(turns: Turns, now: int) -> list[tuple[int, bool]]:
+    """Claimed request of each call that waits no more, and whether that is proven."""
+    claims, proven = turns.settle(now)
+    requests = claims["evidence"]["contexts"][:, 0].tolist()
+    return list(zip(requests, proven.tolist(), strict=True))
+
+
+def test_an_answer_in_its_own_turn_proves_a_call() -> None:
+    """A call whose request is answered in its own turn, when no other was open, is proven."""
+    turns = Turns(30 * S)
+    turns.add(call(10, A))
+    assert settled(turns, 20) == []
+    turns.add(answer(30, A))
+    assert settled(turns, 40) == [(A, True)]
+    assert len(turns) == 0
+
+
+def test_others_that_were_open_have_their_say() -> None:
+    """A call waits until those have been answered that were open with its request: they may show
+    that it was theirs."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A, unanswered=2), answer(30, A)]))
+    assert settled(turns, 40) == []
+    turns.add(refuted(50))
+    assert settled(turns, 60) == [(A, False)]
+
+
+def test_patience_ends() -> None:
+    """A request that stays open for hours holds nobody's proof up for longer than a second."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A, unanswered=2), answer(30, A)]))
+    assert settled(turns, 30 + PATIENCE_NS) == []
+    assert settled(turns, 31 + PATIENCE_NS) == [(A, True)]
+
+
+def test_a_silent_answer_proves_nothing() -> None:
+    """A request that is answered in nobody's turn leaves its calls without a parent."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A), answer(30, 0)]))
+    assert settled(turns, 40) == [(A, False)]
+
+
+def test_one_contradiction_takes_back_all_that_waits_in_its_process() -> None:
+    """Calls of the process that are not settled are nobody's; those of another are not touched."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A, 5), call(11, B, 5), call(12, C, 1, OTHER)]))
+    turns.add(np.concatenate([answer(20, A), refuted(21), answer(22, C, tgid=OTHER)]))
+    assert sorted(settled(turns, 40)) == [(A, False), (B, False), (C, True)]
+
+
+def test_the_same_number_in_another_process_is_no_proof() -> None:
+    """An answer proves calls of its own process only."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A), answer(20, A, tgid=OTHER)]))
+    assert settled(turns, 40) == []
+
+
+def test_a_later_request_does_not_count_down() -> None:
+    """The answer to a request that began after the call says nothing of those that were open."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A, 2), answer(20, A), answer(25, B, start=15)]))
+    assert settled(turns, 40) == []
+
+
+def test_a_call_waits_no_longer_than_it_is_held() -> None:
+    """What nobody has proven when records may wait no longer is nobody's."""
+    turns = Turns(30 * S)
+    turns.add(call(10, A))
+    assert settled(turns, 30 * S) == []
+    assert settled(turns, 30 * S + 11) == [(A, False)]
+
+
+def test_at_the_end_all_leave() -> None:
+    """When the agent ends nothing waits, and what is not proven by then is nobody's."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([call(10, A, 2), answer(20, A)]))
+    claims, proven = turns.settle(30, last=True)
+    assert len(claims) == 1
+    assert not proven.any()
+
+
+def test_claims_are_bounded() -> None:
+    """Of too many the oldest leave, without a parent."""
+    turns = Turns(30 * S)
+    many = np.repeat(call(10, A), CLAIMS_KEPT + 3)
+    many["time_ns"] = np.arange(len(many))
+    turns.add(many)
+    claims, proven = turns.settle(20)
+    assert claims["evidence"]["time_ns"].tolist() == [0, 1, 2]
+    assert not proven.any()
+    assert len(turns) == CLAIMS_KEPT

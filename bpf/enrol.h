@@ -128,10 +128,10 @@ INLINE int is_busy(struct bpf_sock_ops *ops, struct enrolment *mine)
 	       BPF_CORE_READ(sk, __sk_common.skc_flags) & zerocopy;
 }
 
-INLINE void no_more_callbacks(struct bpf_sock_ops *ops,
-			      const struct waggle_inject_settings *settings)
+/* Whoever else wants this callback has asked for it as the socket began to connect. */
+INLINE void no_more_callbacks(struct bpf_sock_ops *ops, const struct enrolment *mine)
 {
-	if (!settings->keep_callbacks)
+	if (mine->own_callback)
 		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags &
 						       ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
@@ -160,12 +160,14 @@ INLINE void on_established(struct bpf_sock_ops *ops, const struct waggle_inject_
 		count(WAGGLE_COUNT_INJECT_UNKNOWN_PEER);
 		return;
 	}
+	mine->own_callback =
+		!(ops->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 	/* First the callback by which it can leave, then the rest. */
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags |
 						   BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG))
 		return;
 	if (bpf_sock_hash_update(ops, &enrolled, &cookie, BPF_NOEXIST)) {
-		no_more_callbacks(ops, settings);
+		no_more_callbacks(ops, mine);
 		return;
 	}
 	mine->stage = ENROL_IN;
@@ -173,7 +175,7 @@ INLINE void on_established(struct bpf_sock_ops *ops, const struct waggle_inject_
 }
 
 /* Before every segment, and in every send before its bytes are taken. */
-INLINE void on_segment(struct bpf_sock_ops *ops, const struct waggle_inject_settings *settings)
+INLINE void on_segment(struct bpf_sock_ops *ops)
 {
 	u64 cookie = bpf_get_socket_cookie(ops);
 	struct bpf_sock *sk = ops->sk;
@@ -185,7 +187,7 @@ INLINE void on_segment(struct bpf_sock_ops *ops, const struct waggle_inject_sett
 	if (!mine)
 		return;
 	if (mine->stage == ENROL_STAYS) {
-		no_more_callbacks(ops, settings);
+		no_more_callbacks(ops, mine);
 		return;
 	}
 	/* A socket that sends what inject_header has not seen shall not stay. */
@@ -197,7 +199,7 @@ INLINE void on_segment(struct bpf_sock_ops *ops, const struct waggle_inject_sett
 	mine->stage = ENROL_LEFT;
 	if (!bpf_map_delete_elem(&enrolled, &cookie))
 		count(WAGGLE_COUNT_INJECT_LEFT);
-	no_more_callbacks(ops, settings);
+	no_more_callbacks(ops, mine);
 }
 
 SEC("sockops")
@@ -212,7 +214,7 @@ int inject_enrol(struct bpf_sock_ops *ops)
 	else if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		on_established(ops, settings);
 	else if (ops->op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
-		on_segment(ops, settings);
+		on_segment(ops);
 	return 1;
 }
 

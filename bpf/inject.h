@@ -39,6 +39,7 @@ struct enrolment {
 	u32 stage; /* enum enrolment_stage */
 	u32 trial; /* the agent's own (waggle_inject_settings) */
 	u8 trial_ids[16];
+	u64 own_callback; /* nobody else wants to be called before segments */
 };
 
 struct {

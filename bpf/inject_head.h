@@ -10,6 +10,7 @@
 
 #define INJECT_HEAD_MAX 8192 /* what servers take of a head, our line included */
 #define INJECT_FIELDS_MAX 90 /* and of fields: 100 is the least bound we know of */
+#define TCP_OPTIONS_MAX 40 /* of a segment, which mss_cache may not have taken off */
 #define INJECT_STEPS (INJECT_HEAD_MAX / READ_AT_ONCE + 1)
 
 /* What the kernel must be able to take at once: all up to the end of our line. Of a part
@@ -23,7 +24,7 @@ INLINE int has_room(const struct call *call, u32 upto)
 
 	room -= BPF_CORE_READ(sk, sk_wmem_queued);
 	return BPF_CORE_READ(tcp, snd_nxt) == call->endpoint.position &&
-	       upto <= BPF_CORE_READ(tcp, mss_cache) && room >= 2 * (s64)upto + 8192;
+	       upto + TCP_OPTIONS_MAX <= BPF_CORE_READ(tcp, mss_cache) && room >= 2 * (s64)upto + 8192;
 }
 
 /* The first bytes of a new connection: whatever they are, if they turn out to be a head,

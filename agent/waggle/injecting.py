@@ -189,7 +189,6 @@ def _configure(capture: Capture, **values: int) -> None:
     from waggle.layout import INJECT_SETTINGS
 
     row = np.zeros(1, INJECT_SETTINGS)
-    row["keep_callbacks"] = capture.tcp_option is not None
     for name, value in values.items():
         row[name] = value
     capture.bpf.map("inject_settings").update(bytes(4), row.tobytes())

@@ -688,7 +688,7 @@ INJECT_SETTINGS = _dtype(
         ("mode", "<u4", 0),
         ("trial", "<u4", 4),
         ("rules", "<u4", 8),
-        ("keep_callbacks", "<u4", 12),
+        ("reserved", "<u4", 12),
     ],
 )
 

@@ -27,6 +27,7 @@ from kernel.capturing import (
 from kernel.strangers import (
     Line,
     Stranger,
+    forget_peers,
     head_starts,
     left_alone,
     lines_at,
@@ -448,6 +449,7 @@ def test_unknown_peer(capture: Capture, first_only: bool) -> None:
     stranger = Stranger()
     with recording(capture, TRACED) as recorded:
         client = recorded.actor()
+        forget_peers(recorded)
         with stranger.connected(client) as sock:
             assert entries(capture, "enrolled") == (not first_only)
             client.send("c", request(1))

@@ -170,7 +170,7 @@ class Settings(BaseModel):
     sdk: SdkUse = Field("defer", description="defer, both or ignore")
     tcp_option: TcpOptionUse = Field("auto", description="auto or off")
     call_site: CallSite = Field("client", description="off or client")
-    inject: Inject = Field("auto", description="auto, always, first or off")
+    inject: Inject = Field("off", description="auto, always, first or off")
     inject_to: Annotated[tuple[str, ...], _List] = Field(
         ("loopback", "private"), description="destinations such as private or 10.0.0.0/8:8080"
     )

@@ -142,6 +142,7 @@ PROVEN_ONCE int goroutine_request(struct connection *connection,
 	count_served(go);
 	if (reads_again(go, connection, facts->start_ns))
 		return 0;
+	connection->reader = 0;
 	connection->serves = 0;
 	connection->reader_ns = facts->start_ns;
 	owner.index = connection->requests;

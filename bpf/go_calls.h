@@ -96,15 +96,15 @@ OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 goid, u64 
 /* Whether the goroutine that serves a connection of net/http reads its next request: two looks
  * at the process's memory, where all that a goroutine's entry wants to know takes many. What
  * it works on is found when it calls (turn_to_served()). Now and then all is looked at. */
-INLINE int reads_again(const struct waggle_go *go, const struct connection *connection, u64 now)
+INLINE int reads_again(const struct connection *connection, u64 now)
 {
 	u64 g;
 
 	if (!connection->serves || open_requests(connection) ||
 	    now - connection->reader_ns > READER_KNOWN_NS)
 		return 0;
-	g = word_at(go_thread_slot(go->slot));
-	return g && word_at(g + go->goid) == connection->reader;
+	g = word_at(go_thread_slot(connection->go_slot));
+	return g && word_at(g + connection->go_goid) == connection->reader;
 }
 
 /* The connection of net/http that a goroutine reads, if it is one, and is known. */
@@ -121,8 +121,12 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 	}
 	if (!goroutine->context)
 		keep_conn_context(go, goroutine, goid);
-	if (goroutine->state == GO_SERVES && !goroutine->pipelined)
-		connection->serves = goroutine->serves;
+	if (goroutine->state != GO_SERVES || goroutine->pipelined ||
+	    go->served < WAGGLE_GO_LIMIT_SERVED)
+		return;
+	connection->serves = goroutine->serves;
+	connection->go_slot = go->slot;
+	connection->go_goid = go->goid;
 }
 
 /* A request of HTTP/1 has been read: its goroutine serves it. */
@@ -136,12 +140,12 @@ PROVEN_ONCE int goroutine_request(struct connection *connection,
 
 	if (!connection || !facts)
 		return 0;
+	if (reads_again(connection, facts->start_ns))
+		return 0;
 	go = go_of(facts->tgid);
 	if (!go)
 		return 0;
 	count_served(go);
-	if (reads_again(go, connection, facts->start_ns))
-		return 0;
 	connection->reader = 0;
 	connection->serves = 0;
 	connection->reader_ns = facts->start_ns;

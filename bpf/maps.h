@@ -58,6 +58,7 @@ enum connection_flag {
 	CONNECTION_COUNTED = 256, /* among its process's open requests */
 	CONNECTION_RULES = 512,	  /* the response may prove a rule other than `thread` */
 	CONNECTION_ROUTED = 2048, /* whoever answers can be asked for the route */
+	CONNECTION_TLS = 16384, /* encrypted: what is parsed comes from its library */
 	CONNECTION_WATCHED = 1024, /* whoever answers has called: does he go on answering? */
 	CONNECTION_UNSURE = 32768, /* where the next request begins is likely but not proven */
 };
@@ -190,7 +191,9 @@ enum scratch_user {
 	SCRATCH_RECEIVE = 1,
 	SCRATCH_UNIX = 2,
 	SCRATCH_MESSAGE = 3,
-	SCRATCH_USERS = 4
+	SCRATCH_HOOKS = 4, /* those above: hooks of sockets */
+	SCRATCH_TLS = 4,   /* plaintext of a library */
+	SCRATCH_USERS = 5,
 };
 
 struct handoff_key {

@@ -38,6 +38,8 @@ _PROBES = (
     *("python_context_copied", "python_context_freed"),
     *("go_round_trip", "go_conn_serve", "go_serve_http", "go_birth", "go_http2_handler"),
     *("go_grpc_handler", "go_grpc_call", "go_grpc_new_stream", "go_grpc_send_headers"),
+    *("tls_write", "tls_wrote", "tls_read", "tls_did_read", "tls_handshake", "tls_shook"),
+    *("tls_free", "tls_call", "go_tls_write", "go_tls_read", "go_tls_did_read"),
 )
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
@@ -229,6 +231,7 @@ class Capture:
             for name in _PROBES:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
+            _put_behind(bpf, "behind_tls", "tls_call")
             write_rules(_mapped_rules(bpf), options.sampling)
             capture = cls(bpf, flavour, [*attach(bpf, flavour), *map(bpf.attach, logs)])
             if options.tcp_option:
@@ -411,9 +414,13 @@ def _wanted(capture: str) -> tuple[Flavour, ...]:
 def attach(bpf: Object, flavour: Flavour) -> list[Link]:
     """Everything that a flavour attaches, in working order."""
     if flavour.behind is not None:
-        first, program = (0).to_bytes(4, "little"), bpf.program(flavour.behind)
-        bpf.map("behind_hooks").update(first, program.fd.to_bytes(4, "little"))
+        _put_behind(bpf, "behind_hooks", flavour.behind)
     return [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
+
+
+def _put_behind(bpf: Object, programs: str, name: str) -> None:
+    """Names the program that others pass on to, by a map of programs."""
+    bpf.map(programs).update((0).to_bytes(4, "little"), bpf.program(name).fd.to_bytes(4, "little"))
 
 
 def _mapped_rules(bpf: Object) -> npt.NDArray[np.void]:

@@ -107,6 +107,10 @@ class Counter(IntEnum):
     OPTION_GIVEN_UP = 67
     OPTION_PEERS_STOPPED = 68
     OPTION_PROBED = 69
+    TLS_CONNECTIONS = 70
+    TLS_BOUND = 71
+    LOST_TLS_UNBOUND = 72
+    LOST_TLS_BUSY = 73
 
 
 class End(IntEnum):
@@ -148,6 +152,7 @@ class Flag(IntEnum):
     UNPROVEN = 4096
     AFTER_RESPONSE = 8192
     SDK = 16384
+    TLS = 32768
 
 
 class GoLimit(IntEnum):
@@ -560,6 +565,17 @@ GO_FUNCTION = _dtype(
         ("vain_ns", "<u8", 40),
         ("in_vain", "<u4", 48),
         ("told", "<u4", 52),
+    ],
+)
+
+TLS_LAYOUT = _dtype(
+    20,
+    [
+        ("reader", "<u4", 0),
+        ("method", "<u4", 4),
+        ("number", "<u4", 8),
+        ("data", "<u4", 12),
+        ("known", "<u4", 16),
     ],
 )
 

@@ -35,6 +35,7 @@ from waggle.probes.http2.resolve import Resolver
 from waggle.probes.python.attach import PythonProbe
 from waggle.probes.python.call_sites import call_sites
 from waggle.probes.python.code_attach import CodeProbe
+from waggle.probes.tls.attach import TlsProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.sampler import make_sampler
@@ -74,7 +75,11 @@ class Session:
         self._streams = Resolver(capture.tables)
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
-        probes: list[Probe] = [PythonProbe(capture.bpf), GoProbe(capture.bpf, say)]
+        probes: list[Probe] = [
+            TlsProbe(capture.bpf, say),
+            PythonProbe(capture.bpf),
+            GoProbe(capture.bpf, say),
+        ]
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)

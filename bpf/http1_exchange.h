@@ -153,6 +153,8 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (feed->connection->flags & CONNECTION_RESYNCED)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
+	if (feed->connection->encrypted)
+		facts->flags |= WAGGLE_FLAG_TLS;
 	fill_addresses(facts, feed->connection, feed->sock);
 }
 
@@ -501,7 +503,8 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 	/* Answered before its end: what was announced of it may never come. */
 	if (http1_in_body(request_stream(connection)))
 		connection->flags |= CONNECTION_UNSURE;
-	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT)
+	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT &&
+	    !(connection->encrypted))
 		remember_peer(found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&
 	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {

@@ -34,6 +34,7 @@ const volatile u32 rank_of_jaeger = 3;
 const volatile u32 rank_of_xray = 4;
 const volatile u32 keep_baggage = 0;
 
+const volatile u32 tls_wanted = 0;    /* plaintext comes from libraries (tls_probes.h) */
 const volatile u32 tcp_option_on = 0; /* tcp_option.h is attached */
 
 const volatile u32 sampling_mode = 0;	  /* enum sampling_mode; 0: no sampler, no cost */
@@ -135,7 +136,7 @@ struct connection {
 	u32 injected_at;
 	u64 injected_piece; /* how many bytes of that request leave in one piece, ours included */
 	u32 asked; /* rule `turn`: 1 when this side was seen to connect, 2 when turns are carried */
-	u32 unused;
+	u32 encrypted; /* what is parsed comes from its library (tls.h) */
 	struct open_exchange current; /* most connections have one open at a time */
 	struct offered_option option;
 };
@@ -197,7 +198,9 @@ enum scratch_user {
 	SCRATCH_RECEIVE = 1,
 	SCRATCH_UNIX = 2,
 	SCRATCH_MESSAGE = 3,
-	SCRATCH_USERS = 4
+	SCRATCH_HOOKS = 4, /* those above: hooks of sockets */
+	SCRATCH_TLS = 4,   /* plaintext of a library */
+	SCRATCH_USERS = 5,
 };
 
 struct handoff_key {

@@ -68,6 +68,7 @@ def options_of(
         ring_bytes=settings.ring_size,
         log_rate=settings.logs_rate if settings.wants_logs(environ) else 0,
         inject=settings.inject != "off",
+        tls=settings.tls != "off",
         sampling=sampling,
         propagators=propagators_of(environ, say),
         baggage=bool(settings.baggage),

@@ -109,6 +109,10 @@ class Counter(IntEnum):
     OPTION_PROBED = 69
     OPTION_OLD_REFUSED = 70
     TURN_CALLS = 71
+    TLS_CONNECTIONS = 72
+    TLS_BOUND = 73
+    LOST_TLS_UNBOUND = 74
+    LOST_TLS_BUSY = 75
 
 
 class End(IntEnum):
@@ -154,6 +158,7 @@ class Flag(IntEnum):
     UNPROVEN = 4096
     AFTER_RESPONSE = 8192
     SDK = 16384
+    TLS = 32768
 
 
 class GoLimit(IntEnum):
@@ -569,6 +574,17 @@ GO_FUNCTION = _dtype(
         ("vain_ns", "<u8", 40),
         ("in_vain", "<u4", 48),
         ("told", "<u4", 52),
+    ],
+)
+
+TLS_LAYOUT = _dtype(
+    20,
+    [
+        ("reader", "<u4", 0),
+        ("method", "<u4", 4),
+        ("number", "<u4", 8),
+        ("data", "<u4", 12),
+        ("known", "<u4", 16),
     ],
 )
 

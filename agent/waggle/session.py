@@ -79,6 +79,10 @@ class Session:
         probes: list[Probe] = [
             *(PythonProbe(capture.bpf), GoProbe(capture.bpf, say), NodeProbe(capture.bpf)),
         ]
+        if capture.tls:
+            from waggle.probes.tls.attach import TlsProbe
+
+            probes.append(TlsProbe(capture.bpf, say))
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)

@@ -3,10 +3,12 @@
 Plain text for stderr. Whoever ends the run fills in a Summary; `render` says it.
 """
 
+import re
 import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +75,15 @@ class AgentCost:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         wall_s = max(time.monotonic() - started_s, 0.0)
         cpu_s = usage.ru_utime + usage.ru_stime
-        return cls(cpu_s, wall_s, usage.ru_maxrss * 1024, start_cpu_s)
+        return cls(cpu_s, wall_s, _peak_memory(), start_cpu_s)
+
+
+def _peak_memory() -> int:
+    """Most resident memory so far, in bytes. Not what getrusage says: that counts whoever
+    started us as well, up to the moment when we took over."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 class TraceCount:

@@ -58,9 +58,3 @@ def test_a_rule_that_was_trusted_is_refuted() -> None:
     # The last of those that were asked one by one wait with the first of the others.
     assert not [str(one) for one in played if one.result.share < 0.25]
     assert "answers one request while it works on another" in ended.stderr
-
-
-def test_a_queue_is_said() -> None:
-    """A process that refutes the rule is named, with what became of its calls."""
-    _, ended = play([("node", "mixed", "queue")], 32, COUNT)
-    assert "answers one request while it works on another" in ended.stderr

@@ -97,7 +97,10 @@ def play(
                     "go", server.base_url, many, at_once, first=first + begin, path=path
                 ) as load:
                     load.finish()
-            least += (1 + 2 * CALLS[shape]) * count
+                least += (1 + 2 * CALLS[shape]) * many
+                if begin < alone:
+                    # What is proven by now stays, whatever the others' answers refute.
+                    settle(agent, least)
         settle(agent, least)
         ended = agent.stop()
         played = []

@@ -153,8 +153,7 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (feed->connection->flags & CONNECTION_RESYNCED)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
-	if (feed->connection->encrypted)
-		facts->flags |= WAGGLE_FLAG_TLS;
+	tell_tls(feed->connection, facts);
 	fill_addresses(facts, feed->connection, feed->sock);
 }
 
@@ -504,7 +503,7 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 	if (http1_in_body(request_stream(connection)))
 		connection->flags |= CONNECTION_UNSURE;
 	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT &&
-	    !(connection->encrypted))
+	    !is_tls(connection))
 		remember_peer(found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&
 	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {

@@ -26,7 +26,21 @@ struct tls_walk {
 	u8 have;    /* bytes in `header` */
 	u8 known;   /* where records begin is known */
 	u8 changed; /* the last record was CHANGE_CIPHER */
-	u8 reserved;
+	u8 shaking; /* what comes next begins a record of the handshake */
+};
+
+#define TLS_HELLO_STEPS 24 /* extensions of a server's greeting that are looked at, and what is before */
+#define TLS_SERVER_HELLO 2
+#define TLS_SUPPORTED_VERSIONS 43
+
+enum tls_hello_at { TLS_AT_HEAD, TLS_AT_SESSION, TLS_AT_EXTENSIONS, TLS_AT_EXTENSION, TLS_AT_END };
+
+/* A walk through a server's greeting (RFC 8446 section 4.1.3), by words of eight bytes. */
+struct tls_hello {
+	u32 at;	     /* where the next word is wanted */
+	u32 end;     /* of the greeting */
+	u32 version; /* that was agreed on, 1 to 4 for TLS 1.0 to 1.3; true at TLS_AT_END */
+	u32 stage;   /* enum tls_hello_at */
 };
 
 struct tls_record {
@@ -91,6 +105,55 @@ INLINE int tls_is_data(struct tls_walk *walk, u64 header)
 	return type == TLS_DATA && !changed;
 }
 
+INLINE u32 tls_big16(u64 word, u32 at)
+{
+	return (word >> (8 * at) & 0xff) << 8 | (word >> (8 * at + 8) & 0xff);
+}
+
+/* The version by its number on the wire, 0 for none that is known. */
+INLINE u32 tls_minor(u32 version)
+{
+	return version >= 0x0301 && version <= 0x0304 ? version & 0xff : 0;
+}
+
+/* Takes the word at `at`, of which `have` bytes are at hand: 1 when there is nothing more to take.
+ * TLS 1.3 hides in an extension, and calls itself 1.2 before. */
+INLINE int tls_hello_step(struct tls_hello *hello, u64 word, u32 have)
+{
+	if (have < (hello->stage == TLS_AT_HEAD ? 6 : 4))
+		return 1;
+	switch (hello->stage) {
+	case TLS_AT_HEAD:
+		if ((word & 0xff) != TLS_SERVER_HELLO)
+			return 1;
+		hello->end = 4 + ((word >> 8 & 0xff) << 16 | tls_big16(word, 2));
+		hello->version = tls_minor(tls_big16(word, 4));
+		hello->at = 38; /* behind 4 bytes of header, version and random */
+		hello->stage = TLS_AT_SESSION;
+		return 0;
+	case TLS_AT_SESSION:
+		hello->at += 1 + (word & 0xff) + 3; /* then cipher and compression */
+		hello->stage = hello->at == hello->end ? TLS_AT_END : TLS_AT_EXTENSIONS;
+		break;
+	case TLS_AT_EXTENSIONS:
+		hello->at += 2;
+		hello->stage = TLS_AT_EXTENSION;
+		break;
+	default:
+		if (tls_big16(word, 0) == TLS_SUPPORTED_VERSIONS && tls_big16(word, 2) == 2) {
+			if (have < 6)
+				return 1;
+			hello->version = tls_minor(tls_big16(word, 4));
+			hello->stage = TLS_AT_END;
+			return 1;
+		}
+		hello->at += 4 + tls_big16(word, 2);
+		if (hello->at == hello->end)
+			hello->stage = TLS_AT_END;
+	}
+	return hello->at >= hello->end;
+}
+
 /* Takes up to five bytes of headers: 1 when one is whole. `known` tells whether it is one,
  * `remain` how much follows. */
 INLINE int tls_take_header(struct tls_walk *walk, u64 bytes, u32 count, u64 *header)
@@ -104,6 +167,7 @@ INLINE int tls_take_header(struct tls_walk *walk, u64 bytes, u32 count, u64 *hea
 	walk->have = 0;
 	walk->remain = tls_payload(*header);
 	walk->known = walk->remain != 0;
+	walk->shaking = tls_type(*header) == TLS_HANDSHAKE;
 	return 1;
 }
 

@@ -36,7 +36,7 @@ struct tls_connection {
 	u32 unsure; /* which of the queue were read already is not known */
 	u32 placed; /* the record of that has been sent, */
 	u32 shift;  /* and began so much later than was expected */
-	u32 reserved;
+	u32 version; /* of TLS, as in struct tls_hello */
 };
 
 struct tls_session_key {
@@ -106,11 +106,6 @@ struct {
 	__type(value, struct tls_thread);
 } tls_threads SEC(".maps");
 
-INLINE int is_tls(const struct connection *connection)
-{
-	return tls_wanted && connection->encrypted;
-}
-
 INLINE struct tls_thread *tls_thread_here(u64 flags)
 {
 	return bpf_task_storage_get(&tls_threads, (struct task_struct *)bpf_get_current_task_btf(), 0,
@@ -140,14 +135,12 @@ OUT_OF_LINE struct tls_connection *new_tls(u64 sock)
 }
 
 /* The connection is gone, and so is what was known of its object. */
-INLINE void forget_tls(const struct connection *connection, u64 sock)
+INLINE void forget_tls(u64 sock)
 {
 	struct tls_session_key key = {};
 	struct tls_connection *tls;
 	struct tls_session *session;
 
-	if (!is_tls(connection))
-		return;
 	tls = tls_of(sock);
 	if (tls && tls->ssl) {
 		key.ssl = tls->ssl;

@@ -91,6 +91,35 @@ PROVEN_ONCE int wire_header(struct scratch *scratch, struct tls_connection *tls,
 	return 0;
 }
 
+struct hello_walk {
+	struct tls_hello hello;
+	u64 base;
+	u64 length; /* of what is at hand */
+};
+
+static long hello_step(u32 index, void *context)
+{
+	struct hello_walk *walk = context;
+
+	if (walk->hello.at >= walk->length)
+		return 1;
+	return tls_hello_step(&walk->hello, word_at(walk->base + walk->hello.at),
+			      (u32)walk->length - walk->hello.at);
+}
+
+/* A record of the handshake begins: which version does the server agree on? */
+PROVEN_ONCE int read_hello(struct tls_connection *tls, u64 base, u64 length)
+{
+	struct hello_walk walk = { .base = base, .length = length };
+
+	if (!tls || tls->version || !base)
+		return 0;
+	LOOP(TLS_HELLO_STEPS, hello_step, &walk);
+	if (walk.hello.stage == TLS_AT_END)
+		tls->version = walk.hello.version;
+	return 0;
+}
+
 static long wire_step(u32 index, void *context)
 {
 	struct wire_walk *walk = context;
@@ -107,6 +136,9 @@ static long wire_step(u32 index, void *context)
 	}
 	if (left > at->remain)
 		left = at->remain;
+	if (at->shaking)
+		read_hello(walk->tls, state->base ? state->base + state->offset : 0, left);
+	at->shaking = 0;
 	at->remain -= left;
 	state->offset += left;
 	return 0;
@@ -262,6 +294,8 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	if (begin_call(&scratch->state, stream, call))
 		LOOP(TLS_STEPS, wire_step, &walk);
 	stream->next = call->endpoint.position + call->memory.length;
+	if (walk.tls->version)
+		connection->encrypted = 1 + walk.tls->version;
 	if (!walk.sent)
 		keep_tail(walk.tls, call);
 	if (walk.tls->shift)

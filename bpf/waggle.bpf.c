@@ -32,6 +32,7 @@ SHARED_ENUM(waggle_link);
 SHARED_ENUM(waggle_end);
 SHARED_ENUM(waggle_method);
 SHARED_ENUM(waggle_flag);
+SHARED_ENUM(waggle_version);
 SHARED_ENUM(waggle_kept);
 SHARED_ENUM(waggle_sampling);
 SHARED_ENUM(waggle_side);

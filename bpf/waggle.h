@@ -97,6 +97,12 @@ enum waggle_flag {
 	WAGGLE_FLAG_TLS = 32768,	   /* plaintext of an encrypted connection */
 };
 
+/* Of waggle_facts.version: what of it is HTTP's, and above that TLS's: 1 to 4 for 1.0 to 1.3. */
+enum waggle_version {
+	WAGGLE_VERSION_HTTP_MASK = 31,
+	WAGGLE_VERSION_TLS_SHIFT = 5,
+};
+
 /* What is known of how a trace was sampled: waggle_facts.sampling. Its low bits are the
  * rejection threshold that the trace passed, out of 2^56; the four bits from
  * WAGGLE_SAMPLING_SHIFT on are these; the four above them the number of the rule that
@@ -168,7 +174,7 @@ struct waggle_facts {
 	unsigned char link;    /* enum waggle_link */
 	unsigned char end;     /* enum waggle_end */
 	unsigned char method;  /* enum waggle_method */
-	unsigned char version; /* 10, 11 or 20: HTTP/1.0, HTTP/1.1, HTTP/2 */
+	unsigned char version; /* 10, 11 or 20: HTTP/1.0, HTTP/1.1, HTTP/2; enum waggle_version */
 	unsigned char protocol; /* enum waggle_protocol */
 	unsigned char trace_flags; /* of the W3C context this exchange passes on */
 	unsigned short target_len; /* bytes of head that are the request target */

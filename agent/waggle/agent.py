@@ -28,6 +28,8 @@ def run(settings: Settings) -> int:
     privileges.require()
     memory.keep_little()
     with _launched(settings) as launched:
+        if settings.tls != "off":
+            privileges.leave_no_core()
         on_its_way = loading.loading_of(options_of(settings, sampling, os.environ))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.
         with start.variable("OPENBLAS_NUM_THREADS", "1"):

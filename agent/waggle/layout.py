@@ -305,6 +305,11 @@ class TableEventKind(IntEnum):
     EPOCH = 3
 
 
+class Version(IntEnum):
+    HTTP_MASK = 31
+    TLS_SHIFT = 5
+
+
 def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
     return np.dtype(
         {

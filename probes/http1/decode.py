@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from waggle.layout import Flag, Kept, Method, Protocol, Role
+from waggle.layout import Flag, Kept, Method, Protocol, Role, Version
 from waggle.probes.http1 import forwarded, targets
 from waggle.spans import (
     END_ERRORS,
@@ -185,9 +185,13 @@ def _common_attributes(exchange: Exchange, attributes: Attributes) -> None:
     if exchange.peer is not None:
         attributes["network.peer.address"] = exchange.peer
         attributes["network.peer.port"] = facts.peer_port
-    version = _VERSIONS.get(facts.version)
+    version = _VERSIONS.get(facts.version & Version.HTTP_MASK)
     if version is not None:
         attributes["network.protocol.version"] = version
+    tls = facts.version >> Version.TLS_SHIFT
+    if tls:  # https://opentelemetry.io/docs/specs/semconv/registry/attributes/tls/
+        attributes["tls.protocol.name"] = "tls"
+        attributes["tls.protocol.version"] = f"1.{tls - 1}"
     if facts.flags & Flag.REQUEST_BODY:
         attributes["http.request.body.size"] = min(facts.request_body, _INT64_MAX)
     if facts.flags & Flag.RESPONSE_BODY:

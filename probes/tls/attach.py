@@ -36,9 +36,9 @@ _LIBRARIES_KEPT = 256
 _CRYPTOGRAPHY = "libcrypto"
 # Where systems keep the libraries of all programs; tried in young processes.
 _USUAL = tuple(
-    f"{folder}/libssl.so.{version}"
+    f"{folder}/{name}"
     for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/lib")
-    for version in ("3", "1.1")
+    for name in ("libssl.so.3", "libssl.so.1.1", "libgnutls.so.30")
 )
 # Parts of the names of files in which TLS may be.
 _HINTS = ("ssl", "tls", "crypt", "boring")

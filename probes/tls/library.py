@@ -9,6 +9,10 @@ emulates, where SSL_read itself does not.
 Where an SSL keeps what it reads from is read out of the library's own accessors: what
 SSL_get_rbio, BIO_get_data and BIO_method_type load, and from where, is in their code.
 Nothing is taken from a table of versions.
+
+GnuTLS has gnutls_record_recv and gnutls_record_send. Since 3.6.3 the latter is a jump to
+gnutls_record_send2, which begins with a `push`. Where a session keeps its descriptor is not looked
+for: which connection it is shows in the calls that pass its ciphertext.
 """
 
 import re
@@ -22,6 +26,10 @@ READ, WRITE, SHAKE = "SSL_read", "SSL_write", "SSL_do_handshake"
 READ_EX, WRITE_EX, FREE = "SSL_read_ex", "SSL_write_ex", "SSL_free"
 GET_RBIO = "SSL_get_rbio"
 _SSL = (READ, WRITE, READ_EX, WRITE_EX, SHAKE, FREE, GET_RBIO)
+GNUTLS_READ, GNUTLS_WRITE = "gnutls_record_recv", "gnutls_record_send"
+GNUTLS_WRITE_2, GNUTLS_SHAKE = "gnutls_record_send2", "gnutls_handshake"
+GNUTLS_FREE = "gnutls_deinit"
+_GNUTLS = (GNUTLS_READ, GNUTLS_WRITE, GNUTLS_WRITE_2, GNUTLS_SHAKE, GNUTLS_FREE)
 GET_DATA, METHOD_TYPE, TEST_FLAGS = "BIO_get_data", "BIO_method_type", "BIO_test_flags"
 _BIO = (GET_DATA, METHOD_TYPE, TEST_FLAGS)
 
@@ -70,10 +78,14 @@ def read_library(path: str, cryptography: str | None = None) -> Library | None:
 
     cryptography: the file that has the BIOs, where it is another (libcrypto). Raises OSError.
     """
-    image = read_image(path, _SSL)
-    if image is None or READ not in image.symbols or WRITE not in image.symbols:
+    image = read_image(path, (*_SSL, *_GNUTLS))
+    if image is None:
         return None
     code = _Code(path, image)
+    if GNUTLS_READ in image.symbols and GNUTLS_WRITE in image.symbols:
+        return Library(path, tuple(_gnutls(code)), None)
+    if READ not in image.symbols or WRITE not in image.symbols:
+        return None
     hooks = [
         *_transfer(code, "tls_read", "tls_did_read", READ, READ_EX),
         *_transfer(code, "tls_write", "tls_wrote", WRITE, WRITE_EX),
@@ -83,6 +95,18 @@ def read_library(path: str, cryptography: str | None = None) -> Library | None:
     if FREE in image.symbols:
         hooks += code.hook("tls_free", None, image.symbols[FREE])
     return Library(path, tuple(hooks), _layout(code, cryptography))
+
+
+def _gnutls(code: "_Code") -> list[Hook]:
+    symbols = code.image.symbols
+    write = symbols.get(GNUTLS_WRITE_2, symbols[GNUTLS_WRITE])
+    hooks = code.hook("tls_read", "tls_did_read", symbols[GNUTLS_READ], counts=True)
+    hooks += code.hook("tls_write", "tls_wrote", write, counts=True)
+    if GNUTLS_SHAKE in symbols:
+        hooks += code.hook("tls_handshake", "tls_shook", symbols[GNUTLS_SHAKE])
+    if GNUTLS_FREE in symbols:
+        hooks += code.hook("tls_free", None, symbols[GNUTLS_FREE])
+    return hooks
 
 
 def _transfer(code: "_Code", enter: str, leave: str, name: str, name_ex: str) -> list[Hook]:

@@ -1,5 +1,6 @@
 """Inside TLS: what real programs say to each other encrypted, seen as if it were not."""
 
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .agent import Agent, SeenSpan, started_agent
+from .agent import WAGGLE, Agent, SeenSpan, started_agent, started_as
 from .harness import ensure_built, tool
 from .processes import Program
 from .tls_programs import (
@@ -82,6 +83,7 @@ def test_blocking_server(certificate: Path, tls: str) -> None:
     assert set(spans) == paths("/n") | paths("/body", 3) | paths("/large", 3)
     one = spans["/n/1"].attributes
     assert (one["url.scheme"], one["http.response.status_code"]) == ("https", 200)
+    assert (one["tls.protocol.name"], one["tls.protocol.version"]) == ("tls", tls)
     assert (one["server.address"], one["server.port"]) == ("localhost", port)
     assert spans["/large/1"].attributes["http.response.body.size"] == 300_000
     assert spans["/body/1"].attributes["http.request.body.size"] == 40_000
@@ -305,21 +307,97 @@ def test_http2(certificate: Path, folder: Path) -> None:
         assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
 
 
-CANARIES = ("canary-cookie", "canary-authorization", "canary-query", "canary-body")
+CANARIES = (
+    *("canary-cookie", "canary-authorization", "canary-token", "canary-body", "canary-set-cookie"),
+    *("canary-password", "canary-signature", "canary-proxy", "canary-user"),
+)
 
 
-def test_secrets_stay(certificate: Path) -> None:
-    """Nothing that was said in confidence is in anything that the agent writes."""
-    server = python_server("threads.py", certificate, python=SYSTEM_PYTHON)
-    with server as (program, port), started_agent("--tls=auto", pids=[program.pid]) as agent:
-        headers = ("-H", f"cookie: {CANARIES[0]}", "-H", f"authorization: Bearer {CANARIES[1]}")
-        url = f"https://localhost:{port}/n/{{}}?token={CANARIES[2]}"
-        curl(*headers, "-d", CANARIES[3] * 100, url)
+def say_secrets(port: int) -> None:
+    """Each request says everything that is confidential, wherever HTTP lets it be said."""
+    cookie, authorization, token, body, _, password, signature, proxy, user = CANARIES
+    headers = [
+        *(f"cookie: session={cookie}", f"authorization: Bearer {authorization}"),
+        *(f"proxy-authorization: Basic {proxy}", f"x-api-key: {authorization}"),
+    ]
+    given = [word for header in headers for word in ("-H", header)]
+    query = f"token={token}&password={password}&X-Amz-Signature={signature}"
+    url = f"https://{user}:{password}@localhost:{port}/secret/{{}}?{query}"
+    curl(*given, "-d", body * 100, url)
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_secrets_stay(certificate: Path, tmp_path: Path) -> None:
+    """No byte that was said in confidence is in what the agent prints, in its spool, its metrics or
+    what it sends: what is not received stays on disk, for whoever looks."""
+    spool = tmp_path / "spool"
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",  # nobody listens there
+        "OTEL_METRICS_EXPORTER": "console",
+    }
+    flags = ["--tls=auto", f"--spool={spool}", "--verbose", "--json"]
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        agent = stack.enter_context(started_agent(*flags, pids=[server.pid], env=environment))
+        say_secrets(port)
         agent.wait_for(lambda spans: len(spans) >= COUNT)
         ended = agent.stop()
-        written = agent.stdout.read_text() + ended.stderr
-    assert "token=REDACTED" in written
-    assert not [canary for canary in CANARIES if canary in written]
+        written = [agent.stdout.read_bytes(), ended.stderr.encode()]
+    kept = [path.read_bytes() for path in files_under(spool)]
+    assert b"token=REDACTED" in written[0]
+    assert any(b"/secret/1" in content for content in kept), "nothing is in the spool"
+    for content in (*written, *kept):
+        assert not [canary for canary in CANARIES if canary.encode() in content]
+
+
+def test_a_crash_leaves_no_core(certificate: Path, tmp_path: Path) -> None:
+    """An agent that crashes leaves nothing of what it had seen on disk."""
+    unlimited = ("prlimit", "--core=unlimited:unlimited")
+    control = [*unlimited, "/bin/sh", "-c", "kill -SEGV $$"]
+    subprocess.run(control, cwd=tmp_path, check=False)
+    if not list(tmp_path.glob("core*")):
+        pytest.skip("this machine writes no core into the folder of a program")
+    for path in tmp_path.glob("core*"):
+        path.unlink()
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        command = [*unlimited, str(WAGGLE), "run", "--json", "--tls=auto", f"--pid={server.pid}"]
+        agent = stack.enter_context(
+            started_as(lambda ready: [*command, f"--ready-fd={ready}"], cwd=tmp_path)
+        )
+        say_secrets(port)
+        agent.wait_for(lambda spans: len(spans) >= COUNT)
+        agent.process.send_signal(signal.SIGSEGV)
+        assert agent.process.wait(60) == -signal.SIGSEGV
+    assert not files_under(tmp_path)
+
+
+@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+def test_gnutls(certificate: Path, tls: str) -> None:
+    """wget of Debian, on GnuTLS: its calls are seen, and are the parents of what they ask for."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
+        )
+        urls = [f"https://localhost:{port}/n/{n}" for n in range(1, COUNT + 1)]
+        command = [tool("wget"), "-q", "--no-check-certificate", "-O", "/dev/null", *urls]
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
+        agent.wait()
+        spans = agent.spans()
+    served = of(spans, "server", server.pid)
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    assert set(served) == set(asked) == paths("/n")
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+        assert asked[path].attributes["tls.protocol.version"] == tls
+        assert span.attributes["tls.protocol.version"] == tls
 
 
 def test_killed_agent_harms_nobody(certificate: Path) -> None:

@@ -24,6 +24,7 @@ def make_certificate(folder: Path) -> Path:
             [
                 *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
                 *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+                *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"),
                 *("-keyout", str(key), "-out", str(certificate)),
             ],
             check=True,

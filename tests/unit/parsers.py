@@ -498,6 +498,11 @@ def tls_records(stream: bytes, step: int) -> list[tuple[int, int]]:
     return [(found[2 * i], found[2 * i + 1]) for i in range(count)]
 
 
+def tls_version(greeting: bytes) -> int:
+    """What a server's greeting agrees on: 1 to 4 for TLS 1.0 to 1.3, 0 where it does not say."""
+    return int(_LIB.tls_version(greeting, len(greeting)))
+
+
 def tls_begins(first: bytes, *, from_start: bool) -> bool:
     """Whether a connection may be one of TLS whose first bytes, or those of a call, are these."""
     return bool(_LIB.tls_begins(first, len(first), int(from_start)))

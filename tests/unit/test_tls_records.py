@@ -1,13 +1,15 @@
 """Records of TLS: where they begin, however a stream is cut."""
 
 import ssl
+import subprocess
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.parsers import tls_begins, tls_records
+from unit.parsers import tls_begins, tls_records, tls_version
 
 LARGEST = 16384 + 2048
 KINDS = st.sampled_from([20, 21, 22, 23])
@@ -85,3 +87,49 @@ def test_data_begins_no_connection() -> None:
     data = written([(23, 40)])
     assert tls_begins(data, from_start=False)
     assert not tls_begins(data, from_start=True)
+
+
+def greeting(version: ssl.TLSVersion, certificate: Path) -> bytes:
+    """What a real server says first to a real client, without its record's header."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    server.maximum_version = version
+    to_server, to_client, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context()
+    both = (
+        client.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        server.wrap_bio(to_server, outgoing, server_side=True),
+    )
+    for end in both:
+        with pytest.raises(ssl.SSLWantReadError):
+            end.do_handshake()
+    said = outgoing.read()
+    return said[5 : 5 + int.from_bytes(said[3:5], "big")]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-keyout", str(made), "-out", str(made.with_suffix(".crt"))]
+    subprocess.run(command, check=True, capture_output=True)
+    made.write_bytes(made.read_bytes() + made.with_suffix(".crt").read_bytes())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("version", "number"), [(ssl.TLSVersion.TLSv1_2, 3), (ssl.TLSVersion.TLSv1_3, 4)]
+)
+def test_version(version: ssl.TLSVersion, number: int, certificate: Path) -> None:
+    """The version is the one that both ends agree on, and not told before it is certain."""
+    said = greeting(version, certificate)
+    assert tls_version(said) == number
+    assert {tls_version(said[:n]) for n in range(len(said))} <= {0, number}
+    assert tls_version(said[:60]) == 0
+
+
+@given(st.binary(max_size=300))
+def test_no_greeting_breaks_it(said: bytes) -> None:
+    """Whatever comes is a version that exists, or none."""
+    assert tls_version(b"\x02" + said) in range(5)

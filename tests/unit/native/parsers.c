@@ -339,6 +339,21 @@ u32 tls_records(const u8 *bytes, u32 length, u32 step, u32 *found, u32 room)
 	return count;
 }
 
+/* The version that a server's greeting agrees on, of which `length` bytes are at hand. */
+u32 tls_version(const u8 *bytes, u32 length)
+{
+	struct tls_hello hello = {};
+	u64 word;
+
+	for (u32 i = 0; i < TLS_HELLO_STEPS && hello.at < length; i++) {
+		word = 0;
+		memcpy(&word, bytes + hello.at, length - hello.at < 8 ? length - hello.at : 8);
+		if (tls_hello_step(&hello, word, length - hello.at))
+			break;
+	}
+	return hello.stage == TLS_AT_END ? hello.version : 0;
+}
+
 u32 tls_begins(const u8 *bytes, u32 length, u32 from_start)
 {
 	u64 word = 0;

@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
+        self.send_header("set-cookie", "session=canary-set-cookie")
         self.end_headers()
         self.wfile.write(body)
 

@@ -10,6 +10,7 @@
 #include "http1_feed.h"
 #include "http2_feed.h"
 #include "python_parts.h"
+#include "tls_wire.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
@@ -83,7 +84,7 @@ INLINE void catch_up(struct feed *feed)
 
 	if (stream->state != HTTP1_LENGTH || open_requests(connection) != 1)
 		return;
-	if (connection->family == AF_UNIX) {
+	if (connection->family == AF_UNIX || is_tls(connection)) {
 		stream->state = HTTP1_LOST;
 		return;
 	}
@@ -284,12 +285,17 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;
 	}
+	if (is_tls(connection) && call->user != SCRATCH_TLS)
+		return on_wire(connection, call);
 	if (feed->sent && connection->flags & CONNECTION_WATCHED)
 		task_part(connection, feed->sock);
 	if (!is_http2(connection)) {
 		if (!begin_call(state, feed->stream, call))
 			return 0;
 		feed_call(&walk);
+		/* Or has just turned out to be encrypted. */
+		if (is_tls(connection) && call->user != SCRATCH_TLS)
+			return on_wire(connection, call);
 	}
 	/* From where it is, or has just turned out to be, HTTP/2. */
 	if (is_http2(connection) && open_requests(connection))

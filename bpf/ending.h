@@ -95,6 +95,8 @@ int BPF_PROG(tcp_destroy, struct sock *sk)
 	if (!(connection->flags & CONNECTION_DEAD))
 		end_connection(connection, sock, bpf_ktime_get_ns(),
 			       tcp_end(connection, BPF_CORE_READ(sk, sk_err)));
+	if (is_tls(connection))
+		forget_tls(sock);
 	forget_connection(sock);
 	return 0;
 }

@@ -153,6 +153,7 @@ INLINE void fill_request(struct feed *feed, struct http1_head *head,
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (feed->connection->flags & CONNECTION_RESYNCED)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
+	tell_tls(feed->connection, facts);
 	fill_addresses(facts, feed->connection, feed->sock);
 }
 
@@ -502,7 +503,8 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 	/* Answered before its end: what was announced of it may never come. */
 	if (http1_in_body(request_stream(connection)))
 		connection->flags |= CONNECTION_UNSURE;
-	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT)
+	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT &&
+	    !is_tls(connection))
 		remember_peer(found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&
 	    (connection->flags & (CONNECTION_BLOCKING | CONNECTION_RULES))) {

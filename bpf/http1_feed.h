@@ -8,6 +8,7 @@
 #include "http1_exchange.h"
 #include "http2_judge.h"
 #include "http2_upgrade.h"
+#include "tls.h"
 
 #define READ_AT_ONCE 1024 /* most heads are whole in one read */
 #define FEED_STEPS 2048	  /* states passed in one call; a chunk is two */
@@ -258,6 +259,16 @@ INLINE int feed_counted(struct feed *feed)
 	return message_done(feed);
 }
 
+/* Whether the connection is, or has just turned out to be, encrypted. */
+PROVEN_ONCE int judge_tls(struct connection *connection, u64 word, u32 length)
+{
+	if (!connection || connection->encrypted ||
+	    !tls_may_begin(word, length, connection->flags & CONNECTION_FROM_START))
+		return 0;
+	connection->encrypted = 1;
+	return 1;
+}
+
 /* Whose connection is this? The side that sends the first request is the client. */
 INLINE int judge(struct feed *feed, u64 word, u32 length)
 {
@@ -269,6 +280,8 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 		connection->role = feed->sent ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
 		return 1;
 	}
+	if (tls_wanted && judge_tls(connection, word, length))
+		return 0;
 	if ((connection->flags & CONNECTION_FROM_START) ||
 	    ++connection->tries > MID_STREAM_TRIES)
 		feed_over(feed, WAGGLE_COUNT_CONNECTIONS_GIVEN_UP);

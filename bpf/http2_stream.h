@@ -169,6 +169,7 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 		facts->flags |= WAGGLE_FLAG_PROVISIONAL;
 	if (http2->resynced)
 		facts->flags |= WAGGLE_FLAG_RESYNCED;
+	tell_tls(feed->connection, facts);
 	fill_addresses(facts, feed->connection, feed->sock);
 	remember_addresses(feed->connection, facts);
 }

@@ -51,6 +51,8 @@ INLINE u32 begins_here(struct feed *feed, const struct call *call)
 	struct connection *connection = feed->connection;
 	struct http1_stream *stream = feed->stream;
 
+	if (is_tls(connection)) /* its streams are of another layer */
+		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
 	if (!stream->started) {
 		stream->started = 1;
 		stream->next = call->endpoint.position;

@@ -34,6 +34,7 @@ const volatile u32 rank_of_jaeger = 3;
 const volatile u32 rank_of_xray = 4;
 const volatile u32 keep_baggage = 0;
 
+const volatile u32 tls_wanted = 0;    /* plaintext comes from libraries (tls_probes.h) */
 const volatile u32 tcp_option_on = 0; /* tcp_option.h is attached */
 
 const volatile u32 sampling_mode = 0;	  /* enum sampling_mode; 0: no sampler, no cost */
@@ -139,10 +140,25 @@ struct connection {
 	u32 injected_at;
 	u64 injected_piece; /* how many bytes of that request leave in one piece, ours included */
 	u32 asked; /* rule `turn`: 1 when this side was seen to connect, 2 when turns are carried */
-	u32 unused;
+	u32 encrypted; /* 1 and more: what is parsed comes from its library; then 1 + its version (tls.h) */
 	struct open_exchange current; /* most connections have one open at a time */
 	struct offered_option option;
 };
+
+/* Whether it is encrypted. Where nobody asks, the verifier leaves out what follows. */
+INLINE int is_tls(const struct connection *connection)
+{
+	return tls_wanted && connection->encrypted;
+}
+
+/* Says of an exchange that it passed encrypted, and by which version of TLS. */
+INLINE void tell_tls(const struct connection *connection, struct waggle_facts *facts)
+{
+	if (!is_tls(connection))
+		return;
+	facts->flags |= WAGGLE_FLAG_TLS;
+	facts->version |= (connection->encrypted - 1) << WAGGLE_VERSION_TLS_SHIFT;
+}
 
 /* What http1_head.prefix and .out hold in a request: begins like open_exchange. */
 struct scratch_exchange {
@@ -201,7 +217,9 @@ enum scratch_user {
 	SCRATCH_RECEIVE = 1,
 	SCRATCH_UNIX = 2,
 	SCRATCH_MESSAGE = 3,
-	SCRATCH_USERS = 4
+	SCRATCH_HOOKS = 4, /* those above: hooks of sockets */
+	SCRATCH_TLS = 4,   /* plaintext of a library */
+	SCRATCH_USERS = 5,
 };
 
 struct handoff_key {

@@ -29,8 +29,8 @@ INLINE int has_types(void)
 
 /* What hooks of this CPU are passing on, by enum scratch_user. */
 struct passed {
-	u64 context[SCRATCH_USERS]; /* 0: nothing */
-	u32 mode[SCRATCH_USERS];
+	u64 context[SCRATCH_HOOKS]; /* 0: nothing */
+	u32 mode[SCRATCH_HOOKS];
 };
 
 MAP(passed_on, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, struct passed, 0);
@@ -73,7 +73,7 @@ INLINE u32 take_over(void *context, u32 *mode)
 	if (!passed)
 		return SCRATCH_USERS;
 #pragma clang loop unroll(full)
-	for (u32 user = 0; user < SCRATCH_USERS; user++) {
+	for (u32 user = 0; user < SCRATCH_HOOKS; user++) {
 		if (passed->context[user] == (u64)context) {
 			passed->context[user] = 0;
 			*mode = passed->mode[user];

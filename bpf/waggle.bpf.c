@@ -11,6 +11,8 @@
 #include "python_probes.h"
 #include "go_probes.h"
 #include "node_probes.h"
+#include "tls_probes.h"
+#include "go_tls.h"
 #include "sweep.h"
 #include "capture_socket.h"
 #include "capture_probe.h"
@@ -30,6 +32,7 @@ SHARED_ENUM(waggle_link);
 SHARED_ENUM(waggle_end);
 SHARED_ENUM(waggle_method);
 SHARED_ENUM(waggle_flag);
+SHARED_ENUM(waggle_version);
 SHARED_ENUM(waggle_kept);
 SHARED_ENUM(waggle_sampling);
 SHARED_ENUM(waggle_side);
@@ -57,4 +60,5 @@ const struct waggle_http2 shared_http2 SEC(".rodata.shared") = {};
 const struct waggle_code_layout shared_code_layout SEC(".rodata.shared") = {};
 const struct waggle_code_event shared_code_event SEC(".rodata.shared") = {};
 const struct waggle_table_event shared_table_event SEC(".rodata.shared") = {};
+const struct waggle_tls_layout shared_tls_layout SEC(".rodata.shared") = {};
 const struct waggle_log shared_log SEC(".rodata.shared") = {};

@@ -94,6 +94,13 @@ enum waggle_flag {
 	WAGGLE_FLAG_UNPROVEN = 4096,	   /* the parent is predicted: evidence follows */
 	WAGGLE_FLAG_AFTER_RESPONSE = 8192, /* sent when its parent had been answered */
 	WAGGLE_FLAG_SDK = 16384, /* the process exports a span of this itself: left to it */
+	WAGGLE_FLAG_TLS = 32768,	   /* plaintext of an encrypted connection */
+};
+
+/* Of waggle_facts.version: what of it is HTTP's, and above that TLS's: 1 to 4 for 1.0 to 1.3. */
+enum waggle_version {
+	WAGGLE_VERSION_HTTP_MASK = 31,
+	WAGGLE_VERSION_TLS_SHIFT = 5,
 };
 
 /* What is known of how a trace was sampled: waggle_facts.sampling. Its low bits are the
@@ -167,7 +174,7 @@ struct waggle_facts {
 	unsigned char link;    /* enum waggle_link */
 	unsigned char end;     /* enum waggle_end */
 	unsigned char method;  /* enum waggle_method */
-	unsigned char version; /* 10, 11 or 20: HTTP/1.0, HTTP/1.1, HTTP/2 */
+	unsigned char version; /* 10, 11 or 20: HTTP/1.0, HTTP/1.1, HTTP/2; enum waggle_version */
 	unsigned char protocol; /* enum waggle_protocol */
 	unsigned char trace_flags; /* of the W3C context this exchange passes on */
 	unsigned short target_len; /* bytes of head that are the request target */
@@ -620,6 +627,16 @@ struct waggle_log {
 	unsigned char bytes[WAGGLE_LOG_BYTES];
 };
 
+/* Where a TLS library keeps what its objects read from: in the map `tls_layouts`, found and
+ * verified by user space (probes/tls). Bytes. */
+struct waggle_tls_layout {
+	unsigned int reader; /* of an SSL: its BIO to read from */
+	unsigned int method; /* of a BIO: its kind, */
+	unsigned int number; /* its descriptor, */
+	unsigned int data;   /* and what its kind keeps */
+	unsigned int known;  /* these hold */
+};
+
 /* Why something was not recorded, or what happened, in the map `counters`. */
 enum waggle_counter {
 	WAGGLE_COUNT_EXCHANGES = 0,	   /* records written to a ring */
@@ -696,7 +713,11 @@ enum waggle_counter {
 	WAGGLE_COUNT_OPTION_PROBED = 69, /* empty ones, which the agent sends itself at its start */
 	WAGGLE_COUNT_OPTION_OLD_REFUSED = 70, /* old connections that this kernel lets no one change */
 	WAGGLE_COUNT_TURN_CALLS = 71, /* whose parent rule `turn` claims, until answers prove it */
-	WAGGLE_COUNTERS = 72,
+	WAGGLE_COUNT_TLS_CONNECTIONS = 72, /* encrypted, of processes that are traced */
+	WAGGLE_COUNT_TLS_BOUND = 73,	/* whose plaintext is known to be theirs */
+	WAGGLE_COUNT_LOST_TLS_UNBOUND = 74, /* plaintext of which nobody knows whose it is */
+	WAGGLE_COUNT_LOST_TLS_BUSY = 75, /* plaintext that came while another was looked at */
+	WAGGLE_COUNTERS = 76,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

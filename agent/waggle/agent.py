@@ -28,6 +28,8 @@ def run(settings: Settings) -> int:
     privileges.require()
     memory.keep_little()
     with _launched(settings) as launched:
+        if settings.tls != "off":
+            privileges.leave_no_core()
         on_its_way = loading.loading_of(options_of(settings, sampling, os.environ))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.
         with start.variable("OPENBLAS_NUM_THREADS", "1"):
@@ -68,6 +70,7 @@ def options_of(
         ring_bytes=settings.ring_size,
         log_rate=settings.logs_rate if settings.wants_logs(environ) else 0,
         inject=settings.inject != "off",
+        tls=settings.tls != "off",
         sampling=sampling,
         propagators=propagators_of(environ, say),
         baggage=bool(settings.baggage),

@@ -40,6 +40,13 @@ _PROBES = (
     *("go_grpc_handler", "go_grpc_call", "go_grpc_new_stream", "go_grpc_send_headers"),
     "node_turn_over",
 )
+# What --tls adds, attached like those; the one they pass on to takes as long to verify as all else.
+_TLS = (
+    *("tls_write", "tls_wrote", "tls_read", "tls_did_read", "tls_handshake", "tls_shook"),
+    *("tls_free", "tls_call", "go_tls_write", "go_tls_read", "go_tls_did_read"),
+)
+_TLS_MAPS = ("tls_sessions", "tls_tails", "tls_since", "tls_waiting", "go_tls_reads")
+_FEW = 64  # entries of a map that nobody uses
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
 _LOG_MAPS = ("log_ring", "log_budgets", "log_writes")
@@ -107,7 +114,8 @@ class CaptureOptions:
     watch_processes: record every new program until it is decided about.
     ring_bytes: of the ring of ordinary records, a power of two. log_rate: records of 0.9 KB
     a second that one process may write to its logs, 0: logs are not looked at. inject: load what
-    writes headers into requests (injecting.py). max_entries:
+    writes headers into requests (injecting.py). tls: load what reads plaintext of TLS
+    libraries. max_entries:
     other bounds than the maps have by themselves, by name of the map. sampling: who decides
     what is recorded, and how (see Sampling). propagators: which headers say whose child a
     request is. baggage: whether that header is recorded. tcp_option: tell other machines by the
@@ -125,6 +133,12 @@ class CaptureOptions:
     propagators: Propagators = field(default_factory=Propagators)
     baggage: bool = False
     tcp_option: bool = False
+    tls: bool = False
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Programs that are attached to processes."""
+        return (*_PROBES, *_TLS) if self.tls else _PROBES
 
 
 class Capture:
@@ -158,6 +172,8 @@ class Capture:
         #: Why nothing is loaded that writes headers into requests; empty when it is.
         self.not_injecting = "" if bpf.program(_INJECT[0]).autoload else "not asked for"
         self._injection: list[Link] = []
+        #: Whether plaintext of TLS libraries can be had.
+        self.tls = bpf.program(_TLS[0]).autoload
         #: The TCP option, where it is in use; else why it is not, if it was asked for.
         self.tcp_option: tcp_option.TcpOption | None = None
         self.tcp_option_refused = ""
@@ -225,11 +241,14 @@ class Capture:
             logs = (_LOGS,) if options.log_rate else ()
             inject = _INJECT if options.inject else ()
             option = tcp_option.PROGRAMS if options.tcp_option else ()
-            bpf.load_only(_SWEEP, *_COMMON, *_PROBES, *flavour.loaded(), *logs, *inject, *option)
+            hooks = (*_COMMON, *options.probes, *flavour.loaded())
+            bpf.load_only(_SWEEP, *hooks, *logs, *inject, *option)
             _configure(bpf, options)
-            for name in _PROBES:
+            for name in options.probes:
                 bpf.program(name).as_uprobe_multi()
             bpf.load(silent=silent)
+            if options.tls:
+                _put_behind(bpf, "behind_tls", "tls_call")
             write_rules(_mapped_rules(bpf), options.sampling)
             capture = cls(bpf, flavour, [*attach(bpf, flavour), *map(bpf.attach, logs)])
             if options.tcp_option:
@@ -365,7 +384,8 @@ class Capture:
 
     def program_infos(self) -> list[ProgramInfo]:
         """What the kernel knows of each program that may run, the probes' too."""
-        names = (*self._program_names, _SWEEP, *_PROBES)
+        tls = _TLS if self.tls else ()
+        names = (*self._program_names, _SWEEP, *_PROBES, *tls)
         return [self.bpf.program(name).info() for name in names]
 
     def attach_injection(self, cgroup: Path) -> None:
@@ -414,9 +434,13 @@ def _wanted(capture: str) -> tuple[Flavour, ...]:
 def attach(bpf: Object, flavour: Flavour) -> list[Link]:
     """Everything that a flavour attaches, in working order."""
     if flavour.behind is not None:
-        first, program = (0).to_bytes(4, "little"), bpf.program(flavour.behind)
-        bpf.map("behind_hooks").update(first, program.fd.to_bytes(4, "little"))
+        _put_behind(bpf, "behind_hooks", flavour.behind)
     return [bpf.attach(name) for name in (*_COMMON, *flavour.programs)]
+
+
+def _put_behind(bpf: Object, programs: str, name: str) -> None:
+    """Names the program that others pass on to, by a map of programs."""
+    bpf.map(programs).update((0).to_bytes(4, "little"), bpf.program(name).fd.to_bytes(4, "little"))
 
 
 def _mapped_rules(bpf: Object) -> npt.NDArray[np.void]:
@@ -444,6 +468,30 @@ def write_rules(rules: npt.NDArray[np.void], sampling: Sampling) -> None:
         rules["threshold"][number] = threshold_of(probability)
 
 
+def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
+    """Settings of what is only loaded when it is wanted; the maps of what is not take no room."""
+    settings: dict[str, int] = {}
+    without: list[str] = []
+    if not options.tcp_option:
+        without += tcp_option.MAPS
+    if options.log_rate:
+        settings["log_rate"] = options.log_rate
+    else:
+        without += _LOG_MAPS
+    if options.inject:
+        settings["inject_wanted"] = 1
+    else:
+        without += _INJECT_MAPS
+    for name in without:
+        bpf.map(name).leave_out()
+    if options.tls:
+        settings["tls_wanted"] = 1
+    else:
+        for name in _TLS_MAPS:
+            bpf.map(name).max_entries = _FEW
+    return settings
+
+
 def _configure(bpf: Object, options: CaptureOptions) -> None:
     settings: Mapping[str, int | bytes] = {
         "agent_tgid": os.getpid(),
@@ -455,19 +503,7 @@ def _configure(bpf: Object, options: CaptureOptions) -> None:
         "sample_rules_for_all": options.sampling.rules_for_all,
         "shape_seed": int.from_bytes(os.urandom(8), "little") | 1,
     }
-    if not options.tcp_option:
-        for name in tcp_option.MAPS:
-            bpf.map(name).leave_out()
-    if options.log_rate:
-        settings = {**settings, "log_rate": options.log_rate}
-    else:
-        for name in _LOG_MAPS:
-            bpf.map(name).leave_out()
-    if options.inject:
-        settings = {**settings, "inject_wanted": 1}
-    else:
-        for name in _INJECT_MAPS:
-            bpf.map(name).leave_out()
+    settings = {**settings, **_of_extras(bpf, options)}
     settings = {**settings, **options.propagators.variables()}
     for name, value in settings.items():
         bpf.rodata[name] = value

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Capture = Literal["auto", "socket", "probe", "syscall"]
 CallSite = Literal["off", "client"]
+Tls = Literal["auto", "off"]
 Inject = Literal["auto", "always", "first", "off"]
 TcpOptionUse = Literal["auto", "off"]
 SdkUse = Literal["defer", "both", "ignore"]
@@ -170,6 +171,7 @@ class Settings(BaseModel):
     sdk: SdkUse = Field("defer", description="defer, both or ignore")
     tcp_option: TcpOptionUse = Field("auto", description="auto or off")
     call_site: CallSite = Field("client", description="off or client")
+    tls: Tls = Field("off", description="auto or off")
     inject: Inject = Field("off", description="auto, always, first or off")
     inject_to: Annotated[tuple[str, ...], _List] = Field(
         ("loopback", "private"), description="destinations such as private or 10.0.0.0/8:8080"

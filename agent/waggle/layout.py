@@ -109,6 +109,10 @@ class Counter(IntEnum):
     OPTION_PROBED = 69
     OPTION_OLD_REFUSED = 70
     TURN_CALLS = 71
+    TLS_CONNECTIONS = 72
+    TLS_BOUND = 73
+    LOST_TLS_UNBOUND = 74
+    LOST_TLS_BUSY = 75
 
 
 class End(IntEnum):
@@ -154,6 +158,7 @@ class Flag(IntEnum):
     UNPROVEN = 4096
     AFTER_RESPONSE = 8192
     SDK = 16384
+    TLS = 32768
 
 
 class GoLimit(IntEnum):
@@ -298,6 +303,11 @@ class TableEventKind(IntEnum):
     BLOCK = 1
     CLOSED = 2
     EPOCH = 3
+
+
+class Version(IntEnum):
+    HTTP_MASK = 31
+    TLS_SHIFT = 5
 
 
 def _dtype(size: int, fields: list[tuple[str, str, int]]) -> "np.dtype[np.void]":
@@ -572,6 +582,17 @@ GO_FUNCTION = _dtype(
     ],
 )
 
+TLS_LAYOUT = _dtype(
+    20,
+    [
+        ("reader", "<u4", 0),
+        ("method", "<u4", 4),
+        ("number", "<u4", 8),
+        ("data", "<u4", 12),
+        ("known", "<u4", 16),
+    ],
+)
+
 EVIDENCE = _dtype(
     144,
     [
@@ -704,13 +725,13 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    800,
+    824,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),
         ("tgid", "<u4", 156),
         ("role", "u1", 160),
         ("current_used", "u1", 188),
-        ("method", "u1", 396),
+        ("method", "u1", 420),
     ],
 )

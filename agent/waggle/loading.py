@@ -18,7 +18,7 @@ from waggle.errors import WaggleError
 # in whatever way, waits until the settings are read.
 _DECIDING = (
     *("--capture", "--config", "--logs", "--ring-size", "--sample", "--tail"),
-    *("--inject", "--tcp-option", "--baggage"),
+    *("--inject", "--tcp-option", "--tls", "--baggage"),
 )
 _DECIDING_VARIABLES = (
     *("OTEL_TRACES_SAMPLER", "OTEL_LOGS_EXPORTER", "OTEL_PROPAGATORS"),

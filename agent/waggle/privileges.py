@@ -40,6 +40,7 @@ _IMPLIED = {
 }
 
 _VERSION_3 = 0x20080522
+_PR_SET_DUMPABLE = 4
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -183,6 +184,16 @@ def _shrink_bounding_set(kept: int) -> None:
         if held and not kept >> capability & 1:
             prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         capability += 1
+
+
+def leave_no_core() -> None:
+    """What we hold may be confidential: if we crash, none of it is written to disk."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+    if os.geteuid() == 0:  # others could not read their own /proc/self any more
+        _libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _mask(capabilities: Iterable[Capability]) -> int:

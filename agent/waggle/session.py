@@ -77,8 +77,14 @@ class Session:
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
         probes: list[Probe] = [
-            *(PythonProbe(capture.bpf), GoProbe(capture.bpf, say), NodeProbe(capture.bpf)),
+            PythonProbe(capture.bpf),
+            GoProbe(capture.bpf, say, tls=capture.tls),
+            NodeProbe(capture.bpf),
         ]
+        if capture.tls:
+            from waggle.probes.tls.attach import TlsProbe
+
+            probes.append(TlsProbe(capture.bpf, say))
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)

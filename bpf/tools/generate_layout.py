@@ -24,6 +24,7 @@ STRUCTS = {
     "waggle_go": ("GO", False),
     "waggle_go_function_key": ("GO_FUNCTION_KEY", False),
     "waggle_go_function": ("GO_FUNCTION", False),
+    "waggle_tls_layout": ("TLS_LAYOUT", False),
     "waggle_evidence": ("EVIDENCE", True),
     "waggle_log": ("LOG", True),
     "waggle_code_layout": ("CODE_LAYOUT", False),

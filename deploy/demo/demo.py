@@ -1,7 +1,8 @@
 """The demo: a small shop of five programs that know nothing of tracing, and Waggle looking at them.
 
-nginx stands before `shop` (Flask under gunicorn), which calls `stock` (Go, Gin) and `pay` (FastAPI
-under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack, which streams.
+nginx takes HTTPS and stands before `shop` (Flask under gunicorn), which calls `stock` (Go, Gin) and
+`pay` (FastAPI under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack,
+which streams.
 Six requests are made, one slow, one failing; the agent prints their traces.
 
     demo.py PATH_OF_WAGGLE [ARGUMENTS OF waggle run...]
@@ -21,6 +22,7 @@ import re
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -66,9 +68,11 @@ VISITS = (
 
 @dataclass(frozen=True)
 class Shop:
-    """The running system: where its front listens, and the ids of all its processes."""
+    """The running system: where its front listens, what proves that it is the front, and the ids
+    of all its processes."""
 
     port: int
+    certificate: Path
     pids: list[int]
 
 
@@ -87,13 +91,26 @@ def running_shop() -> Iterator[Shop]:
             lease = lease_port()
             stack.callback(lease.release)
             ports[name] = lease.port
+        certificate = _make_certificate(folder)
         pids: list[int] = []
         for name, command in _commands(ports, folder).items():
             program = Program(f"demo-{name}", command, env=_environment(ports), cwd=HERE)
             stack.callback(program.stop)
-            _wait_until_ready(program, ports[name], by_http=name != "prices")
+            _wait_until_ready(program, ports[name], by_http=name not in ("prices", "nginx"))
             pids += program.pids()
-        yield Shop(ports["nginx"], pids)
+        yield Shop(ports["nginx"], certificate, pids)
+
+
+def _make_certificate(folder: Path) -> Path:
+    """Of the front: of a key that nobody else has, and that ends with the folder."""
+    certificate = folder / "certificate.pem"
+    command: list[str | Path] = [tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "key.pem"]
+    made = subprocess.run([*command, "-out", certificate], capture_output=True)
+    if made.returncode:
+        raise ProgramError(f"openssl made no certificate: {made.stderr.decode(errors='replace')}")
+    return certificate
 
 
 def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]]:
@@ -247,9 +264,10 @@ def _read_some(source: int) -> bytes:
         return b""
 
 
-def visit_all(port: int) -> None:
+def visit_all(shop: Shop) -> None:
     """Makes the six requests on one connection. Raises ProgramError for an unexpected answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    trusted = ssl.create_default_context(cafile=shop.certificate)
+    connection = http.client.HTTPSConnection("localhost", shop.port, timeout=30, context=trusted)
     for visit in VISITS:
         connection.request("GET", visit.path)
         answer = connection.getresponse()
@@ -266,14 +284,14 @@ def run(waggle: Path | None, arguments: list[str]) -> int:
     ensure_python_peers()
     ensure_go_module(HERE / "stock", ["."], _BIN)
     with running_shop() as shop:
-        say(f"the shop is open on 127.0.0.1:{shop.port}, processes {shop.pids}")
+        say(f"the shop is open on https://localhost:{shop.port}, processes {shop.pids}")
         if waggle is None:
-            visit_all(shop.port)
+            visit_all(shop)
             return 0
-        agent = Agent(waggle, shop.pids, arguments)
+        agent = Agent(waggle, shop.pids, ["--tls", "auto", *arguments])
         try:
             agent.wait_until_ready()
-            visit_all(shop.port)
+            visit_all(shop)
             agent.wait_for_traces(len(VISITS))
         finally:
             code = agent.stop()

@@ -33,6 +33,7 @@ from waggle.probes.go.binary import Function, GoProgram, NoGoProgramError, code_
 from waggle.probes.go.sparing import Births, Introductions
 from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC
+from waggle.probes.tls.attach import SINCE, tell_since
 from waggle.process_memory import file_mappings
 from waggle.runtimes import GO
 
@@ -45,6 +46,9 @@ _Rows = npt.NDArray[np.void]
 
 _BIRTH, _READY = "runtime.newproc.func1", "runtime.runqput"
 _SLOT = "runtime.asmcgocall"
+_TLS_READ = "crypto/tls.(*Conn).Read"
+_COPY = "runtime.memmove"
+_TLS = ("go_tls_write", "go_tls_read", "go_tls_did_read")
 # BPF program -> the functions at whose entry it looks; the names differ between versions.
 _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_round_trip": ("net/http.(*persistConn).roundTrip",),
@@ -55,6 +59,8 @@ _ENTRIES: dict[str, tuple[str, ...]] = {
         "net/http/internal/http2.(*serverConn).runHandler",
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
+    "go_tls_write": ("crypto/tls.(*Conn).Write",),
+    "go_tls_read": (_TLS_READ,),
 }
 # Of grpc's server, whose fields move from version to version.
 _GRPC_HANDLER = "google.golang.org/grpc.(*Server).handleStream"
@@ -140,13 +146,20 @@ class Hook:
 
 
 class GoProbe:
-    """Rule `goroutine` for programs written in Go."""
+    """Rule `goroutine` for programs written in Go; with tls also what is in crypto/tls."""
 
     name = "go"
 
-    def __init__(self, kernel: Kernel, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        tls: bool = False,
+    ) -> None:
         self._kernel = kernel
         self._say = say
+        self._tls = tls
         self._epochs = itertools.count(1)
         self._plans: dict[tuple[int, int, int, int], Plan] = {}
 
@@ -166,9 +179,15 @@ class GoProbe:
             row["verdict"] = verdict
             functions.update(key, row.tobytes())
         self._kernel.map(PROCESSES).update(_key(target.tgid), _row(plan, bias, epoch).tobytes())
-        hooks = [Hook(program, path, offset) for program, offset in plan.hooks]
+        hooks = [
+            Hook(program, path, offset)
+            for program, offset in plan.hooks
+            if self._tls or program not in _TLS
+        ]
         attachment = GoAttachment(self._kernel, target.tgid, epoch, hooks, is_guess=plan.is_guess)
         attachment.attach()
+        if self._tls:
+            tell_since(self._kernel.map(SINCE), target.tgid)
         return attachment
 
     def _plan(self, path: str) -> Plan:
@@ -326,9 +345,10 @@ def _bias(tgid: int, program: GoProgram) -> int:
 def make_plan(path: str) -> Plan:
     """Read a program's file and decide what to hook. Raises RefusedError."""
     names = {name for several in _ENTRIES.values() for name in several}
-    others = (_SLOT, _GRPC_HANDLER, _BIRTH, _READY, _NEW_STREAM, _ASSIGN, _PUT, *_SEND_HEADERS)
+    others = (_SLOT, _GRPC_HANDLER, _BIRTH, _READY, _NEW_STREAM, _ASSIGN, _PUT, _COPY)
     try:
-        program = read_program(path, [*names, *others], [*_VERDICTS, f"{_NEW_STREAM}.func"])
+        asked = [*names, *others, *_SEND_HEADERS]
+        program = read_program(path, asked, [*_VERDICTS, f"{_NEW_STREAM}.func"])
     except NoGoProgramError as error:
         raise RefusedError(
             f"its functions cannot be found, so its calls have no parents: {error}"
@@ -435,8 +455,11 @@ class _Chooser:
             for name in names:
                 self._add(found, program, name, instructions.at_entry)
         self._add_call(found, _BORN, _BIRTH, _READY)
+        self._add_call(found, "go_tls_did_read", _TLS_READ, _COPY)
         if _BORN not in dict(found):
             self.missing.append(f"no probe on {_BIRTH}: goroutines inherit no request")
+        if len([name for name, _ in found if name in _TLS]) != len(_TLS):
+            found = [hook for hook in found if hook[0] not in _TLS]  # one side alone says nothing
         return found
 
     def grpc_hooks(self, offsets: Mapping[str, int] | None) -> list[tuple[str, int]]:

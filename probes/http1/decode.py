@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from waggle.layout import Flag, Kept, Method, Protocol, Role
+from waggle.layout import Flag, Kept, Method, Protocol, Role, Version
 from waggle.probes.http1 import forwarded, targets
 from waggle.spans import (
     END_ERRORS,
@@ -52,9 +52,11 @@ class Http1Decoder:
     def __init__(self, methods: frozenset[str] = _KNOWN_METHODS) -> None:
         self._methods = methods
 
-    def decode(self, exchange: Exchange, scheme: str = "http") -> Decoded:
-        """The exchange; scheme: of a request whose target and proxies name none."""
+    def decode(self, exchange: Exchange, scheme: str = "") -> Decoded:
+        """The exchange; scheme: of a request whose target and proxies name none, where it is
+        known better than by whether it was encrypted."""
         attributes: Attributes = {}
+        scheme = scheme or default_scheme(exchange.facts)
         method = self._method(exchange, attributes)
         if exchange.facts.role == Role.SERVER:
             kind = KIND_SERVER
@@ -119,8 +121,17 @@ def _client_attributes(exchange: Exchange, attributes: Attributes, default: str)
     authority = _authority(exchange, target)
     rest = "" if target.path == "*" else target.rest
     server_address(authority, scheme, exchange.peer, facts, attributes)
-    shown = targets.redact_userinfo(authority) if authority.host else _peer_authority(attributes)
+    shown = (
+        targets.redact_userinfo(authority)
+        if authority.host
+        else _peer_authority(attributes, scheme)
+    )
     attributes["url.full"] = f"{scheme}://{shown}{rest}"
+
+
+def default_scheme(facts: Facts) -> str:
+    """Of a request that does not say it."""
+    return "https" if facts.flags & Flag.TLS else "http"
 
 
 def _target(exchange: Exchange) -> targets.Target:
@@ -154,15 +165,15 @@ def server_address(
         )
     elif facts.role != Role.SERVER:  # required of clients; a UNIX socket's server is this host
         attributes["server.address"] = "localhost"
-        attributes["server.port"] = targets.DEFAULT_PORTS["http"]
+        attributes["server.port"] = targets.DEFAULT_PORTS[scheme if scheme == "https" else "http"]
 
 
-def _peer_authority(attributes: Attributes) -> str:
+def _peer_authority(attributes: Attributes, scheme: str) -> str:
     """The authority of a URL whose request named none: what the connection goes to."""
     host, port = str(attributes["server.address"]), attributes["server.port"]
     if ":" in host:
         host = f"[{host}]"
-    return host if port == targets.DEFAULT_PORTS["http"] else f"{host}:{port}"
+    return host if port == targets.DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
 
 def _common_attributes(exchange: Exchange, attributes: Attributes) -> None:
@@ -174,9 +185,13 @@ def _common_attributes(exchange: Exchange, attributes: Attributes) -> None:
     if exchange.peer is not None:
         attributes["network.peer.address"] = exchange.peer
         attributes["network.peer.port"] = facts.peer_port
-    version = _VERSIONS.get(facts.version)
+    version = _VERSIONS.get(facts.version & Version.HTTP_MASK)
     if version is not None:
         attributes["network.protocol.version"] = version
+    tls = facts.version >> Version.TLS_SHIFT
+    if tls:  # https://opentelemetry.io/docs/specs/semconv/registry/attributes/tls/
+        attributes["tls.protocol.name"] = "tls"
+        attributes["tls.protocol.version"] = f"1.{tls - 1}"
     if facts.flags & Flag.REQUEST_BODY:
         attributes["http.request.body.size"] = min(facts.request_body, _INT64_MAX)
     if facts.flags & Flag.RESPONSE_BODY:

@@ -12,7 +12,12 @@ import numpy.typing as npt
 
 from waggle.layout import End, Flag, Kept, Method, Protocol, Role
 from waggle.probes.http1 import targets
-from waggle.probes.http1.decode import Http1Decoder, known_methods, server_address
+from waggle.probes.http1.decode import (
+    Http1Decoder,
+    default_scheme,
+    known_methods,
+    server_address,
+)
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.kept import Known, MessageTimes, Stream, StreamKept
 from waggle.spans import (
@@ -69,7 +74,7 @@ class Http2Decoder:
         return plain
 
     def _decode_http(self, exchange: Exchange, stream: Stream) -> Decoded:
-        decoded = self._http.decode(exchange, exchange.text(StreamKept.SCHEME) or "http")
+        decoded = self._http.decode(exchange, exchange.text(StreamKept.SCHEME))
         attributes = decoded.attributes
         if not exchange.target and exchange.facts.method != Method.CONNECT:
             for name in ("url.path", "url.full"):  # of a head that could not be read
@@ -128,7 +133,7 @@ def _add_method(exchange: Exchange, decoded: Decoded) -> None:
 def _add_addresses(exchange: Exchange, attributes: Attributes) -> None:
     facts = exchange.facts
     authority = targets.parse_authority(exchange.text(Kept.HOST))
-    scheme = exchange.text(StreamKept.SCHEME) or "http"
+    scheme = exchange.text(StreamKept.SCHEME) or default_scheme(facts)
     server = connection_address(facts, facts.local_addr)
     if facts.role != Role.SERVER:
         server = exchange.peer

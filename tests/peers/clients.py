@@ -26,6 +26,7 @@ class ClientKind:
     can_close: bool = True
     can_unix: bool = True
     can_send_traceparent: bool = True
+    can_tls: bool = True
     can_pass_gate: bool = True
     """Whether its connections outlive the gate; all clients can wait at `gate=0`."""
 
@@ -55,8 +56,8 @@ CLIENTS: dict[str, ClientKind] = {
     "node-fetch": ClientKind(
         ["node", PROGRAMS / "node" / "client.js", "fetch"], can_close=False, can_unix=False
     ),
-    "java": ClientKind(_JAVA, can_close=False, can_unix=False),
-    "raw": ClientKind([sys.executable, PROGRAMS / "raw" / "rawclient.py"]),
+    "java": ClientKind(_JAVA, can_close=False, can_unix=False, can_tls=False),
+    "raw": ClientKind([sys.executable, PROGRAMS / "raw" / "rawclient.py"], can_tls=False),
 }
 # A load generator for WebSocket handshakes: no client of the matrix.
 WEBSOCKET = ClientKind([sys.executable, _PYTHON / "client_websocket.py"], can_unix=False)
@@ -191,6 +192,12 @@ def run_client(
         env=env,
     ) as client:
         return client.finish(timeout_s)
+
+
+def trust_in(certificate: Path) -> dict[str, str]:
+    """The environment of a client that takes this certificate, by whichever of these it reads."""
+    names = ("PEER_CERTIFICATE", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
+    return dict.fromkeys(names, str(certificate))
 
 
 def traceparent_of(n: int) -> tuple[bytes, bytes]:

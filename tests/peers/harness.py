@@ -22,6 +22,7 @@ from .clients import (
     run_client,
     start_client,
     traceparent_of,
+    trust_in,
 )
 from .ports import PortLease, lease_port
 from .processes import LOGS, Program, ProgramError
@@ -51,6 +52,7 @@ __all__ = [
     "start_server",
     "tool",
     "traceparent_of",
+    "trust_in",
 ]
 
 

@@ -27,6 +27,7 @@ debian_packages() {
     packages=
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     want nginx nginx-light
+    want openssl openssl
     if [ "$1" = grpc ]; then
         want npm npm
         want mvn maven
@@ -35,6 +36,7 @@ debian_packages() {
     fi
     if [ "$1" != demo ]; then
         want curl curl
+        want wget wget
         want wrk wrk
         want h2load nghttp2-client
         want nghttpd nghttp2-server

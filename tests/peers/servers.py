@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ class Place:
     family: Family
     port: int
     folder: Path
+    certificate: Path | None = None
+    """With its key: to be given to who connects, by TLS."""
 
     @property
     def unix_path(self) -> str | None:
@@ -46,7 +49,13 @@ class Place:
 
     @property
     def base_url(self) -> str:
-        return "http://localhost" if self.family == "unix" else f"http://{self.address}"
+        if self.family == "unix":
+            return "http://localhost"
+        return f"{'https' if self.certificate else 'http'}://{self.address}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PEER_CERTIFICATE": str(self.certificate)} if self.certificate else {}
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Server:
     port: int
     base_url: str
     unix_path: str | None
+    certificate: Path | None = None
 
     @property
     def pid(self) -> int:
@@ -88,7 +98,10 @@ class Server:
         """A new connection for one's own requests (connects when first used)."""
         if self.unix_path:
             return UnixConnection(self.unix_path, timeout_s)
-        host = self.base_url.removeprefix("http://").rpartition(":")[0].strip("[]")
+        host = self.base_url.partition("://")[2].rpartition(":")[0].strip("[]")
+        if self.certificate:
+            trusted = ssl.create_default_context(cafile=self.certificate)
+            return http.client.HTTPSConnection(host, self.port, timeout=timeout_s, context=trusted)
         return http.client.HTTPConnection(host, self.port, timeout=timeout_s)
 
     def get(self, path: str) -> tuple[int, str]:
@@ -124,10 +137,14 @@ class ServerKind:
     families: frozenset[Family] = _ALL_FAMILIES
     env: Mapping[str, str] = field(default_factory=dict)
     needs_upstream: bool = False
+    can_tls: bool = False
 
 
 def _go(path: Path) -> ServerKind:
-    return ServerKind(lambda place, _: [path, "--listen", place.address], routes=_ROUTES_AND_CLOSE)
+    def command(place: Place, _: Options) -> list[str | Path]:
+        return [path, "--listen", place.address]
+
+    return ServerKind(command, routes=_ROUTES_AND_CLOSE, can_tls=True)
 
 
 _PYTHON = PROGRAMS / "python"
@@ -141,9 +158,15 @@ def _gunicorn(worker_class: str) -> ServerKind:
             *("--bind", place.address, "--worker-class", worker_class),
             *("--workers", str(options.workers), "--threads", str(threads)),
             *("--worker-tmp-dir", place.folder, "--no-control-socket"),
+            *_both(place, "--certfile", "--keyfile"),
         ]
 
-    return ServerKind(command)
+    return ServerKind(command, can_tls=True)
+
+
+def _both(place: Place, certificate: str, key: str) -> list[str | Path]:
+    """Arguments that name the certificate and its key, which are in one file."""
+    return [certificate, place.certificate, key, place.certificate] if place.certificate else []
 
 
 def _uvicorn(loop: str, parser: str) -> ServerKind:
@@ -154,9 +177,10 @@ def _uvicorn(loop: str, parser: str) -> ServerKind:
         return [
             *(VENV / "bin" / "uvicorn", "fastapi_app:app", "--app-dir", _PYTHON, *where),
             *("--loop", loop, "--http", parser, "--no-access-log"),
+            *_both(place, "--ssl-certfile", "--ssl-keyfile"),
         ]
 
-    return ServerKind(command, routes=_ROUTES | {"call-sync"})
+    return ServerKind(command, routes=_ROUTES | {"call-sync"}, can_tls=True)
 
 
 def _aiohttp(place: Place, _: Options) -> list[str | Path]:
@@ -194,7 +218,7 @@ def _nginx_with(place: Place, upstream: str, locations: list[str]) -> list[str |
     values = {
         "user": pwd.getpwuid(os.getuid()).pw_name,
         "folder": str(place.folder),
-        "listen": place.address,
+        "listen": place.address + _nginx_tls(place),
         "upstream": upstream,
         "locations": "\n        ".join(locations),
     }
@@ -204,6 +228,12 @@ def _nginx_with(place: Place, upstream: str, locations: list[str]) -> list[str |
     config = place.folder / "nginx.conf"
     config.write_text(text)
     return [tool("nginx"), "-e", "stderr", "-p", place.folder, "-c", config]
+
+
+def _nginx_tls(place: Place) -> str:
+    """What follows the address in `listen`."""
+    given = place.certificate
+    return f" ssl; ssl_certificate {given}; ssl_certificate_key {given}" if given else ""
 
 
 def _nginx_own(place: Place) -> tuple[str, list[str]]:
@@ -231,13 +261,13 @@ def _nginx_own(place: Place) -> tuple[str, list[str]]:
 
 def _nginx_proxy(options: Options) -> tuple[str, list[str]]:
     """An upstream, and one location that hands it everything."""
-    server = (options.upstream or "").removeprefix("http://")
+    scheme, _, server = (options.upstream or "").partition("://")
     kept = options.upstream_keepalive
     idle = "keepalive 32;" if kept else ""
     reuse = 'proxy_http_version 1.1; proxy_set_header Connection "";' if kept else ""
     return (
         f"upstream behind {{ server {server}; {idle} }}",
-        [f"location / {{ proxy_pass http://behind; {reuse} }}"],
+        [f"location / {{ proxy_pass {scheme}://behind; {reuse} }}"],
     )
 
 
@@ -250,12 +280,14 @@ SERVERS: dict[str, ServerKind] = {
     "flask-gunicorn-gthread": _gunicorn("gthread"),
     "fastapi-uvicorn-asyncio": _uvicorn("asyncio", "h11"),
     "fastapi-uvicorn-uvloop": _uvicorn("uvloop", "httptools"),
-    "aiohttp": ServerKind(_aiohttp),
-    "node-http": ServerKind(_node, routes=_ROUTES_AND_CLOSE),
+    "aiohttp": ServerKind(_aiohttp, can_tls=True),
+    "node-http": ServerKind(_node, routes=_ROUTES_AND_CLOSE, can_tls=True),
     "java-httpserver": ServerKind(_java, families=_TCP),
     # nginx by itself: /big/<n> and /call/<n> answer with what they fetch, not with n first.
-    "nginx": ServerKind(_nginx, routes=_ROUTES_AND_CLOSE - {"slow"}),
-    "nginx-proxy": ServerKind(_nginx_before_upstream, routes=_ROUTES, needs_upstream=True),
+    "nginx": ServerKind(_nginx, routes=_ROUTES_AND_CLOSE - {"slow"}, can_tls=True),
+    "nginx-proxy": ServerKind(
+        _nginx_before_upstream, routes=_ROUTES, needs_upstream=True, can_tls=True
+    ),
     "raw": ServerKind(_raw, routes=_ROUTES_AND_CLOSE),
 }
 
@@ -273,9 +305,11 @@ def start_server(
     env: Mapping[str, str] | None = None,
     timeout_s: float = START_TIMEOUT_S,
     kinds: Mapping[str, ServerKind] = SERVERS,
+    certificate: Path | None = None,
 ) -> Iterator[Server]:
     """Starts a server of one of the kinds in `kinds` on the loopback and waits until it answers
     GET /ready; ends it, and all of its process group, on leaving. `ensure_built()` comes first.
+    certificate: with its key, for one that is to speak TLS.
 
     Raises ProgramError with the program's output when it does not become ready, ValueError for
     what the kind cannot do.
@@ -285,15 +319,17 @@ def start_server(
         raise ValueError(f"{kind} cannot listen on {family}; it can on {sorted(how.families)}")
     if how.needs_upstream and not upstream:
         raise ValueError(f"{kind} needs `upstream`, the base URL of a server")
+    if certificate and (family == "unix" or not how.can_tls):
+        raise ValueError(f"{kind} cannot speak TLS there")
     options = Options(workers, threads, upstream, upstream_keepalive, args)
     lease = lease_port()
     folder = Path(tempfile.mkdtemp(prefix="waggle-peer-"))
     try:
-        place = Place(family, lease.port, folder)
-        environment = {**how.env, **(env or {})}
+        place = Place(family, lease.port, folder, certificate)
+        environment = {**how.env, **place.environment, **(env or {})}
         program = Program(kind, how.command(place, options), env=environment)
         try:
-            server = Server(kind, program, place.port, place.base_url, place.unix_path)
+            server = Server(kind, program, place.port, place.base_url, place.unix_path, certificate)
             program.wait_until(lambda: answers(server.connection()), timeout_s)
             yield server
         finally:

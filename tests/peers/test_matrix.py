@@ -28,7 +28,9 @@ from .harness import (
     start_client,
     start_server,
     traceparent_of,
+    trust_in,
 )
+from .tls_programs import make_certificate
 
 # What a program of this kind is called, by its command line.
 SERVER_NAMES = {
@@ -88,10 +90,12 @@ class Plan:
     family: Family = "ipv4"
     flavour: str = "socket"
     is_slow: bool = False
+    is_tls: bool = False
 
     def __str__(self) -> str:
-        words = [self.server, self.family, self.flavour, *(["full"] if self.is_slow else [])]
-        return "-".join(words)
+        words = [self.server, self.family, self.flavour]
+        words += ["tls"] if self.is_tls else []
+        return "-".join([*words, *(["full"] if self.is_slow else [])])
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,8 @@ class Round:
 def play(plan: Plan, folder: Path) -> Round:
     """Plays one round."""
     with ExitStack() as stack:
-        server = _start_server(plan, stack)
+        certificate = make_certificate(folder) if plan.is_tls else None
+        server = _start_server(plan, stack, certificate)
         clients = [
             stack.enter_context(_start_client(job, server, 1000 * i + 1, folder))
             for i, job in enumerate(plan.jobs)
@@ -154,7 +159,8 @@ def play(plan: Plan, folder: Path) -> Round:
             client.wait_for_gate()
         ports = [_ports_of(client.pid) for client in clients]
         pids = [server.pid, *(client.pid for client in clients)]
-        agent = stack.enter_context(started_agent("--capture", plan.flavour, pids=pids))
+        options = ("--capture", plan.flavour, *(["--tls", "auto"] if plan.is_tls else []))
+        agent = stack.enter_context(started_agent(*options, pids=pids))
         results = _run(clients, at_once=any(job.old for job in plan.jobs))
         requests = sum(job.count - job.old for job in plan.jobs)
         agent.settle(requests * (3 if SERVERS[plan.server].needs_upstream else 2))
@@ -166,13 +172,19 @@ def play(plan: Plan, folder: Path) -> Round:
         return Round(plan, server.base_url, server_pids, played, agent.stop())
 
 
-def _start_server(plan: Plan, stack: ExitStack) -> Server:
+def _start_server(plan: Plan, stack: ExitStack, certificate: Path | None) -> Server:
     upstream = None
     if SERVERS[plan.server].needs_upstream:
-        upstream = stack.enter_context(start_server("go-nethttp")).base_url
-    return stack.enter_context(
-        start_server(plan.server, family=plan.family, env=PATIENT, upstream=upstream)
+        behind = start_server("go-nethttp", certificate=certificate)
+        upstream = stack.enter_context(behind).base_url
+    how = start_server(
+        plan.server,
+        family=plan.family,
+        env=PATIENT,
+        upstream=upstream,
+        certificate=certificate,
     )
+    return stack.enter_context(how)
 
 
 def _start_client(
@@ -188,6 +200,7 @@ def _start_client(
         unix_path=server.unix_path,
         traceparent=job.traceparent,
         gate=job.old,
+        env=trust_in(server.certificate) if server.certificate else None,
         args=["--truth", str(truth)] if truth else [],
     )
 
@@ -255,6 +268,10 @@ FEW = ("curl", "requests", "go", "node-fetch", "java", "raw")
 ALIKE = ("go-nethttp-stripped", "go-gin-stripped", "fastapi-uvicorn-asyncio", "raw")
 
 
+def _tls_jobs(server: str) -> tuple[Job, ...]:
+    return _jobs(server, only=[name for name, client in CLIENTS.items() if client.can_tls])
+
+
 def _plans() -> list[Plan]:
     """The short selection, which has every kind of server and every client, then all."""
     short = [
@@ -272,7 +289,17 @@ def _plans() -> list[Plan]:
         Plan("go-nethttp", _jobs("go-nethttp", only=FEW), flavour="syscall"),
         Plan("nginx", _jobs("nginx", only=FEW, unix=True), "unix", flavour="syscall"),
     ]
+    short += [
+        Plan("nginx", _tls_jobs("nginx"), is_tls=True),
+        Plan("fastapi-uvicorn-uvloop", _tls_jobs("fastapi-uvicorn-uvloop"), is_tls=True),
+    ]
     full = [
+        Plan(server, _tls_jobs(server), flavour=flavour, is_slow=True, is_tls=True)
+        for flavour in ("socket", "syscall")
+        for server, kind in SERVERS.items()
+        if kind.can_tls
+    ]
+    full += [
         Plan(
             server,
             _jobs(server, (1, 8), unix=family == "unix", traceparent=True),
@@ -368,7 +395,7 @@ def test_each_exchange_is_one_span_a_side(seen: Round) -> None:
 
 def test_attributes_tell_the_exchange(seen: Round) -> None:
     """Name, status and URL are those of the request, on both sides, and it is no error."""
-    host = seen.base_url.removeprefix("http://")
+    scheme, _, host = seen.base_url.partition("://")
     for _, n, client, server in seen.each():
         # What routed the request says so, where it can be asked.
         route = server.attributes.get("http.route")
@@ -379,11 +406,13 @@ def test_attributes_tell_the_exchange(seen: Round) -> None:
             assert span.attributes["http.request.method"] == "GET"
             assert span.attributes["http.response.status_code"] == 200
             assert span.attributes["network.protocol.version"] in ("1.0", "1.1")
+            version = span.attributes.get("tls.protocol.version")
+            assert version == ("1.3" if seen.plan.is_tls else None)
         assert server.attributes["url.path"] == f"/n/{n}"
         assert route in (None, "/n/{n}")
-        assert server.attributes["url.scheme"] == "http"
+        assert server.attributes["url.scheme"] == scheme
         assert "url.query" not in server.attributes
-        assert client.attributes["url.full"] == f"http://{host}/n/{n}"
+        assert client.attributes["url.full"] == f"{scheme}://{host}/n/{n}"
         assert server.attributes["server.address"] == client.attributes["server.address"]
 
 

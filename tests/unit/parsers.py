@@ -84,6 +84,10 @@ _LIB.skip.restype = ctypes.c_ulonglong
 _LIB.skip.argtypes = [ctypes.c_void_p, ctypes.c_ulonglong]
 _LIB.examine.restype = ctypes.c_ulonglong
 _LIB.examine.argtypes = [ctypes.c_ubyte, ctypes.c_char_p, ctypes.c_uint]
+_LIB.tls_records.argtypes = [
+    *(ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint),
+    *(ctypes.POINTER(ctypes.c_uint), ctypes.c_uint),
+]
 _MEMBERS = {
     (row.type.decode(), row.name.decode()): (row.offset, row.size)
     for row in _table(_Member, "members")
@@ -483,3 +487,22 @@ class Talk:
             entries.append(Found._make((*fields, log[at : at + length])))
             at += length
         return entries
+
+
+def tls_records(stream: bytes, step: int) -> list[tuple[int, int]]:
+    """Where records of TLS begin, and the lengths of their payloads: of a stream that comes in
+    pieces of `step` bytes, up to what is no record."""
+    room = len(stream) // 5 + 1
+    found = (ctypes.c_uint * (2 * room))()
+    count = _LIB.tls_records(stream, len(stream), step, found, room)
+    return [(found[2 * i], found[2 * i + 1]) for i in range(count)]
+
+
+def tls_version(greeting: bytes) -> int:
+    """What a server's greeting agrees on: 1 to 4 for TLS 1.0 to 1.3, 0 where it does not say."""
+    return int(_LIB.tls_version(greeting, len(greeting)))
+
+
+def tls_begins(first: bytes, *, from_start: bool) -> bool:
+    """Whether a connection may be one of TLS whose first bytes, or those of a call, are these."""
+    return bool(_LIB.tls_begins(first, len(first), int(from_start)))

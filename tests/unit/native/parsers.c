@@ -9,6 +9,7 @@
 #include "../../../bpf/http2_seek.h"
 #include "../../../bpf/traceparent_text.h"
 #include "../../../bpf/propagators.h"
+#include "../../../bpf/tls.h"
 #include "../../../bpf/tracestate.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -305,4 +306,58 @@ u64 examine(u8 kind, const u8 *bytes, u32 length)
 		return may_begin_request(bytes, length);
 	}
 	abort();
+}
+
+/* Where the records begin and how long they are, when bytes come in pieces of `step`: pairs at
+ * `found`. Returns how many, and stops where what comes is no record. */
+u32 tls_records(const u8 *bytes, u32 length, u32 step, u32 *found, u32 room)
+{
+	struct tls_walk walk = {};
+	u32 count = 0;
+
+	for (u32 at = 0; at < length && count < room;) {
+		u32 left = step - at % step, want = walk.remain ? walk.remain : TLS_HEADER - walk.have;
+		u64 word = 0, header = 0;
+
+		if (left > length - at)
+			left = length - at;
+		if (want > left)
+			want = left;
+		at += want;
+		if (walk.remain) {
+			walk.remain -= want;
+			continue;
+		}
+		memcpy(&word, bytes + at - want, want);
+		if (!tls_take_header(&walk, word, want, &header))
+			continue;
+		if (!walk.known)
+			break;
+		found[2 * count] = at - TLS_HEADER;
+		found[2 * count++ + 1] = walk.remain;
+	}
+	return count;
+}
+
+/* The version that a server's greeting agrees on, of which `length` bytes are at hand. */
+u32 tls_version(const u8 *bytes, u32 length)
+{
+	struct tls_hello hello = {};
+	u64 word;
+
+	for (u32 i = 0; i < TLS_HELLO_STEPS && hello.at < length; i++) {
+		word = 0;
+		memcpy(&word, bytes + hello.at, length - hello.at < 8 ? length - hello.at : 8);
+		if (tls_hello_step(&hello, word, length - hello.at))
+			break;
+	}
+	return hello.stage == TLS_AT_END ? hello.version : 0;
+}
+
+u32 tls_begins(const u8 *bytes, u32 length, u32 from_start)
+{
+	u64 word = 0;
+
+	memcpy(&word, bytes, length < 8 ? length : 8);
+	return tls_may_begin(word, length < 8 ? length : 8, from_start);
 }

@@ -2,7 +2,9 @@
 // A target program: requests each number once with Node's http.Agent or its fetch, and exits 0
 // only if every answer began with its number.
 // Usage: node client.js http|fetch URL_BASE COUNT CONCURRENCY [switches]
-const http = require('node:http');
+const fs = require('node:fs');
+const plain = require('node:http');
+const encrypted = require('node:https');
 const readline = require('node:readline');
 const { parseArgs } = require('node:util');
 
@@ -21,8 +23,15 @@ const { values: given, positionals } = parseArgs({
 const [how, base] = positionals;
 const [count, concurrency] = positionals.slice(2).map(Number);
 const close = given.mode === 'close';
+const http = base.startsWith('https:') ? encrypted : plain;
+const trusted = process.env.PEER_CERTIFICATE;
+const ca = trusted && fs.readFileSync(trusted);
 // A full agent that keeps nothing alive would still hand its sockets on to requests that wait.
-const agent = new http.Agent({ keepAlive: !close, maxSockets: close ? Infinity : concurrency });
+const agent = new http.Agent({
+  keepAlive: !close,
+  maxSockets: close ? Infinity : concurrency,
+  ca,
+});
 
 function headersOf(n) {
   const headers = close ? { Connection: 'close' } : {};

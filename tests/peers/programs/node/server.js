@@ -1,7 +1,9 @@
 'use strict';
 // A target program: Node's http module, nothing else.
 // Usage: node server.js HOST:PORT | [::1]:PORT | unix:PATH
+const fs = require('node:fs');
 const http = require('node:http');
+const https = require('node:https');
 
 const BIG_BODY = 1 << 20;
 const CHUNK_COUNT = 5;
@@ -107,9 +109,12 @@ async function answer(request, response) {
   }
 }
 
-const server = http.createServer((request, response) => {
+const serve = (request, response) => {
   answer(request, response).catch((error) => answerText(response, `${error}\n`, 502));
-});
+};
+const given = process.env.PEER_CERTIFICATE; // with its key
+const pem = given && fs.readFileSync(given);
+const server = pem ? https.createServer({ key: pem, cert: pem }, serve) : http.createServer(serve);
 server.keepAliveTimeout = 600_000; // tests wait with connections open
 const address = process.argv[2];
 if (address.startsWith('unix:')) {

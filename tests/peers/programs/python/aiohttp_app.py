@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import os
+import ssl
 import sys
 from collections.abc import AsyncIterator
 
@@ -88,7 +90,17 @@ def main() -> None:
         run(path=address.removeprefix("unix:"))
         return
     host, _, port = address.rpartition(":")
-    run(host=host.strip("[]"), port=int(port))
+    run(host=host.strip("[]"), port=int(port), ssl_context=_tls())
+
+
+def _tls() -> ssl.SSLContext | None:
+    """By the certificate that a test gives us, with its key."""
+    given = os.environ.get("PEER_CERTIFICATE")
+    if given is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(given)
+    return context
 
 
 if __name__ == "__main__":

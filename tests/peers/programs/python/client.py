@@ -2,6 +2,8 @@
 
 import argparse
 import itertools
+import os
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +11,13 @@ from dataclasses import dataclass
 
 # Connections stay open while a test waits for something else.
 IDLE_S = 600
+# The one certificate to trust, where servers speak TLS.
+CERTIFICATE = os.environ.get("PEER_CERTIFICATE")
+
+
+def trusted() -> ssl.SSLContext:
+    """Takes that certificate, or those that everybody takes."""
+    return ssl.create_default_context(cafile=CERTIFICATE)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ async def run(job: client.Job) -> None:
         {"force_close": True} if job.close else {"keepalive_timeout": client.IDLE_S}
     )
     connector = (
-        aiohttp.UnixConnector(job.unix, **kept) if job.unix else aiohttp.TCPConnector(**kept)
+        aiohttp.UnixConnector(job.unix, **kept)
+        if job.unix
+        else aiohttp.TCPConnector(ssl=client.trusted(), **kept)
     )
     timeout = aiohttp.ClientTimeout(30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

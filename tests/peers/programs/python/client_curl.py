@@ -11,6 +11,8 @@ import client
 
 def _config(job: client.Job, numbers: range, folder: Path) -> str:
     lines = ["silent", "show-error", "globoff", "max-time = 30", 'noproxy = "*"']
+    if client.CERTIFICATE:
+        lines.append(f'cacert = "{client.CERTIFICATE}"')
     if job.unix:
         lines.append(f'unix-socket = "{job.unix}"')
     if job.close:

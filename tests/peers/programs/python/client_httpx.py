@@ -9,7 +9,7 @@ def main() -> None:
 
     def make_fetch() -> client.Fetch:
         limits = httpx.Limits(keepalive_expiry=client.IDLE_S)
-        transport = httpx.HTTPTransport(uds=job.unix, limits=limits)
+        transport = httpx.HTTPTransport(verify=client.trusted(), uds=job.unix, limits=limits)
         session = httpx.Client(transport=transport, timeout=30, trust_env=False)
 
         def fetch(n: int) -> None:

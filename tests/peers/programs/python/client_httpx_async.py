@@ -9,7 +9,7 @@ import httpx
 
 async def run(job: client.Job) -> None:
     limits = httpx.Limits(keepalive_expiry=client.IDLE_S)
-    transport = httpx.AsyncHTTPTransport(uds=job.unix, limits=limits)
+    transport = httpx.AsyncHTTPTransport(verify=client.trusted(), uds=job.unix, limits=limits)
     async with httpx.AsyncClient(transport=transport, timeout=30, trust_env=False) as session:
 
         async def fetch(n: int) -> None:

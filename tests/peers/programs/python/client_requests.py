@@ -12,6 +12,7 @@ def main() -> None:
     def make_fetch() -> client.Fetch:
         session = requests.Session()
         session.trust_env = False
+        session.verify = client.CERTIFICATE or True
 
         def fetch(n: int) -> None:
             answer = session.get(job.url(n), headers=job.headers(n), timeout=30)

@@ -3,11 +3,13 @@
 package peer
 
 import (
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 )
@@ -25,7 +27,16 @@ func ListenFlag() (net.Listener, error) {
 	if path, isUnix := strings.CutPrefix(*address, "unix:"); isUnix {
 		return net.Listen("unix", path)
 	}
-	return net.Listen("tcp", *address)
+	listener, err := net.Listen("tcp", *address)
+	given := os.Getenv("PEER_CERTIFICATE") // with its key
+	if err != nil || given == "" {
+		return listener, err
+	}
+	certificate, err := tls.LoadX509KeyPair(given, given)
+	if err != nil {
+		return nil, err
+	}
+	return tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}}), nil
 }
 
 // Body is the answer to request n: its first word names the number.

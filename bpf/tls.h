@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Records of TLS (RFC 8446 section 5): where each begins in a stream of bytes that nobody
+ * here can read. Pure: no map, no helper; also compiled for user mode and tested there.
+ */
+#ifndef WAGGLE_TLS_H
+#define WAGGLE_TLS_H
+
+#include "portable.h"
+
+#define TLS_HEADER 5
+#define TLS_PLAIN_MAX 16384		     /* bytes of plaintext in one record */
+#define TLS_PAYLOAD_MAX (TLS_PLAIN_MAX + 2048) /* what TLS 1.2 allows; 1.3 allows less */
+#define TLS_QUEUE 8 /* received records whose plaintext has not been asked for yet */
+
+enum tls_type { TLS_CHANGE_CIPHER = 20, TLS_ALERT = 21, TLS_HANDSHAKE = 22, TLS_DATA = 23 };
+
+/* How much longer a record is than what is in it: the tag, and what TLS 1.3 (a type) or 1.2
+ * (a nonce, but for ChaCha20) add. */
+enum tls_overhead { TLS_OVERHEAD_CHACHA12 = 16, TLS_OVERHEAD_13 = 17, TLS_OVERHEAD_GCM12 = 24 };
+
+/* One direction: the record that bytes are passing of. */
+struct tls_walk {
+	u64 header; /* what has come of the next header, first byte lowest */
+	u32 remain; /* bytes of the current record that have not passed */
+	u8 have;    /* bytes in `header` */
+	u8 known;   /* where records begin is known */
+	u8 changed; /* the last record was CHANGE_CIPHER */
+	u8 shaking; /* what comes next begins a record of the handshake */
+};
+
+#define TLS_HELLO_STEPS 24 /* extensions of a server's greeting that are looked at, and what is before */
+#define TLS_SERVER_HELLO 2
+#define TLS_SUPPORTED_VERSIONS 43
+
+enum tls_hello_at { TLS_AT_HEAD, TLS_AT_SESSION, TLS_AT_EXTENSIONS, TLS_AT_EXTENSION, TLS_AT_END };
+
+/* A walk through a server's greeting (RFC 8446 section 4.1.3), by words of eight bytes. */
+struct tls_hello {
+	u32 at;	     /* where the next word is wanted */
+	u32 end;     /* of the greeting */
+	u32 version; /* that was agreed on, 1 to 4 for TLS 1.0 to 1.3; true at TLS_AT_END */
+	u32 stage;   /* enum tls_hello_at */
+};
+
+struct tls_record {
+	u32 at;	    /* sequence number of its first byte */
+	u32 length; /* of its payload */
+};
+
+/* A header as eight bytes of which five count: the payload's length, 0 for what is none. */
+INLINE u32 tls_payload(u64 header)
+{
+	u32 type = header & 0xff, major = header >> 8 & 0xff, minor = header >> 16 & 0xff;
+	u32 length = (header >> 24 & 0xff) << 8 | (header >> 32 & 0xff);
+
+	if (type < TLS_CHANGE_CIPHER || type > TLS_DATA || major != 3 || minor > 4 ||
+	    length > TLS_PAYLOAD_MAX)
+		return 0;
+	return length;
+}
+
+INLINE u32 tls_type(u64 header)
+{
+	return header & 0xff;
+}
+
+/* Whether a connection may be one of TLS whose first bytes are these: it begins with a
+ * handshake. Of one that is found in its middle a record of data must begin a call. */
+INLINE int tls_may_begin(u64 word, u32 length, u32 from_start)
+{
+	u32 begin = word & 0xffffff;
+
+	if (length < TLS_HEADER || !tls_payload(word))
+		return 0;
+	return from_start ? (begin & 0xffff) == (3 << 8 | TLS_HANDSHAKE) :
+			    begin == (3 << 16 | 3 << 8 | TLS_DATA) ||
+				    (begin & 0xffff) == (3 << 8 | TLS_HANDSHAKE);
+}
+
+/* Whether a record of `length` bytes can hold just `plain` bytes, by the ciphers of TLS 1.3
+ * and those of 1.2 that authenticate as they encrypt. */
+INLINE int tls_holds(u32 length, u32 plain)
+{
+	u32 more = length - plain;
+
+	return more == TLS_OVERHEAD_13 || more == TLS_OVERHEAD_GCM12 ||
+	       more == TLS_OVERHEAD_CHACHA12;
+}
+
+/* How many bytes `plain` bytes become, each record being `overhead` longer. */
+INLINE u32 tls_wire_length(u32 plain, u32 overhead)
+{
+	return plain + overhead * ((plain + TLS_PLAIN_MAX - 1) / TLS_PLAIN_MAX);
+}
+
+/* Whether a record holds application data. TLS 1.3 calls everything so that is encrypted; what
+ * comes right after CHANGE_CIPHER, which it sends for the sake of old boxes on the way, is
+ * the handshake's. */
+INLINE int tls_is_data(struct tls_walk *walk, u64 header)
+{
+	u32 type = tls_type(header), changed = walk->changed;
+
+	walk->changed = type == TLS_CHANGE_CIPHER;
+	return type == TLS_DATA && !changed;
+}
+
+INLINE u32 tls_big16(u64 word, u32 at)
+{
+	return (word >> (8 * at) & 0xff) << 8 | (word >> (8 * at + 8) & 0xff);
+}
+
+/* The version by its number on the wire, 0 for none that is known. */
+INLINE u32 tls_minor(u32 version)
+{
+	return version >= 0x0301 && version <= 0x0304 ? version & 0xff : 0;
+}
+
+/* Takes the word at `at`, of which `have` bytes are at hand: 1 when there is nothing more to take.
+ * TLS 1.3 hides in an extension, and calls itself 1.2 before. */
+INLINE int tls_hello_step(struct tls_hello *hello, u64 word, u32 have)
+{
+	if (have < (hello->stage == TLS_AT_HEAD ? 6 : 4))
+		return 1;
+	switch (hello->stage) {
+	case TLS_AT_HEAD:
+		if ((word & 0xff) != TLS_SERVER_HELLO)
+			return 1;
+		hello->end = 4 + ((word >> 8 & 0xff) << 16 | tls_big16(word, 2));
+		hello->version = tls_minor(tls_big16(word, 4));
+		hello->at = 38; /* behind 4 bytes of header, version and random */
+		hello->stage = TLS_AT_SESSION;
+		return 0;
+	case TLS_AT_SESSION:
+		hello->at += 1 + (word & 0xff) + 3; /* then cipher and compression */
+		hello->stage = hello->at == hello->end ? TLS_AT_END : TLS_AT_EXTENSIONS;
+		break;
+	case TLS_AT_EXTENSIONS:
+		hello->at += 2;
+		hello->stage = TLS_AT_EXTENSION;
+		break;
+	default:
+		if (tls_big16(word, 0) == TLS_SUPPORTED_VERSIONS && tls_big16(word, 2) == 2) {
+			if (have < 6)
+				return 1;
+			hello->version = tls_minor(tls_big16(word, 4));
+			hello->stage = TLS_AT_END;
+			return 1;
+		}
+		hello->at += 4 + tls_big16(word, 2);
+		if (hello->at == hello->end)
+			hello->stage = TLS_AT_END;
+	}
+	return hello->at >= hello->end;
+}
+
+/* Takes up to five bytes of headers: 1 when one is whole. `known` tells whether it is one,
+ * `remain` how much follows. */
+INLINE int tls_take_header(struct tls_walk *walk, u64 bytes, u32 count, u64 *header)
+{
+	walk->header |= bytes << (8 * (walk->have & 7));
+	walk->have += count;
+	if (walk->have < TLS_HEADER)
+		return 0;
+	*header = walk->header;
+	walk->header = 0;
+	walk->have = 0;
+	walk->remain = tls_payload(*header);
+	walk->known = walk->remain != 0;
+	walk->shaking = tls_type(*header) == TLS_HANDSHAKE;
+	return 1;
+}
+
+#endif

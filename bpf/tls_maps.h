@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What is kept of connections that are encrypted, of the objects that encrypt them, and
+ * of threads that are inside of such a library.
+ */
+#ifndef WAGGLE_TLS_MAPS_H
+#define WAGGLE_TLS_MAPS_H
+
+#include "feed.h"
+#include "tls.h"
+
+#define TLS_WRITING 0xffffffff
+#define TLS_WAITING_NS 1000000000ULL
+#define TLS_TAILS 16 /* calls of a connection whose end is kept until its object is known */
+
+/* A connection whose bytes on the wire are records. Its `struct connection` is about
+ * the plaintext, whose position is where its record begins, and bytes after that. */
+struct tls_connection {
+	struct http1_stream wire[2]; /* by enum direction: only what aligns calls */
+	struct tls_walk walk[2];
+	struct tls_record queue[TLS_QUEUE]; /* received, with data */
+	u64 ssl; /* the object whose plaintext this is; 0: not known */
+	u64 seen_ns; /* first */
+	u32 tgid; /* and its process */
+	u32 received; /* records with data so far; the latest lies at that less 1 */
+	u32 taken;    /* whose plaintext was read */
+	u32 read_at;  /* the record that was read last, */
+	u32 read_used; /* how much of its plaintext, */
+	u32 read_left; /* and of its payload what was not */
+	u32 sent;     /* records with data so far */
+	u32 written_at; /* where the plaintext written last was expected to begin, */
+	u32 written;  /* its length, */
+	u32 expected; /* and where what is written next will, once that has left */
+	u32 overhead; /* of a record that is sent, its header too */
+	u32 tails;
+	u32 unsure; /* which of the queue were read already is not known */
+	u32 placed; /* the record of that has been sent, */
+	u32 shift;  /* and began so much later than was expected */
+	u32 version; /* of TLS, as in struct tls_hello */
+};
+
+struct tls_session_key {
+	u64 ssl;
+	u32 tgid;
+	u32 reserved;
+};
+
+/* What is known of an object of a library (OpenSSL: SSL). */
+struct tls_session {
+	u64 sock;    /* its connection; 0: not known */
+	u64 seen_ns; /* first */
+	u32 ahead;   /* plaintext we were given of a write that did not happen (yet) */
+	u8 missed;   /* plaintext has passed that nobody could place */
+	u8 nested;   /* carries or is carried by another session: not followed */
+	u8 by_bytes; /* has no socket of its own, and is known by what it is given */
+	u8 reserved;
+	u32 epoch; /* of the probes that saw it last */
+	u32 at_hand; /* plaintext that is read now: bytes; TLS_WRITING where it is written */
+};
+
+/* WROTE_ALL: a function that writes all it is given, or breaks the connection. */
+enum tls_call_kind { TLS_READS = 1, TLS_WRITES = 2, TLS_SHAKES = 3, TLS_WROTE_ALL = 4 };
+
+/* The function of the library that a thread is in. */
+struct tls_thread {
+	u64 ssl; /* 0: in none */
+	u64 buffer;
+	u64 result; /* where the function leaves how many bytes; 0: it returns that */
+	u64 stack;
+	u64 sock; /* the object's, where the probe knows it; else 0 */
+	u32 length; /* of plaintext: asked for, then read */
+	u32 layout; /* index into tls_layouts */
+	u32 mode;   /* of the process */
+	u32 kind;   /* enum tls_call_kind */
+	u32 epoch;  /* another whenever probes are put into a process */
+	u32 by_bytes; /* the object has no socket of its own */
+	u64 unsure; /* an object of which some that was received may have been read before */
+};
+
+/* The last bytes of what a socket has received, which a library is given next: ciphertext
+ * and random, so that they are found nowhere else. */
+struct tls_tail {
+	u64 words[2];
+};
+
+#define TLS_RESULT_IS_COUNT 0x10000 /* of an attach cookie; below it the layout's index, */
+#define TLS_EPOCH_SHIFT 32	    /* and above it the epoch of the probes */
+#define TLS_LAYOUTS 256
+
+MAP(tls_connections, BPF_MAP_TYPE_HASH, 16384, u64, struct tls_connection, ON_DEMAND);
+MAP(tls_sessions, BPF_MAP_TYPE_LRU_HASH, 16384, struct tls_session_key, struct tls_session, 0);
+MAP(tls_tails, BPF_MAP_TYPE_LRU_HASH, 4096, struct tls_tail, u64, 0);
+/* Since when all probes are in a process, by user space. */
+MAP(tls_since, BPF_MAP_TYPE_LRU_HASH, 4096, u32, u64, 0);
+/* Processes in which something waits to be told by its bytes which connection it is, and since
+ * when it did last. */
+MAP(tls_waiting, BPF_MAP_TYPE_LRU_HASH, 1024, u32, u64, 0);
+MAP(tls_layouts, BPF_MAP_TYPE_ARRAY, TLS_LAYOUTS, u32, struct waggle_tls_layout, 0);
+/* Never written: what a new connection begins as. */
+MAP(blank_tls, BPF_MAP_TYPE_ARRAY, 1, u32, struct tls_connection, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, ON_DEMAND);
+	__type(key, int);
+	__type(value, struct tls_thread);
+} tls_threads SEC(".maps");
+
+INLINE struct tls_thread *tls_thread_here(u64 flags)
+{
+	return bpf_task_storage_get(&tls_threads, (struct task_struct *)bpf_get_current_task_btf(), 0,
+				    flags);
+}
+
+INLINE struct tls_connection *tls_of(u64 sock)
+{
+	return bpf_map_lookup_elem(&tls_connections, &sock);
+}
+
+OUT_OF_LINE struct tls_connection *new_tls(u64 sock)
+{
+	u32 zero = 0;
+	struct tls_connection *fresh = bpf_map_lookup_elem(&blank_tls, &zero);
+
+	if (!fresh || bpf_map_update_elem(&tls_connections, &sock, fresh, BPF_NOEXIST))
+		count(WAGGLE_COUNT_LOST_CONNECTION_MAP_FULL);
+	else
+		count(WAGGLE_COUNT_TLS_CONNECTIONS);
+	fresh = tls_of(sock);
+	if (fresh) {
+		fresh->overhead = TLS_HEADER + TLS_OVERHEAD_13;
+		fresh->seen_ns = bpf_ktime_get_ns();
+	}
+	return fresh;
+}
+
+/* The connection is gone, and so is what was known of its object. */
+INLINE void forget_tls(u64 sock)
+{
+	struct tls_session_key key = {};
+	struct tls_connection *tls;
+	struct tls_session *session;
+
+	tls = tls_of(sock);
+	if (tls && tls->ssl) {
+		key.ssl = tls->ssl;
+		key.tgid = tls->tgid;
+		session = bpf_map_lookup_elem(&tls_sessions, &key);
+		if (session && session->sock == sock)
+			bpf_map_delete_elem(&tls_sessions, &key);
+	}
+	bpf_map_delete_elem(&tls_connections, &sock);
+}
+
+#endif

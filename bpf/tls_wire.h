@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The encrypted side of a connection: what passes the socket is read only as far as where
+ * its records begin, and which object of a library it belongs to.
+ */
+#ifndef WAGGLE_TLS_WIRE_H
+#define WAGGLE_TLS_WIRE_H
+
+#include "http1_feed.h"
+#include "tls_maps.h"
+
+#define TLS_STEPS 4096 /* records and pieces of memory of one call */
+
+INLINE int turn_to_next_piece(struct feed_state *state, const struct memory *memory);
+INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
+		      const struct call *call);
+
+struct wire_walk {
+	struct scratch *scratch;
+	struct tls_connection *tls;
+	const struct memory *memory;
+	u32 sent;
+	u32 reserved;
+};
+
+/* A record is sent while one is expected: is it that? A client may send the end of its
+ * handshake, or what waited in the program, before. */
+INLINE void on_tls_written(struct tls_connection *tls, u32 at, u32 length)
+{
+	u32 plain = tls->written < TLS_PLAIN_MAX ? tls->written : TLS_PLAIN_MAX;
+
+	if (at == tls->written_at) {
+		tls->placed = 1;
+		if (length > plain && length - plain < 256)
+			tls->overhead = TLS_HEADER + length - plain;
+		tls->expected = at + tls_wire_length(tls->written, tls->overhead);
+	} else if ((s32)(at - tls->written_at) > 0 && tls_holds(length, plain)) {
+		tls->placed = 1;
+		tls->shift = at - tls->written_at;
+	}
+}
+
+/* A record of application data begins at `at`. */
+INLINE void on_tls_data(struct tls_connection *tls, u32 sent, u32 at, u32 length)
+{
+	struct tls_record *record;
+
+	if (sent) {
+		tls->sent++;
+		if (tls->written && !tls->placed)
+			on_tls_written(tls, at, length);
+		return;
+	}
+	record = &tls->queue[masked(tls->received, TLS_QUEUE - 1)];
+	record->at = at;
+	record->length = length;
+	tls->received++;
+}
+
+/* Reads what comes next of a header. */
+PROVEN_ONCE int wire_header(struct scratch *scratch, struct tls_connection *tls, u32 sent)
+{
+	u64 bytes = 0, header = 0;
+	struct feed_state *state;
+	struct tls_walk *at;
+	u32 left, want;
+
+	if (!scratch || !tls)
+		return 0;
+	state = &scratch->state;
+	at = &tls->walk[sent & 1];
+	left = state->length - state->offset;
+	want = TLS_HEADER - at->have;
+	if (want > left)
+		want = left;
+	if (!state->base || (!at->known && (state->offset || !state->first_of_call)) ||
+	    read_bytes(state, &bytes, masked(want, 7) & 7, state->base + state->offset)) {
+		at->known = 0;
+		at->have = 0;
+		at->header = 0;
+		state->offset = state->length;
+		return 0;
+	}
+	state->offset += want;
+	if (!tls_take_header(at, bytes, want, &header))
+		return 0;
+	if (!at->known)
+		state->offset = state->length;
+	else if (tls_is_data(at, header))
+		on_tls_data(tls, sent, state->position + state->offset - TLS_HEADER, at->remain);
+	return 0;
+}
+
+struct hello_walk {
+	struct tls_hello hello;
+	u64 base;
+	u64 length; /* of what is at hand */
+};
+
+static long hello_step(u32 index, void *context)
+{
+	struct hello_walk *walk = context;
+
+	if (walk->hello.at >= walk->length)
+		return 1;
+	return tls_hello_step(&walk->hello, word_at(walk->base + walk->hello.at),
+			      (u32)walk->length - walk->hello.at);
+}
+
+/* A record of the handshake begins: which version does the server agree on? */
+PROVEN_ONCE int read_hello(struct tls_connection *tls, u64 base, u64 length)
+{
+	struct hello_walk walk = { .base = base, .length = length };
+
+	if (!tls || tls->version || !base)
+		return 0;
+	LOOP(TLS_HELLO_STEPS, hello_step, &walk);
+	if (walk.hello.stage == TLS_AT_END)
+		tls->version = walk.hello.version;
+	return 0;
+}
+
+static long wire_step(u32 index, void *context)
+{
+	struct wire_walk *walk = context;
+	struct feed_state *state = &walk->scratch->state;
+	struct tls_walk *at = &walk->tls->walk[walk->sent & 1];
+	u32 left;
+
+	if (state->offset >= state->length)
+		return !turn_to_next_piece(state, walk->memory);
+	left = state->length - state->offset;
+	if (!at->remain) {
+		wire_header(walk->scratch, walk->tls, walk->sent);
+		return 0;
+	}
+	if (left > at->remain)
+		left = at->remain;
+	if (at->shaking)
+		read_hello(walk->tls, state->base ? state->base + state->offset : 0, left);
+	at->shaking = 0;
+	at->remain -= left;
+	state->offset += left;
+	return 0;
+}
+
+/* Whether the end of what a connection receives may still be asked for: of a new one, or
+ * where somebody asks. */
+INLINE int wants_tail(const struct tls_connection *tls)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 *waiting;
+
+	if (tls->ssl)
+		return 0;
+	if (tls->tails < TLS_TAILS)
+		return 1;
+	waiting = bpf_map_lookup_elem(&tls_waiting, &tgid);
+	return waiting && bpf_ktime_get_ns() - *waiting < TLS_WAITING_NS;
+}
+
+/* Keeps the end of what was received, for a library that is given it without its socket. */
+INLINE void keep_tail(struct tls_connection *tls, const struct call *call)
+{
+	u64 sock = call->endpoint.sock, from = call->memory.base + call->memory.length;
+	struct tls_tail tail = {};
+	u64 *known;
+
+	if (!wants_tail(tls) || !call->memory.base ||
+	    call->memory.length < sizeof(tail) ||
+	    bpf_probe_read_user(&tail, sizeof(tail), (void *)(from - sizeof(tail))))
+		return;
+	/* Padding is the same everywhere. */
+	if (!tail.words[0] || !tail.words[1] || tail.words[0] == tail.words[1])
+		return;
+	tls->tails++;
+	known = bpf_map_lookup_elem(&tls_tails, &tail);
+	if (known && *known != sock)
+		sock = 0; /* says nothing after all */
+	bpf_map_update_elem(&tls_tails, &tail, &sock, BPF_ANY);
+}
+
+/* Whether nothing was said before we saw the object: there was none yet, or no data; the probes
+ * were there before the connection was; or what is at hand is the first. */
+INLINE int seen_whole(const struct tls_session *session, const struct connection *connection,
+		      const struct tls_connection *tls)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 *since;
+
+	if (session->seen_ns <= tls->seen_ns || (!tls->received && !tls->sent))
+		return 1;
+	if (!(connection->flags & CONNECTION_FROM_START))
+		return 0;
+	since = bpf_map_lookup_elem(&tls_since, &tgid);
+	if (since && tls->seen_ns > *since)
+		return 1;
+	if (session->at_hand == TLS_WRITING)
+		return !tls->sent;
+	return session->at_hand && tls->received == 1 &&
+	       tls_holds(tls->queue[0].length, session->at_hand);
+}
+
+/* The plaintext of an object is that of this connection, from here on. */
+OUT_OF_LINE int bind_tls(struct tls_session *session, struct connection *connection,
+			 struct tls_connection *tls, const struct tls_session_key *key, u64 sock)
+{
+	session->sock = sock;
+	session->ahead = 0;
+	if (tls->ssl == key->ssl && tls->tgid == key->tgid && !session->missed)
+		return 0;
+	if (tls->ssl || session->missed || !seen_whole(session, connection, tls)) {
+		/* An object that reads from its socket itself reads one record at a time, and has
+		 * read all that came. */
+		tls->taken = tls->received;
+		tls->read_left = 0;
+		tls->unsure = session->by_bytes;
+		connection->flags &= ~CONNECTION_FROM_START;
+		connection->flags |= CONNECTION_RESYNCED;
+	}
+	/* Was it another's? Then what is open will not be answered. */
+	if (tls->ssl && !is_http2(connection)) {
+		connection->sent.state = HTTP1_LOST;
+		connection->received.state = HTTP1_LOST;
+	}
+	session->missed = 0;
+	tls->ssl = key->ssl;
+	tls->tgid = key->tgid;
+	count(WAGGLE_COUNT_TLS_BOUND);
+	return 0;
+}
+
+/* A thread that passes ciphertext while it is in a function of a library does that for the
+ * object that the function is about. */
+INLINE void bind_in_call(struct connection *connection, struct tls_connection *tls, u64 sock)
+{
+	struct tls_thread *thread = tls_thread_here(0);
+	struct tls_session_key key = {};
+	struct tls_session *session;
+
+	if (!thread || !thread->ssl)
+		return;
+	key.ssl = thread->ssl;
+	key.tgid = bpf_get_current_pid_tgid() >> 32;
+	session = bpf_map_lookup_elem(&tls_sessions, &key);
+	if (session && !session->nested && session->sock != sock) {
+		session->by_bytes = 0;
+		bind_tls(session, connection, tls, &key, sock);
+	}
+}
+
+/* What was left for the other end lies where the plaintext was expected to begin: leave it
+ * where it does begin. */
+PROVEN_ONCE int hand_over_again(struct connection *connection, const struct tls_connection *tls,
+			       u64 sock)
+{
+	struct found_exchange found;
+	u32 at;
+
+	if (!connection || !tls)
+		return 0;
+	at = connection->sent.head_at;
+	if (is_http2(connection) || connection->role != WAGGLE_ROLE_CLIENT ||
+	    open_requests(connection) != 1 || at - tls->written_at >= tls->written ||
+	    !find_exchange(connection, sock, connection->requests - 1, &found) ||
+	    (!trace_all && found.facts->flags & WAGGLE_FLAG_PROVISIONAL))
+		return 0;
+	leave_handoff(connection, sock, bpf_ktime_get_ns(), at + tls->shift, found.facts);
+	return 0;
+}
+
+/* A call that passes bytes of an encrypted connection. */
+PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
+{
+	struct wire_walk walk = {};
+	struct http1_stream *stream;
+	struct scratch *scratch;
+	u32 user;
+
+	if (!connection || !call)
+		return 0;
+	user = call->user;
+	scratch = bpf_map_lookup_elem(&scratches, &user);
+	walk.tls = tls_of(call->endpoint.sock);
+	if (!walk.tls)
+		walk.tls = new_tls(call->endpoint.sock);
+	if (!scratch || !walk.tls)
+		return 0;
+	walk.scratch = scratch;
+	walk.memory = &call->memory;
+	walk.sent = call->sent;
+	bind_in_call(connection, walk.tls, call->endpoint.sock);
+	stream = &walk.tls->wire[walk.sent & 1];
+	if (begin_call(&scratch->state, stream, call))
+		LOOP(TLS_STEPS, wire_step, &walk);
+	stream->next = call->endpoint.position + call->memory.length;
+	if (walk.tls->version)
+		connection->encrypted = 1 + walk.tls->version;
+	if (!walk.sent)
+		keep_tail(walk.tls, call);
+	if (walk.tls->shift)
+		hand_over_again(connection, walk.tls, call->endpoint.sock);
+	walk.tls->shift = 0;
+	return 0;
+}
+
+#endif

@@ -1,0 +1,3 @@
+module waggle.test/tls
+
+go 1.21

@@ -1,0 +1,420 @@
+"""Inside TLS: what real programs say to each other encrypted, seen as if it were not."""
+
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from .agent import WAGGLE, Agent, SeenSpan, started_agent, started_as
+from .harness import ensure_built, tool
+from .processes import Program
+from .tls_programs import (
+    HERE,
+    go_server,
+    make_certificate,
+    nginx_server,
+    node_server,
+    python_server,
+)
+
+COUNT = 30
+SYSTEM_PYTHON = "/usr/bin/python3"  # with Debian's OpenSSL
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    ensure_built()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="module")
+def certificate(folder: Path) -> Path:
+    return make_certificate(folder)
+
+
+def curl(*arguments: str, number: int = COUNT) -> None:
+    """`number` requests over one connection; fails when one is not answered by 200."""
+    url = arguments[-1].replace("{}", f"[1-{number}]")
+    command = [tool("curl"), "-sSkf", "-o", "/dev/null", *arguments[:-1], url]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def of(spans: list[SeenSpan], kind: str, pid: int) -> dict[str, SeenSpan]:
+    """By path; fails where one is doubled."""
+    found = [span for span in spans if span.kind == kind and span.pid == pid]
+    doubled = [path for path, n in Counter(span.path for span in found).items() if n > 1]
+    assert not doubled
+    return {span.path: span for span in found}
+
+
+def paths(prefix: str, number: int = COUNT) -> set[str]:
+    return {f"{prefix}/{n}" for n in range(1, number + 1)}
+
+
+def complete(agent: Agent) -> list[SeenSpan]:
+    """Everything, once the agent has ended well and lost nothing."""
+    ended = agent.stop()
+    assert ended.code == 0, ended.stderr
+    return ended.spans
+
+
+def client_of_tls(*arguments: str) -> list[str]:
+    return [tool("curl"), "-sSkf", "-o", "/dev/null", *arguments]
+
+
+@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+def test_blocking_server(certificate: Path, tls: str) -> None:
+    """Every request of an HTTPS server on blocking sockets becomes a span with its own status."""
+    server = python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
+    with server as (program, port), started_agent("--tls=auto", pids=[program.pid]) as agent:
+        curl(f"https://localhost:{port}/n/{{}}")
+        curl("-X", "POST", "-d", "y" * 40_000, f"https://localhost:{port}/body/{{}}", number=3)
+        curl(f"https://localhost:{port}/large/{{}}", number=3)
+        agent.wait_for(lambda spans: len(spans) >= COUNT + 6)
+        spans = of(complete(agent), "server", program.pid)
+    assert set(spans) == paths("/n") | paths("/body", 3) | paths("/large", 3)
+    one = spans["/n/1"].attributes
+    assert (one["url.scheme"], one["http.response.status_code"]) == ("https", 200)
+    assert (one["tls.protocol.name"], one["tls.protocol.version"]) == ("tls", tls)
+    assert (one["server.address"], one["server.port"]) == ("localhost", port)
+    assert spans["/large/1"].attributes["http.response.body.size"] == 300_000
+    assert spans["/body/1"].attributes["http.request.body.size"] == 40_000
+
+
+def test_command_is_seen_from_its_first_call(certificate: Path) -> None:
+    """A program that the agent starts is seen from its first byte on: curl, on its own BIO."""
+    with ExitStack() as stack:
+        program, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        url = f"https://localhost:{port}/n/[1-{COUNT}]"
+        agent = stack.enter_context(
+            started_agent("--tls=auto", pids=[program.pid], command=client_of_tls(url))
+        )
+        agent.wait()
+        spans = agent.spans()
+    served = of(spans, "server", program.pid)
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    assert set(served) == set(asked) == paths("/n")
+    assert asked["/n/1"].attributes["url.full"] == f"https://localhost:{port}/n/1"
+    for path, span in served.items():
+        assert (span.parent_id, span.trace_id) == (asked[path].span_id, asked[path].trace_id)
+        assert span.link == "socket"
+
+
+def test_calls_of_blocking_server(certificate: Path) -> None:
+    """A call that a blocking HTTPS server makes over TLS is the child of its request, and the
+    parent of what it calls."""
+    with ExitStack() as stack:
+        made = [
+            stack.enter_context(python_server("threads.py", certificate, python=SYSTEM_PYTHON))
+            for _ in range(2)
+        ]
+        (caller, port), (called, other) = made
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[caller.pid, called.pid]))
+        curl(f"https://localhost:{port}/call/{{}}?url=https://localhost:{other}/n/1", number=1)
+        for n in range(2, COUNT + 1):
+            curl(f"https://localhost:{port}/call/{n}?url=https://localhost:{other}/n/{n}", number=1)
+        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT)
+        spans = complete(agent)
+    check_calls(spans, caller, called, "thread")
+
+
+def check_calls(spans: list[SeenSpan], caller: Program, called: Program, link: str) -> None:
+    """Request n of the caller asks for n of the called, and each is the child of the one before."""
+    served = of(spans, "server", caller.pid)
+    calling = of(spans, "client", caller.pid)
+    below = of(spans, "server", called.pid)
+    assert set(served) == paths("/call")
+    assert set(calling) == set(below) == paths("/n")
+    for n in range(1, COUNT + 1):
+        request, call, end = served[f"/call/{n}"], calling[f"/n/{n}"], below[f"/n/{n}"]
+        assert (call.parent_id, call.trace_id) == (request.span_id, request.trace_id)
+        assert (end.parent_id, end.trace_id) == (call.span_id, call.trace_id)
+        assert (call.link, end.link) == (link, "socket")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("client", ["aiohttp", "httpx"])
+def test_calls_of_asynchronous_server(certificate: Path, loop: str, client: str) -> None:
+    """The same through BIOs in memory: the library never sees a socket."""
+    flags = (f"--loop={loop}", f"--client={client}")
+    with ExitStack() as stack:
+        caller, port = stack.enter_context(python_server("asynchronous.py", certificate, *flags))
+        called, other = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[caller.pid, called.pid]))
+        for n in range(1, COUNT + 1):
+            curl(f"https://localhost:{port}/call/{n}?url=https://localhost:{other}/n/{n}", number=1)
+        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT)
+        spans = complete(agent)
+    check_calls(spans, caller, called, "task")
+
+
+def test_by_system_calls(certificate: Path) -> None:
+    """What ciphertext is seen by makes no difference: hooks of system calls, where they must do."""
+    with ExitStack() as stack:
+        caller, port = stack.enter_context(python_server("asynchronous.py", certificate))
+        called, other = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        pids = [caller.pid, called.pid]
+        agent = stack.enter_context(started_agent("--tls=auto", "--capture", "syscall", pids=pids))
+        for n in range(1, COUNT + 1):
+            curl(f"https://localhost:{port}/call/{n}?url=https://localhost:{other}/n/{n}", number=1)
+        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT)
+        spans = complete(agent)
+    check_calls(spans, caller, called, "task")
+
+
+def test_connection_older_than_the_agent(certificate: Path) -> None:
+    """A connection that is there when the agent comes is seen from then on, and nothing of it is
+    taken for what it is not."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        load = Program("curl", client_of_tls(f"https://localhost:{port}/n/[1-1000000]"))
+        stack.callback(load.stop)
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid, load.pid]))
+        agent.wait_for(lambda spans: len(spans) >= 400)
+        load.stop()
+        spans = complete(agent)
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    served = [span for span in spans if span.kind == "server"]
+    assert len(asked) > 100
+    assert len(served) > 100
+    for span in served:
+        if span.parent_id:
+            assert span.parent_id == asked[span.path].span_id
+    # The two programs get their probes one after the other; from then on every request is joined.
+    latest = sorted(served, key=lambda span: span.number or 0)[-100:]
+    assert all(span.parent_id for span in latest)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sockets"])
+def test_crossing_connections(certificate: Path, kind: str) -> None:
+    """However one thread crosses its connections, no plaintext is taken for another's."""
+    rounds, servers = 20, 4
+    with ExitStack() as stack:
+        made = [
+            stack.enter_context(python_server("threads.py", certificate, python=SYSTEM_PYTHON))
+            for _ in range(servers)
+        ]
+        ports = [port for _, port in made]
+        command: list[str | Path]
+        command = [SYSTEM_PYTHON, HERE / "crossing.py", f"--kind={kind}", f"--rounds={rounds}"]
+        command += ["--ports", *map(str, ports)]
+        program = Program("crossing", command, with_pipes=True)
+        stack.callback(program.stop)
+        pids = [program.pid, *(server.pid for server, _ in made)]
+        agent = stack.enter_context(started_agent("--tls=auto", pids=pids))
+        program.write_line()
+        assert program.read_line(60) == "done"
+        agent.wait_for(lambda spans: len(spans) >= 2 * rounds * servers)
+        program.write_line()
+        spans = complete(agent)
+    clients = [span for span in spans if span.kind == "client"]
+    regular = [span for span in clients if span.number != 999999]
+    assert len(regular) == rounds * servers
+    for span in clients:
+        assert span.path.split("/")[1] == str(span.attributes["network.peer.port"])
+    asked = {span.path: span for span in clients}
+    for span in (span for span in spans if span.kind == "server"):
+        assert span.parent_id == asked[span.path].span_id
+
+
+def test_nginx(certificate: Path, folder: Path) -> None:
+    """nginx serves HTTPS and calls an HTTPS server behind it: sockets that do not block."""
+    with ExitStack() as stack:
+        called, other = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        location = f"proxy_pass https://127.0.0.1:{other}; proxy_http_version 1.1;"
+        proxy, port = stack.enter_context(nginx_server(folder, certificate, location))
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[proxy.pid, called.pid]))
+        curl(f"https://localhost:{port}/n/{{}}")
+        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT)
+        spans = complete(agent)
+    worker = next(span.pid for span in spans if span.kind == "client")
+    served, calling = of(spans, "server", worker), of(spans, "client", worker)
+    below = of(spans, "server", called.pid)
+    assert set(served) == set(calling) == set(below) == paths("/n")
+    for path in paths("/n"):
+        assert calling[path].parent_id == served[path].span_id
+        assert below[path].parent_id == calling[path].span_id
+
+
+def test_node(certificate: Path) -> None:
+    """Node's own OpenSSL: requests, answers of any length, and its calls, which have no rule."""
+    with ExitStack() as stack:
+        caller, port = stack.enter_context(node_server(certificate))
+        called, other = stack.enter_context(node_server(certificate))
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[caller.pid, called.pid]))
+        curl(f"https://localhost:{port}/large/{{}}", number=3)
+        for n in range(1, COUNT + 1):
+            curl(f"https://localhost:{port}/call/{n}?url=https://localhost:{other}/n/{n}", number=1)
+        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT + 3)
+        spans = complete(agent)
+    served, calling = of(spans, "server", caller.pid), of(spans, "client", caller.pid)
+    below = of(spans, "server", called.pid)
+    assert set(served) == paths("/call") | paths("/large", 3)
+    assert set(calling) == set(below) == paths("/n")
+    assert served["/large/1"].attributes["http.response.body.size"] == 300_000
+    for path in paths("/n"):
+        assert below[path].parent_id == calling[path].span_id
+
+
+@pytest.mark.parametrize("flags", [(), ("--http1",)], ids=["http2", "http1"])
+def test_go(certificate: Path, folder: Path, flags: tuple[str, ...]) -> None:
+    """Go's crypto/tls, by instructions that are emulated and no return probe: calls belong to
+    the goroutines that serve."""
+    with ExitStack() as stack:
+        caller, port = stack.enter_context(go_server(folder, certificate, *flags))
+        called, other = stack.enter_context(go_server(folder, certificate))
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[caller.pid, called.pid]))
+        for n in range(1, COUNT + 1):
+            curl(f"https://localhost:{port}/call/{n}?url=https://localhost:{other}/n/{n}", number=1)
+        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT)
+        spans = complete(agent)
+    check_calls(spans, caller, called, "goroutine")
+
+
+def test_http2(certificate: Path, folder: Path) -> None:
+    """HTTP/2 between curl and nginx over TLS: streams of both ends, joined by the record."""
+    with ExitStack() as stack:
+        program, port = stack.enter_context(nginx_server(folder, certificate, listen="ssl http2"))
+        url = f"https://localhost:{port}/n/[1-{COUNT}]"
+        agent = stack.enter_context(
+            started_agent("--tls=auto", pids=[program.pid], command=client_of_tls("--http2", url))
+        )
+        agent.wait()
+        spans = agent.spans()
+    served = {span.path: span for span in spans if span.kind == "server"}
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    assert set(served) == set(asked) == paths("/n")
+    assert asked["/n/1"].attributes["network.protocol.version"] == "2"
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+
+
+CANARIES = (
+    *("canary-cookie", "canary-authorization", "canary-token", "canary-body", "canary-set-cookie"),
+    *("canary-password", "canary-signature", "canary-proxy", "canary-user"),
+)
+
+
+def say_secrets(port: int) -> None:
+    """Each request says everything that is confidential, wherever HTTP lets it be said."""
+    cookie, authorization, token, body, _, password, signature, proxy, user = CANARIES
+    headers = [
+        *(f"cookie: session={cookie}", f"authorization: Bearer {authorization}"),
+        *(f"proxy-authorization: Basic {proxy}", f"x-api-key: {authorization}"),
+    ]
+    given = [word for header in headers for word in ("-H", header)]
+    query = f"token={token}&password={password}&X-Amz-Signature={signature}"
+    url = f"https://{user}:{password}@localhost:{port}/secret/{{}}?{query}"
+    curl(*given, "-d", body * 100, url)
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_secrets_stay(certificate: Path, tmp_path: Path) -> None:
+    """No byte that was said in confidence is in what the agent prints, logs or keeps on disk, which
+    is what it would have sent."""
+    spool = tmp_path / "spool"
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    flags = ["--tls=auto", f"--spool={spool}", "--verbose"]
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        agent = stack.enter_context(started_agent(*flags, pids=[server.pid], env=environment))
+        say_secrets(port)
+        agent.wait_for(lambda spans: len(spans) >= COUNT)
+        ended = agent.stop()
+        written = [agent.stdout.read_bytes(), ended.stderr.encode()]
+    kept = [path.read_bytes() for path in files_under(spool)]
+    assert b"token=REDACTED" in written[0]
+    assert any(b"/secret/1" in content for content in kept), "nothing is in the spool"
+    for content in (*written, *kept):
+        assert not [canary for canary in CANARIES if canary.encode() in content]
+
+
+def test_a_crash_leaves_no_core(certificate: Path, tmp_path: Path) -> None:
+    """An agent that crashes leaves nothing of what it had seen on disk."""
+    unlimited = ("prlimit", "--core=unlimited:unlimited")
+    control = [*unlimited, "/bin/sh", "-c", "kill -SEGV $$"]
+    subprocess.run(control, cwd=tmp_path, check=False)
+    if not list(tmp_path.glob("core*")):
+        pytest.skip("this machine writes no core into the folder of a program")
+    for path in tmp_path.glob("core*"):
+        path.unlink()
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        command = [*unlimited, str(WAGGLE), "run", "--json", "--tls=auto", f"--pid={server.pid}"]
+        agent = stack.enter_context(
+            started_as(lambda ready: [*command, f"--ready-fd={ready}"], cwd=tmp_path)
+        )
+        say_secrets(port)
+        agent.wait_for(lambda spans: len(spans) >= COUNT)
+        agent.process.send_signal(signal.SIGSEGV)
+        assert agent.process.wait(60) == -signal.SIGSEGV
+    assert not files_under(tmp_path)
+
+
+@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+def test_gnutls(certificate: Path, tls: str) -> None:
+    """wget of Debian, on GnuTLS: its calls are seen, and are the parents of what they ask for."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
+        )
+        urls = [f"https://localhost:{port}/n/{n}" for n in range(1, COUNT + 1)]
+        command = [tool("wget"), "-q", "--no-check-certificate", "-O", "/dev/null", *urls]
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
+        agent.wait()
+        spans = agent.spans()
+    served = of(spans, "server", server.pid)
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    assert set(served) == set(asked) == paths("/n")
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+        assert asked[path].attributes["tls.protocol.version"] == tls
+        assert span.attributes["tls.protocol.version"] == tls
+
+
+def test_killed_agent_harms_nobody(certificate: Path) -> None:
+    """Under load the agent comes, is killed and goes, again and again: no request fails."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        node, other = stack.enter_context(node_server(certificate))
+        loads = [
+            Program(f"curl-{n}", client_of_tls(f"https://localhost:{n}/n/[1-1000000]"))
+            for n in (port, other)
+        ]
+        for load in loads:
+            stack.callback(load.stop)
+        pids = [server.pid, node.pid, *(load.pid for load in loads)]
+        for kill in (True, False, True):
+            with started_agent("--tls=auto", pids=pids) as agent:
+                agent.wait_for(lambda spans: len(spans) > 200)
+                if kill:
+                    agent.kill()
+        for load in loads:
+            assert load.process.poll() is None, load.output()

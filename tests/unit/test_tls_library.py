@@ -1,0 +1,87 @@
+"""Functions of TLS libraries and their layout, read out of code."""
+
+import ctypes.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from waggle.probes.tls.library import Layout, read_library
+
+SOURCE = """
+typedef unsigned long size_t;
+struct bio { void *context; void *method; void *c1, *c2; void *arg; int init, shutdown;
+             int flags, retry_reason, num; void *ptr; };
+struct ssl { int version; void *method; struct bio *rbio, *wbio; };
+__attribute__((noinline)) static int inner(struct ssl *s, void *b, size_t n, size_t *out)
+{ volatile int deep[40]; for (int i = 0; i < 40; i++) deep[i] = n; *out = n;
+  __asm__ volatile("" ::: "rbx", "r12", "r13"); return s->version + deep[n & 31]; }
+int SSL_read(struct ssl *s, void *b, int n)
+{ size_t out; int r = n < 0 ? -1 : inner(s, b, n, &out); return r > 0 ? (int)out : r; }
+int SSL_write(struct ssl *s, void *b, int n)
+{ size_t out; int r = n < 0 ? -1 : inner(s, b, n, &out); return r > 0 ? (int)out : r; }
+#ifdef EX
+int SSL_read_ex(struct ssl *s, void *b, size_t n, size_t *out)
+{ int r = inner(s, b, n, out); return r < 0 ? 0 : r; }
+int SSL_write_ex(struct ssl *s, void *b, size_t n, size_t *out)
+{ int r = inner(s, b, n, out); return r < 0 ? 0 : r; }
+#endif
+int SSL_do_handshake(struct ssl *s) { return s->version; }
+void SSL_free(struct ssl *s) { s->version = 0; }
+#ifdef ACCESSORS
+void *SSL_get_rbio(struct ssl *s) { return s->rbio; }
+void *BIO_get_data(struct bio *b) { return b->ptr; }
+int BIO_method_type(struct bio *b) { return *(int *)b->method; }
+int BIO_test_flags(struct bio *b, int f) { return b->flags & f; }
+#endif
+"""
+
+
+def library(folder: Path, *flags: str) -> Path:
+    compiler = shutil.which("clang-14") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler is installed")
+    source, made = folder / "tls.c", folder / "libtls.so"
+    source.write_text(SOURCE)
+    command = [compiler, "-O2", "-fPIC", "-shared", "-fomit-frame-pointer", *flags]
+    subprocess.run([*command, "-o", str(made), str(source)], check=True)
+    return made
+
+
+def enters(path: Path) -> list[tuple[str, bool]]:
+    found = read_library(str(path))
+    assert found is not None
+    return [(hook.enter, hook.counts) for hook in found.hooks]
+
+
+def test_one_function_behind_two(tmp_path: Path) -> None:
+    """Where both forms of a function call one, that is hooked, once."""
+    made = library(tmp_path, "-DEX")
+    assert enters(made)[:2] == [("tls_read", False), ("tls_write", False)]
+
+
+def test_functions_without_their_new_forms(tmp_path: Path) -> None:
+    """OpenSSL 1.1.0 and BoringSSL have one form, which returns how many bytes."""
+    assert enters(library(tmp_path))[:2] == [("tls_read", True), ("tls_write", True)]
+
+
+def test_layout_is_read_from_accessors(tmp_path: Path) -> None:
+    """What the accessors load is where an SSL and a BIO keep it."""
+    found = read_library(str(library(tmp_path, "-DEX", "-DACCESSORS")))
+    assert found is not None
+    assert found.layout == Layout(reader=16, method=8, number=56, data=64)
+
+
+def test_no_layout_is_guessed(tmp_path: Path) -> None:
+    """Without accessors nothing is known of where a descriptor is kept."""
+    found = read_library(str(library(tmp_path, "-DEX")))
+    assert found is not None
+    assert found.layout is None
+
+
+def test_other_libraries_are_none() -> None:
+    """What exports no SSL_read is no TLS library."""
+    name = ctypes.util.find_library("c")
+    assert name is not None
+    assert read_library(f"/lib/x86_64-linux-gnu/{name}") is None

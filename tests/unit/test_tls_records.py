@@ -1,0 +1,135 @@
+"""Records of TLS: where they begin, however a stream is cut."""
+
+import ssl
+import subprocess
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.parsers import tls_begins, tls_records, tls_version
+
+LARGEST = 16384 + 2048
+KINDS = st.sampled_from([20, 21, 22, 23])
+RECORDS = st.lists(st.tuples(KINDS, st.integers(1, 300)), min_size=1, max_size=12)
+
+
+def written(records: list[tuple[int, int]]) -> bytes:
+    return b"".join(
+        bytes([kind, 3, 3]) + length.to_bytes(2, "big") + bytes(length) for kind, length in records
+    )
+
+
+@given(RECORDS, st.integers(1, 40))
+def test_records_are_found(records: list[tuple[int, int]], step: int) -> None:
+    """Every record is found where it begins, whatever pieces its header comes in."""
+    starts = accumulate((5 + length for _, length in records), initial=0)
+    lengths = [length for _, length in records]
+    assert tls_records(written(records), step) == list(zip(starts, lengths, strict=False))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(bytes([24, 3, 3, 0, 1]), id="heartbeat, which nobody speaks"),
+        pytest.param(bytes([23, 2, 0, 0, 1]), id="SSL 2"),
+        pytest.param(bytes([23, 3, 5, 0, 1]), id="a version that is none"),
+        pytest.param(bytes([23, 3, 3]) + (LARGEST + 1).to_bytes(2, "big"), id="too long"),
+        pytest.param(bytes([23, 3, 3, 0, 0]), id="empty"),
+    ],
+)
+def test_what_is_no_record_ends_it(header: bytes) -> None:
+    """Nothing is taken for a record that breaks the rules, and nothing after it."""
+    good = written([(22, 4), (23, 9)])
+    assert tls_records(good + header + good, 7) == [(0, 4), (9, 9)]
+
+
+@given(st.binary(max_size=400), st.integers(1, 50))
+def test_no_bytes_break_it(stream: bytes, step: int) -> None:
+    """Whatever comes: records lie one behind the other, within the stream."""
+    end = 0
+    for at, length in tls_records(stream, step):
+        assert at == end
+        assert 0 < length <= LARGEST
+        end = at + 5 + length
+
+
+def hello() -> bytes:
+    """What a real client says first."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(
+        ssl.MemoryBIO(), outgoing, server_hostname="localhost"
+    )
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def test_a_client_is_recognised() -> None:
+    """By its first bytes, also when only a record's header has come."""
+    first = hello()
+    assert tls_begins(first, from_start=True)
+    assert tls_begins(first[:5], from_start=True)
+    assert [at for at, _ in tls_records(first, 1)] == [0]
+
+
+@pytest.mark.parametrize("text", [b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n", b"\x16\x03", b""])
+def test_plain_text_is_not(text: bytes) -> None:
+    """What is HTTP, or too short to tell, is no TLS."""
+    assert not tls_begins(text, from_start=True)
+    assert not tls_begins(text, from_start=False)
+
+
+def test_data_begins_no_connection() -> None:
+    """A record of data can only be met in the middle of a connection."""
+    data = written([(23, 40)])
+    assert tls_begins(data, from_start=False)
+    assert not tls_begins(data, from_start=True)
+
+
+def greeting(version: ssl.TLSVersion, certificate: Path) -> bytes:
+    """What a real server says first to a real client, without its record's header."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    server.maximum_version = version
+    to_server, to_client, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context()
+    both = (
+        client.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        server.wrap_bio(to_server, outgoing, server_side=True),
+    )
+    for end in both:
+        with pytest.raises(ssl.SSLWantReadError):
+            end.do_handshake()
+    said = outgoing.read()
+    return said[5 : 5 + int.from_bytes(said[3:5], "big")]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-keyout", str(made), "-out", str(made.with_suffix(".crt"))]
+    subprocess.run(command, check=True, capture_output=True)
+    made.write_bytes(made.read_bytes() + made.with_suffix(".crt").read_bytes())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("version", "number"), [(ssl.TLSVersion.TLSv1_2, 3), (ssl.TLSVersion.TLSv1_3, 4)]
+)
+def test_version(version: ssl.TLSVersion, number: int, certificate: Path) -> None:
+    """The version is the one that both ends agree on, and not told before it is certain."""
+    said = greeting(version, certificate)
+    assert tls_version(said) == number
+    assert {tls_version(said[:n]) for n in range(len(said))} <= {0, number}
+    assert tls_version(said[:60]) == 0
+
+
+@given(st.binary(max_size=300))
+def test_no_greeting_breaks_it(said: bytes) -> None:
+    """Whatever comes is a version that exists, or none."""
+    assert tls_version(b"\x02" + said) in range(5)

@@ -13,9 +13,18 @@ from pathlib import Path
 import pytest
 
 from .agent import Agent, SeenSpan, started_agent
-from .harness import RunningClient, ensure_built, run_client, start_client, start_server, tool
+from .harness import (
+    SERVERS,
+    RunningClient,
+    ensure_built,
+    run_client,
+    start_client,
+    start_server,
+    tool,
+)
 from .ports import lease_port
 from .processes import BUILD, Program, answers
+from .servers import HAPROXY
 from .stranger import Stranger, Written, started_stranger, without_line
 from .toolchain import ensure_venv
 
@@ -30,6 +39,8 @@ SDK_VENV = BUILD / "bench-sdk-venv"
 SDK_REQUIREMENTS = Path(__file__).resolve().parents[1] / "bench" / "requirements-sdk.txt"
 SDK_SERVER = Path(__file__).resolve().parent / "programs" / "python" / "sdk_stranger.py"
 
+
+PROXIES = {**SERVERS, "haproxy-proxy": HAPROXY}
 
 Requests = dict[int, list[bytes]]
 
@@ -129,18 +140,20 @@ def test_headers_of_their_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("keepalive", [True, False])
-def test_nginx(keepalive: bool) -> None:
-    """nginx in front of a stranger: the stranger is told of nginx's call of that very request."""
+@pytest.mark.parametrize("kind", ["nginx-proxy", "haproxy-proxy"])
+def test_proxies(kind: str, keepalive: bool) -> None:
+    """A proxy in front of a stranger: the stranger is told of the proxy's call of that very
+    request."""
     with (
         started_stranger() as stranger,
         start_server(
-            "nginx-proxy", upstream=stranger.base_url, upstream_keepalive=keepalive
-        ) as nginx,
+            kind, upstream=stranger.base_url, upstream_keepalive=keepalive, kinds=PROXIES
+        ) as proxy,
     ):
-        run_client("curl", nginx.base_url, COUNT, 1)
+        run_client("curl", proxy.base_url, COUNT, 1)
         before = stranger.take()
-        with injecting_agent("first", nginx.pid) as agent:
-            run_client("curl", nginx.base_url, COUNT, 1)
+        with injecting_agent("first", proxy.pid) as agent:
+            run_client("curl", proxy.base_url, COUNT, 1)
             after = stranger.take()
             agent.wait_for(lambda spans: len(spans) >= 2 * COUNT)
             spans = agent.stop().spans

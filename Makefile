@@ -121,7 +121,7 @@ format: .venv/.packages-dev ## ruff: mend what it can
 
 .PHONY: types
 types: .venv/.packages-dev ## mypy --strict
-	@MYPYPATH=tests:tests/peers/programs/raw $(NICE) $(VENV)/mypy $(TYPED)
+	@MYPYPATH=tests:tests/peers/programs/raw:deploy/demo $(NICE) $(VENV)/mypy $(TYPED)
 	@$(if $(TYPED_BENCH),$(NICE) $(VENV)/mypy $(TYPED_BENCH))
 
 .PHONY: unit

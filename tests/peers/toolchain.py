@@ -23,6 +23,9 @@ MATRIX_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-python.txt
 GO_MATRIX_BIN = BUILD / "bin" / "peers-go"
 GO_OLD_BIN = BUILD / "bin" / "peers-go-old"
 GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
+# With OpenTelemetry's own SDK; the benchmarks have it too.
+SDK_VENV = BUILD / "bench-sdk-venv"
+SDK_REQUIREMENTS = ROOT / "tests" / "bench" / "requirements-sdk.txt"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"

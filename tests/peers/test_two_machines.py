@@ -186,7 +186,10 @@ def four_of(spans: Sequence[SeenSpan], number: int, right: set[int]) -> Four:
     return own["client", False], own["server", True], own["client", True], own["server", False]
 
 
-@pytest.mark.parametrize("between", ["", "lose", "reorder"])
+# What a bad way does to the option is in tests/kernel too, which always runs.
+@pytest.mark.parametrize(
+    "between", ["", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lose", "reorder"))]
+)
 def test_a_chain_there_and_back(between: str) -> None:
     """Over the link and back, on a connection that is older than both agents and on new ones, also
     where segments are lost or overtake each other: each request is one trace of four spans, and

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .tap import PATIENCE_S, Kept, write_kept
+from .tap import PATIENCE_S, Kept, receive, write_kept
 
 _FAKE = b"GET /fake/%d HTTP/1.1\r\nHost: fake\r\nContent-Length: 0\r\n\r\n"
 _OWN = b"traceparent: 00-%032x-%016x-01\r\n"
@@ -87,7 +87,7 @@ class _End:
         self._unread = self._unread[count:]
 
     def _receive(self) -> None:
-        piece = self.sock.recv(1 << 16)
+        piece = receive(self.sock)
         if not piece:
             raise SystemExit(f"the answer ended after {bytes(self.kept.down[-200:])!r}")
         self.kept.down += piece
@@ -96,11 +96,8 @@ class _End:
     def end(self) -> None:
         """Ends the sending, and reads what comes until the other end does the same."""
         self.sock.shutdown(socket.SHUT_WR)
-        try:
-            while piece := self.sock.recv(1 << 16):
-                self.kept.down += piece
-        except BlockingIOError:
-            pass  # enrolled sockets of some kernels at the peer's end (docs/propagation.md)
+        while piece := receive(self.sock):
+            self.kept.down += piece
         self.sock.close()
 
 

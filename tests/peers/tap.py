@@ -10,6 +10,7 @@ get there, and print the port; `keep FILE` writes what has passed since it was l
 prints how many connections that was. Nothing but the standard library is needed.
 """
 
+import select
 import socket
 import struct
 import sys
@@ -101,20 +102,26 @@ class Tap:
 def _pump(source: socket.socket, sink: socket.socket, kept: Kept, seen: bytearray) -> None:
     """One direction, up to its end, which is passed on as what it was: an end or a reset."""
     try:
-        while piece := source.recv(_AT_ONCE):
+        while piece := receive(source):
             seen += piece
             sink.sendall(piece)
         sink.shutdown(socket.SHUT_WR)
-    except BlockingIOError:
-        # A kernel's enrolled sockets say so at the peer's end (docs/propagation.md).
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
     except OSError:
         kept.broken = True
         for sock in (source, sink):
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 sock.shutdown(socket.SHUT_RDWR)
+
+
+def receive(sock: socket.socket) -> bytes:
+    """What comes next. Enrolled sockets of some kernels say EAGAIN although they block, at the
+    peer's end and before it (docs/propagation.md): then it is asked again."""
+    while True:
+        try:
+            return sock.recv(_AT_ONCE)
+        except BlockingIOError:
+            select.select([sock], [], [], PATIENCE_S)
 
 
 def write_kept(path: Path, kept: list[Kept]) -> None:

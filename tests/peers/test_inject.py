@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -166,12 +166,16 @@ def test_proxies(kind: str, keepalive: bool) -> None:
 def test_wrk() -> None:
     """Under load every request is the same to the byte, and has one line with ids of its own."""
     wrk = [tool("wrk"), "-t1", "-c4", f"-d{min(LENGTH, 10)}s", "--timeout", "20s"]
-    flags = ["--inject", "always", "--inject-to", "loopback", "--exe", "*/wrk", "--quiet"]
-    with started_stranger() as stranger, started_agent(*flags, json_lines=False):
-        done = subprocess.run(
-            [*wrk, stranger.base_url + "/n/1"], capture_output=True, text=True, check=True
-        )
-        assert "Socket errors" not in done.stdout
+    with ExitStack() as stack:
+        stranger = stack.enter_context(started_stranger())
+        # A process that is there before the agent: what is begun later may connect unseen.
+        words = ["sh", "-c", 'echo gate; read line; exec "$@"', "wrk", *wrk]
+        program = Program("wrk", [*words, stranger.base_url + "/n/1"], with_pipes=True)
+        stack.callback(program.stop)
+        assert program.read_line(60) == "gate"
+        stack.enter_context(injecting_agent("always", program.pid))
+        program.write_line()
+        assert program.wait(120) == 0
         requests = [without_line(one) for one in stranger.take()[1]]
     assert len({one.without for one in requests}) == 1
     lines = [one for one in requests if one.has_line]

@@ -39,7 +39,6 @@ debian_packages() {
         want wget wget
         want wrk wrk
         want haproxy haproxy
-        want openssl openssl
         want h2load nghttp2-client
         want nghttpd nghttp2-server
         want node nodejs

@@ -83,8 +83,9 @@ WAGGLE_TEST_SOAK ?= 400
 .PHONY: soak
 soak: build .venv/.packages-dev ## Headers for strangers at length: no byte of any client altered
 	@$(AS_ROOT) tests/peers/install.sh
+	@$(AS_ROOT) tests/peers/install.sh grpc
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
-		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py
+		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py tests/peers/test_unaltered.py
 	$(GIVE_BACK)
 
 .PHONY: test-grpc

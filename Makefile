@@ -83,8 +83,9 @@ WAGGLE_TEST_SOAK ?= 400
 .PHONY: soak
 soak: build .venv/.packages-dev ## Headers for strangers at length: no byte of any client altered
 	@$(AS_ROOT) tests/peers/install.sh
+	@$(AS_ROOT) tests/peers/install.sh grpc
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
-		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py
+		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py tests/peers/test_unaltered.py
 	$(GIVE_BACK)
 
 .PHONY: test-grpc
@@ -121,7 +122,7 @@ format: .venv/.packages-dev ## ruff: mend what it can
 
 .PHONY: types
 types: .venv/.packages-dev ## mypy --strict
-	@MYPYPATH=tests:tests/peers/programs/raw $(NICE) $(VENV)/mypy $(TYPED)
+	@MYPYPATH=tests:tests/peers/programs/raw:deploy/demo $(NICE) $(VENV)/mypy $(TYPED)
 	@$(if $(TYPED_BENCH),$(NICE) $(VENV)/mypy $(TYPED_BENCH))
 
 .PHONY: unit

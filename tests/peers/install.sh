@@ -38,6 +38,7 @@ debian_packages() {
         want curl curl
         want wget wget
         want wrk wrk
+        want haproxy haproxy
         want h2load nghttp2-client
         want nghttpd nghttp2-server
         want node nodejs

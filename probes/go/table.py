@@ -257,8 +257,10 @@ GRPC: dict[str, dict[str, int]] = {
 # The same of routers: module -> version -> field -> bytes.
 ROUTERS: dict[str, dict[str, dict[str, int]]] = {
     "github.com/gin-gonic/gin": {
+        "1.5.0": {"gin_path": 112},
         "1.6.3": {"gin_path": 112},
         "1.7.7": {"gin_path": 112},
+        "1.8.1": {"gin_path": 112},
         "1.9.1": {"gin_path": 112},
         "1.10.1": {"gin_path": 112},
         "1.11.0": {"gin_path": 112},
@@ -266,6 +268,11 @@ ROUTERS: dict[str, dict[str, dict[str, int]]] = {
     },
     "github.com/go-chi/chi/v5": {
         "5.0.0": {"chi_patterns": 48},
+        "5.0.2": {"chi_patterns": 176},
+        "5.0.7": {"chi_patterns": 176},
+        "5.0.8": {"chi_patterns": 176},
+        "5.0.10": {"chi_patterns": 176},
+        "5.0.11": {"chi_patterns": 176},
         "5.0.12": {"chi_patterns": 176},
         "5.1.0": {"chi_patterns": 176},
         "5.2.3": {"chi_patterns": 176},
@@ -281,6 +288,8 @@ ROUTERS: dict[str, dict[str, dict[str, int]]] = {
         "4.5.0": {"echo_path": 16},
         "4.9.1": {"echo_path": 16},
         "4.11.4": {"echo_path": 16},
+        "4.12.0": {"echo_path": 80},
+        "4.13.2": {"echo_path": 88},
         "4.13.4": {"echo_path": 88},
         "4.16.0": {"echo_path": 88},
     },

@@ -78,7 +78,7 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
 def ensure_go_matrix() -> None:
     """What the Go matrix needs: its program, and a load."""
     ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
-    ensure_go_module(PROGRAMS / "gomatrix", ["", "load"], GO_MATRIX_BIN)
+    ensure_go_module(PROGRAMS / "gomatrix", ["", "load", "soak"], GO_MATRIX_BIN)
 
 
 def ensure_go_old(version: str, *, way: str) -> Path:

@@ -5,7 +5,7 @@ the other, one for each cell, with numbers of its own. The agent's spans are jud
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 from .agent import Agent, Ended, started_agent
 from .clients import WEBSOCKET, start_client
 from .python_servers import (
-    CALLS,
     HEAVY_CLIENTS,
     PYTHON_SERVERS,
     SYNC_CLIENTS,
+    calls_of,
 )
 from .servers import Server, start_server
 from .toolchain import MATRIX_VENV, VENV
@@ -113,17 +113,25 @@ def cells_of(
     ]
 
 
-def play(cells: Sequence[Cell], count: int, *, heavy: bool, flags: Sequence[str] = ()) -> Run:
+def play(
+    cells: Sequence[Cell],
+    count: int,
+    *,
+    heavy: bool,
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Run:
     """Plays cells of one server and one concurrency, `count` requests each.
 
-    heavy: with all that requirements-python.txt has. Raises ProgramError when a program fails.
+    heavy: with all that requirements-python.txt has. env: more for the server's environment.
+    Raises ProgramError when a program fails.
     """
     started = time.monotonic()
     name = cells[0].server
     server_kind = PYTHON_SERVERS[name].started_from((MATRIX_VENV if heavy else VENV) / "bin")
     with ExitStack() as stack:
         called = stack.enter_context(start_server("go-nethttp"))
-        env = {"CALLED": called.base_url}
+        env = {"CALLED": called.base_url, **(env or {})}
         server = stack.enter_context(start_server(name, env=env, kinds={name: server_kind}))
         agent = stack.enter_context(started_agent(*flags, pids=[called.pid, server.pid]))
         numbers = [range(1 + i * count, 1 + (i + 1) * count) for i in range(len(cells))]
@@ -134,7 +142,7 @@ def play(cells: Sequence[Cell], count: int, *, heavy: bool, flags: Sequence[str]
         ended = agent.stop()
         truth = judge(ended.spans, pids, [called.pid])
     results = [
-        result_of(cell, mine, truth, CALLS.get(cell.shape, 1))
+        result_of(cell, mine, truth, calls_of(cell.shape))
         for cell, mine in zip(cells, numbers, strict=True)
     ]
     services = frozenset(span.service for span in ended.spans if span.pid in pids)

@@ -37,6 +37,13 @@ CALLS: Mapping[str, int | None] = {
     "task-group": 3,
     "cancel": None,
 }
+
+
+def calls_of(shape: str) -> int | None:
+    """How many calls a request of that shape makes; None: it depends."""
+    return 2 if shape.startswith("query-") else CALLS.get(shape, 1)
+
+
 # Shapes that call from a thread, by a client that is no coroutine.
 IN_THREADS = frozenset({"sync", "to-thread", "executor", "thread"})
 

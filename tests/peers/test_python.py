@@ -1,17 +1,20 @@
 """The Python matrix: whose request is a call part of, on every server, by every client, in every
 shape. The numbers in the URLs are the truth; a wrong parent is worse than none."""
 
+import os
 from collections.abc import Sequence
 
 import pytest
 
+from .matrix_page import keep
 from .python_demands import demand
 from .python_matrix import CONCURRENCIES, Run, cells_of, play
 from .python_servers import PYTHON_SERVERS
+from .python_table import KEPT
 from .toolchain import ensure_called_server, ensure_python_matrix, ensure_python_peers
 
 FEW = 64
-MANY = 640
+MANY = int(os.environ.get("WAGGLE_TEST_REQUESTS", "640"))
 # Of each kind one, with the shapes that tell kinds apart, and those that led rules astray.
 QUICK = (
     ("flask-gunicorn-gthread", 32, ("one", "retry", "stream", "middleware", "queue", "after")),
@@ -62,8 +65,11 @@ def test_calls_are_part_of_their_request(
 @pytest.mark.parametrize("concurrency", CONCURRENCIES)
 @pytest.mark.parametrize("server", PYTHON_SERVERS)
 def test_the_whole_matrix(server: str, concurrency: int) -> None:
-    """Every server, shape and client, hundreds of requests a cell: make test-python."""
+    """Every server, shape and client, hundreds of requests a cell: make test-python. What it found
+    is kept for the tables in docs/python.md."""
     ensure_python_matrix()
     ensure_called_server()
     count = MANY if concurrency > 1 else MANY // 4
-    check(play(cells_of(server, concurrency, heavy=True), count, heavy=True))
+    run = play(cells_of(server, concurrency, heavy=True), count, heavy=True)
+    keep(KEPT, run.results)
+    check(run)

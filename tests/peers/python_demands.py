@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .python_matrix import Cell
-from .python_servers import PYTHON_SERVERS
+from .python_servers import PYTHON_SERVERS, QUEUE_CLIENT
 
 ALL = 1.0
+TEN_AT_ONCE = 10  # calls of a request are three at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ _QUEUE = (
     "more requests wait than it has threads: between two answers of a thread nothing tells what "
     "comes after the first from what is for the second"
 )
+_POOL = "tornado's own client makes ten calls at once: whoever is done begins the next of a queue"
 _GRANIAN = "its sockets are read and written by threads of Rust, which hold no context of Python"
 _DAEMON = "requests reach mod_wsgi's daemon by a protocol of its own, which is no HTTP"
 _NOT_AT_ALL: Mapping[str, str] = {
@@ -55,6 +57,8 @@ def demand(cell: Cell) -> Demand:
     reason = _NOT_AT_ALL.get(cell.server) or _BY_SHAPE.get(cell.shape, "")
     if not reason and cell.concurrency > 1 and cell.shape != "stream":
         reason = _NOT_WHEN_BUSY.get(cell.server, "")
+    if not reason and cell.client == QUEUE_CLIENT and cell.concurrency * 3 > TEN_AT_ONCE:
+        reason = _POOL
     if reason:
         return Demand(0, reason)
     if cell.shape == "after" and cell.server == "http.server":
@@ -70,6 +74,7 @@ def reasons() -> Iterator[tuple[str, str]]:
         yield f"`{shape}`", reason
     yield "`after` on servers with threads, the first", _AFTER
     yield "`after` on http.server", _EMPTY
+    yield f"{QUEUE_CLIENT}, more than ten calls at once", _POOL
     for server, reason in _NOT_WHEN_BUSY.items():
         yield f"{server}, all but `stream`", reason
     yield from _NOT_AT_ALL.items()

@@ -15,6 +15,7 @@ from .clients import WEBSOCKET, start_client
 from .python_servers import (
     HEAVY_CLIENTS,
     PYTHON_SERVERS,
+    QUEUE_CLIENT,
     SYNC_CLIENTS,
     calls_of,
 )
@@ -99,6 +100,8 @@ def cells_of(
     found = [(shape, server.client_for(shape)) for shape in server.shapes]
     more = ("one", "gather") if server.kind == "tasks" else ("one",)
     found += [(shape, client) for client in server.clients[1:] for shape in more]
+    if QUEUE_CLIENT in server.clients:
+        found += [(shape, QUEUE_CLIENT) for shape in ("twice", "retry", "cancel")]
     if server.kind == "tasks":
         found += [("sync", client) for client in SYNC_CLIENTS[1:]]
         found += [("one", "streams")]

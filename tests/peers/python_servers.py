@@ -15,6 +15,8 @@ NO_ROUTES: frozenset[str] = frozenset()
 
 SYNC_CLIENTS = ("requests", "requests-once", "urllib3", "http.client", "httpx", "pycurl", "boto3")
 ASYNC_CLIENTS = ("httpx-async", "aiohttp")
+# Makes ten calls at once: whoever is done begins the next, out of a queue, for whomever it is.
+QUEUE_CLIENT = "tornado-queue"
 # What base installations do not have: these are in requirements-python.txt only.
 HEAVY_CLIENTS = frozenset({"pycurl", "boto3"})
 
@@ -296,7 +298,7 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         "matrix_tornado",
         light=True,
         extra=(),
-        clients=("tornado", *ASYNC_CLIENTS),
+        clients=("tornado", QUEUE_CLIENT, *ASYNC_CLIENTS),
     ),
     "sanic": _tasks(_sanic, "matrix_sanic", extra=("websocket",)),
 }

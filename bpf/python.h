@@ -41,7 +41,7 @@ struct context {
 	u32 own; /* what it has answered last it had read itself */
 	u64 sock; /* on which it has read or answered last, */
 	u32 many; /* and whether there were others before */
-	u32 reserved;
+	u32 inherited; /* what it serves: that of the one it was copied from */
 };
 
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
@@ -165,6 +165,39 @@ INLINE int writer_trusted(const struct waggle_python *python)
 	return !python->writer_contradicts && python->writer_agrees >= early_proof;
 }
 
+/* A context on its way to the one that was made for the request. */
+struct descent {
+	const struct context *context;
+	u32 tgid;
+	u32 broken; /* one in between is no more */
+};
+
+static long descent_step(u32 index, void *argument)
+{
+	struct descent *descent = argument;
+	u32 at = masked(index + 1, WAGGLE_CONTEXTS - 1);
+	u64 generation = descent->context->generations[at];
+	struct context_key key = {
+		.address = descent->context->addresses[at],
+		.tgid = descent->tgid,
+	};
+	struct context *context = bpf_map_lookup_elem(&contexts, &key);
+
+	descent->broken = !context || context->generations[0] != generation;
+	return descent->broken || !context->inherited;
+}
+
+/* Whether all that lies between a context and the one that was made for its request lives: who
+ * is done may begin the next of a queue, whoever put it there. */
+INLINE int serves_by_descent(const struct context *context, u32 tgid)
+{
+	struct descent descent = { .context = context, .tgid = tgid };
+
+	if (context->inherited)
+		LOOP(WAGGLE_CONTEXTS - 1, descent_step, &descent);
+	return !descent.broken;
+}
+
 /* What the current context serves, where a prediction is trusted to say. */
 INLINE int task_owner(u32 tgid, struct owner *owner)
 {
@@ -176,7 +209,7 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 		return 0;
 	address = current_context(python);
 	context = address ? known_context(python, tgid, address) : 0;
-	if (!context)
+	if (!context || !serves_by_descent(context, tgid))
 		return 0;
 	*owner = copy_trusted(python) ? context->copied_for : context->writes_for;
 	return !!owner->sock;
@@ -312,8 +345,10 @@ INLINE void predict(struct connection *connection, const struct waggle_python *p
 	if (!connection->writer || python->writer_contradicts)
 		return;
 	writer = known_context(python, tgid, connection->writer_context);
-	if (writer && writer->generations[0] == connection->writer)
+	if (writer && writer->generations[0] == connection->writer) {
 		writer->writes_for = owner;
+		writer->inherited = 0;
+	}
 }
 
 INLINE int is_open(const struct owner *owner)

@@ -44,6 +44,7 @@ INLINE void copied_for_request(struct context *child)
 		return;
 	child->copied_for = thread->read;
 	child->copied_for.sock = sock;
+	child->inherited = 0;
 	connection->copied = thread->read.index + 1;
 }
 
@@ -55,6 +56,7 @@ INLINE void descend(struct context *child, struct context *parent)
 			      parent->addresses);
 	child->copied_for = parent->copied_for;
 	child->writes_for = parent->writes_for;
+	child->inherited = 1;
 }
 
 /* `child` was copied from what the current thread works on. */

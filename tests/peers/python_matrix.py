@@ -54,6 +54,7 @@ class Result:
     unserved: int
     missing: int | None
     split: int
+    astray: int
     links: dict[str, int]
     examples: tuple[str, ...] = ()
 
@@ -73,6 +74,7 @@ class Result:
         links = " ".join(f"{link}:{count}" for link, count in sorted(self.links.items()))
         words = f"{self.cell}: right {self.right} WRONG {self.wrong} none {self.none}"
         words += f" missing {self.missing} unserved {self.unserved} split {self.split}"
+        words += f" astray {self.astray}" if self.astray else ""
         return " ".join([words, f"[{links}]", *self.examples])
 
 
@@ -198,6 +200,7 @@ def result_of(cell: Cell, numbers: range, truth: Truth, calls: int | None) -> Re
         unserved=len(numbers) - len(mine.requests),
         missing=None if calls is None else calls * len(numbers) - len(mine.calls),
         split=mine.split,
+        astray=mine.astray,
         links={str(link): count for link, count in mine.links.items()},
         examples=tuple(mine.examples("wrong")),
     )

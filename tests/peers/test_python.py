@@ -35,13 +35,13 @@ QUICK = (
 
 
 def check(run: Run) -> None:
-    """No call has a wrong parent, no trace is split, nothing is missing, and each cell has the
-    share of right ones that its row demands."""
+    """No call has a wrong parent or another's trace, no trace is split, nothing is missing, and each
+    cell has the share of right ones that its row demands."""
     for result in run.results:
         print(result)
     wrong = [str(result) for result in run.results if result.wrong]
     assert not wrong, wrong
-    assert not [result for result in run.results if result.split]
+    assert not [result for result in run.results if result.split or result.astray]
     assert not [result for result in run.results if result.unserved or result.missing]
     low = [result for result in run.results if result.share < demand(result.cell).least]
     assert not low, [str(result) for result in low]

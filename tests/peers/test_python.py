@@ -35,8 +35,8 @@ QUICK = (
 
 
 def check(run: Run) -> None:
-    """No call has a wrong parent or another's trace, no trace is split, nothing is missing, and each
-    cell has the share of right ones that its row demands."""
+    """No call has a wrong parent or another's trace, no trace is split, nothing is missing, and
+    each cell has the share of right ones that its row demands."""
     for result in run.results:
         print(result)
     wrong = [str(result) for result in run.results if result.wrong]

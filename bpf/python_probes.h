@@ -57,6 +57,9 @@ INLINE void descend(struct context *child, struct context *parent)
 	child->copied_for = parent->copied_for;
 	child->writes_for = parent->writes_for;
 	child->inherited = 1;
+	child->after_call = parent->after_call << 1 & 0xff;
+	if (parent->called & CALLED_ITSELF)
+		child->after_call |= 1;
 }
 
 /* `child` was copied from what the current thread works on. */

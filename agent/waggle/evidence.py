@@ -10,8 +10,8 @@ after it had called, and which contexts are no more. The rule, WK in docs/parent
     a call belongs to the request whose answer is the first that its context, or one that
     it descends from, writes after the call; the nearer of two wins; and the branch that
     the call grew on must have begun while that request was being served, and must end with
-    it: one that lives on may be a worker, who does anybody's work; and of what lies between
-    nothing may be over when the call is made: who is done may begin the next of a queue
+    it: one that lives on may be a worker, who does anybody's work; nor may it have grown on
+    one that had called by itself and is over: who is done may begin the next of a queue
 
 Where that answer might as well be the next piece of work of a context that has answered
 before, nothing is proven.
@@ -338,7 +338,7 @@ class Joins:
             self._calls["unsure"][rows[unsure]] |= bit
             # In the middle of an answer only that it goes on is proof.
             fits = in_time & (goes_on | ((self._calls["unsure"][rows] & bit) == 0))
-            fits &= _is_unbroken(self._calls["evidence"]["over"][rows], depth)
+            fits &= ~_may_be_queued(self._calls["evidence"]["queued"][rows], depth)
             rows, met = rows[fits], met[fits]
             self._calls["depth"][rows] = depth
             self._calls["parent"][rows] = met
@@ -623,7 +623,7 @@ class _Answers:
             # When it began, its context may have been at work on the next request.
             after = index.first_after(chains[open_, depth], began)
             hit &= (after < 0) | (answers["start_ns"][after] > began)
-            hit &= _is_unbroken(calls["over"][open_], depth)
+            hit &= ~_may_be_queued(calls["queued"][open_], depth)
             depths[open_[hit]] = depth
             chosen[open_[hit]] = at[hit]
         return depths, answers[chosen[depths >= 0]]
@@ -674,15 +674,12 @@ class _Reused:
         return sure
 
 
-def _is_unbroken(over: npt.NDArray[np.uint8], depth: int) -> Mask:
-    """Whether all contexts between a call's own and the one at `depth` lived when it called.
-
-    Who ends a piece of work may begin the next of a queue, whoever put it there: then what the
-    call descends from is no more.
-    """
+def _may_be_queued(queued: npt.NDArray[np.uint8], depth: int) -> Mask:
+    """Whether a context between a call's own and the one at `depth` may have begun the next of a
+    queue, whoever had put it there."""
     between = np.uint8((1 << depth) - 1 & ~1)
-    unbroken: Mask = (over & between) == 0
-    return unbroken
+    may: Mask = (queued & between) != 0
+    return may
 
 
 def _bit_below(bits: npt.NDArray[np.uint8], depth: npt.NDArray[np.int8]) -> Mask:

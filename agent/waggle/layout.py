@@ -594,7 +594,7 @@ TLS_LAYOUT = _dtype(
 )
 
 EVIDENCE = _dtype(
-    144,
+    152,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
@@ -616,6 +616,8 @@ EVIDENCE = _dtype(
         ("answering", "u1", 141),
         ("over", "u1", 142),
         ("many", "u1", 143),
+        ("queued", "u1", 144),
+        ("reserved", "(7,)u1", 145),
     ],
 )
 

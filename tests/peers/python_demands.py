@@ -37,7 +37,6 @@ _QUEUE = (
     "comes after the first from what is for the second"
 )
 _POOL = "tornado's own client makes ten calls at once: whoever is done begins the next of a queue"
-_GIVEN_UP = "tornado goes on with a call that was given up, in a task whose maker is over by then"
 _GRANIAN = "its sockets are read and written by threads of Rust, which hold no context of Python"
 _DAEMON = "requests reach mod_wsgi's daemon by a protocol of its own, which is no HTTP"
 _NOT_AT_ALL: Mapping[str, str] = {
@@ -50,7 +49,6 @@ _NOT_WHEN_BUSY: Mapping[str, str] = {"flask-waitress": _QUEUE, "django-waitress"
 # Whose threads have no context that anybody has set a variable in.
 _EMPTY = "its threads have no context before somebody sets a variable in one"
 _MOST = 0.9
-_ONE_OF_TWO = 0.5
 
 
 def demand(cell: Cell) -> Demand:
@@ -63,8 +61,6 @@ def demand(cell: Cell) -> Demand:
         reason = _POOL
     if reason:
         return Demand(0, reason)
-    if cell.shape == "cancel" and cell.client == "tornado":
-        return Demand(_ONE_OF_TWO, _GIVEN_UP)
     if cell.shape == "after" and cell.server == "http.server":
         return Demand(0, _EMPTY)
     if cell.shape == "after" and server.kind == "threads":
@@ -79,7 +75,6 @@ def reasons() -> Iterator[tuple[str, str]]:
     yield "`after` on servers with threads, the first", _AFTER
     yield "`after` on http.server", _EMPTY
     yield f"{QUEUE_CLIENT}, more than ten calls at once", _POOL
-    yield "`cancel` by tornado, the calls that are given up", _GIVEN_UP
     for server, reason in _NOT_WHEN_BUSY.items():
         yield f"{server}, all but `stream`", reason
     yield from _NOT_AT_ALL.items()

@@ -170,23 +170,35 @@ def test_a_branch_that_is_over_is_proof() -> None:
 
 
 def test_a_queue_that_whoever_is_done_goes_on_with() -> None:
-    """A task that was begun by one that is over may be the next of a queue, put there by anybody:
-    it is no part of the request in which it began, before its answer or after."""
+    """A task that was begun by one that had called and is over may be the next of a queue, put
+    there by anybody: it is no part of the request in which it began, before its answer or after."""
     ring, _, joins = fresh()
     joins.hold(np.concatenate([record(1), record(2)]))
     made, later = call(1, 250, [241, 201, 101]), call(2, 500, [451, 401, 101], unanswered=0)
-    made["over"] = later["over"] = 2
+    for one in (made, later):
+        one["over"] = one["queued"] = 2
     ring.put(made, over(241), answer(9, 100, 300, 101), later, over(451))
     rows = released(joins)
     assert parent_of(rows[1]) == parent_of(rows[2]) == 0
 
 
-def test_what_was_over_further_up() -> None:
-    """What the answering context descends from need not live."""
+def test_a_callback_that_was_over_before_the_call() -> None:
+    """What had ended when the call was made, and had not called, only handed on; nothing more is
+    waited for of it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    made = call(1, 250, [301, 201, 101])
+    made["over"] = 2
+    ring.put(made, over(301), answer(9, 100, 300, 101))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_what_was_queued_further_up() -> None:
+    """How the answering context itself was begun says nothing against it."""
     ring, _, joins = fresh()
     joins.hold(record(1))
     made = call(1, 250, [241, 201, 101, 51])
-    made["over"] = 8
+    made["over"] = made["queued"] = 8
     ring.put(made, over(241, 201), answer(9, 100, 300, 101))
     assert parent_of(released(joins)[1]) == 9
 

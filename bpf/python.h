@@ -192,8 +192,10 @@ static long descent_step(u32 index, void *argument)
 
 	if (context && context->generations[0] == generation)
 		return !context->inherited;
-	descent->queued |= descent->context->after_call >> masked(index, WAGGLE_CONTEXTS - 1) & 1;
-	return descent->queued;
+	if (!(descent->context->after_call >> masked(index, WAGGLE_CONTEXTS - 1) & 1))
+		return 0;
+	descent->queued = 1;
+	return 1;
 }
 
 /* Whether what a context serves need not be what it was copied for: who is done may begin the

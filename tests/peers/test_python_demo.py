@@ -29,7 +29,8 @@ def line_of(file: str, text: str) -> int:
 
 
 def is_asked(span: SeenSpan) -> bool:
-    return span.kind == "client" and span.path.split("/")[1] in ASKED
+    is_http = span.kind == "client" and "url.full" in span.attributes
+    return is_http and span.path.split("/")[1] in ASKED
 
 
 @pytest.mark.slow

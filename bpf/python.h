@@ -43,7 +43,7 @@ struct context {
 	u32 many; /* and whether there were others before */
 	u32 inherited; /* what it serves: that of the one it was copied from */
 	u32 after_call; /* a bit for each that was copied from the next when that had called itself */
-	u32 reserved;
+	u32 made; /* and for each that was the first to be copied after a request was read */
 };
 
 enum context_called {
@@ -327,6 +327,7 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 	evidence->answering = lineage.elsewhere;
 	evidence->over = lineage.over;
 	evidence->queued = lineage.over & context->after_call << 1;
+	evidence->made = context->made;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));

@@ -45,6 +45,7 @@ INLINE void copied_for_request(struct context *child)
 	child->copied_for = thread->read;
 	child->copied_for.sock = sock;
 	child->inherited = 0;
+	child->made |= 1;
 	connection->copied = thread->read.index + 1;
 }
 
@@ -57,6 +58,7 @@ INLINE void descend(struct context *child, struct context *parent)
 	child->copied_for = parent->copied_for;
 	child->writes_for = parent->writes_for;
 	child->inherited = 1;
+	child->made = parent->made << 1 & 0xff;
 	child->after_call = parent->after_call << 1 & 0xff;
 	if (parent->called & CALLED_ITSELF)
 		child->after_call |= 1;

@@ -624,6 +624,8 @@ class _Answers:
             after = index.first_after(chains[open_, depth], began)
             hit &= (after < 0) | (answers["start_ns"][after] > began)
             hit &= ~_may_be_queued(calls["queued"][open_], depth)
+            # What was made for a request is no part of one that was answered before.
+            hit &= (calls["made"][open_] & np.uint8((1 << depth) - 1)) == 0
             depths[open_[hit]] = depth
             chosen[open_[hit]] = at[hit]
         return depths, answers[chosen[depths >= 0]]

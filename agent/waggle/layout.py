@@ -617,7 +617,8 @@ EVIDENCE = _dtype(
         ("over", "u1", 142),
         ("many", "u1", 143),
         ("queued", "u1", 144),
-        ("reserved", "(7,)u1", 145),
+        ("made", "u1", 145),
+        ("reserved", "(6,)u1", 146),
     ],
 )
 

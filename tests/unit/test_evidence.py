@@ -299,6 +299,17 @@ def test_a_worker_from_after_the_answer() -> None:
     assert parent_of(released(joins)[1]) == 0
 
 
+def test_a_request_below_an_answer() -> None:
+    """What was made for a request that was read later is no part of the one answered before,
+    though it descends from its context."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    made = call(1, 300, [281, 251, 101], unanswered=0)
+    made["made"] = 2
+    ring.put(answer(9, 100, 200, 101), made, over(281, 251))
+    assert parent_of(released(joins)[1]) == 0
+
+
 def test_a_task_left_behind_on_a_connection_that_is_kept() -> None:
     """A task that outlives its request is not part of the one before, which the same context
     has answered."""

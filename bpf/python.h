@@ -43,7 +43,7 @@ struct context {
 	u32 many; /* and whether there were others before */
 	u32 inherited; /* what it serves: that of the one it was copied from */
 	u32 after_call; /* a bit for each that was copied from the next when that had called itself */
-	u32 made; /* and for each that was the first to be copied after a request was read */
+	u32 made; /* and for each that may have been made for a request, which had been read */
 };
 
 enum context_called {

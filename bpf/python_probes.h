@@ -49,6 +49,16 @@ INLINE void copied_for_request(struct context *child)
 	connection->copied = thread->read.index + 1;
 }
 
+/* Who ends an answer begins the next request of that connection, where it has been read
+ * meanwhile. */
+INLINE int begins_next_request(const struct context *parent)
+{
+	u64 sock = parent->answered_sock;
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	return connection && open_requests(connection);
+}
+
 INLINE void descend(struct context *child, struct context *parent)
 {
 	bpf_probe_read_kernel(&child->generations[1], sizeof(child->generations) - sizeof(u64),
@@ -58,7 +68,7 @@ INLINE void descend(struct context *child, struct context *parent)
 	child->copied_for = parent->copied_for;
 	child->writes_for = parent->writes_for;
 	child->inherited = 1;
-	child->made = parent->made << 1 & 0xff;
+	child->made = (parent->made << 1 & 0xff) | begins_next_request(parent);
 	child->after_call = parent->after_call << 1 & 0xff;
 	if (parent->called & CALLED_ITSELF)
 		child->after_call |= 1;

@@ -517,8 +517,8 @@ struct waggle_evidence {
 	unsigned char many; /* ANSWER: it read or answered on several connections: a loop's own */
 	unsigned char queued; /* CALL: a bit for each that is over, and that had called itself when it
 			       * began what the call is made in: the next of a queue, perhaps */
-	unsigned char made;   /* CALL: a bit for each that was the first to be made after a request
-			       * was read: what came before is another's */
+	unsigned char made;   /* CALL: a bit for each that may have been made for a request: what
+			       * it was copied from is another's */
 	unsigned char reserved[6];
 };
 

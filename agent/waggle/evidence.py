@@ -624,8 +624,11 @@ class _Answers:
             after = index.first_after(chains[open_, depth], began)
             hit &= (after < 0) | (answers["start_ns"][after] > began)
             hit &= ~_may_be_queued(calls["queued"][open_], depth)
-            # What was made for a request is no part of one that was answered before.
-            hit &= (calls["made"][open_] & np.uint8((1 << depth) - 1)) == 0
+            if depth:
+                # What was made for a request is no part of one that was answered before. Where
+                # one is open it may be that one's, whose answer another context writes.
+                hit &= (calls["made"][open_] & np.uint8((1 << depth) - 1)) == 0
+                hit &= calls["unanswered"][open_] == 0
             depths[open_[hit]] = depth
             chosen[open_[hit]] = at[hit]
         return depths, answers[chosen[depths >= 0]]

@@ -310,6 +310,16 @@ def test_a_request_below_an_answer() -> None:
     assert parent_of(released(joins)[1]) == 0
 
 
+def test_a_request_that_another_context_answers() -> None:
+    """While a request is open, what descends from a context that has answered another may be a
+    part of the open one, though its own answer is written elsewhere."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=1), over(251))
+    ring.put(answer(8, 240, 400, 301))
+    assert parent_of(released(joins)[1]) == 0
+
+
 def test_a_task_left_behind_on_a_connection_that_is_kept() -> None:
     """A task that outlives its request is not part of the one before, which the same context
     has answered."""

@@ -239,7 +239,10 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         _script("matrix_http_server.py"), light=True, service="matrix_http_server"
     ),
     "fastapi-uvicorn-asyncio-h11": _tasks(
-        _uvicorn("matrix_fastapi:app", "asyncio", "h11"), "matrix_fastapi", light=True
+        _uvicorn("matrix_fastapi:app", "asyncio", "h11"),
+        "matrix_fastapi",
+        light=True,
+        extra=("proxy", "after"),
     ),
     "fastapi-uvicorn-uvloop-httptools": _tasks(
         _uvicorn("matrix_fastapi:app", "uvloop", "httptools"), "matrix_fastapi", light=True
@@ -261,12 +264,12 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         _uvicorn("matrix_starlette:app", "asyncio", "httptools"),
         "matrix_starlette",
         light=True,
-        extra=("after", "websocket"),
+        extra=("proxy", "after", "websocket"),
     ),
     "starlette-uvicorn-uvloop-h11": _tasks(
         _uvicorn("matrix_starlette:app", "uvloop", "h11"),
         "matrix_starlette",
-        extra=("after", "websocket"),
+        extra=("proxy", "after", "websocket"),
     ),
     "starlette-granian-asyncio": _tasks(
         _granian("matrix_starlette:app", "asyncio"),

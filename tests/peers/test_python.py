@@ -29,6 +29,7 @@ QUICK = (
         32,
         ("one", "gather", "nested", "sync", "stream", "after"),
     ),
+    ("fastapi-uvicorn-asyncio-h11", 32, ("proxy", "one", "after")),
     ("starlette-uvicorn-asyncio-httptools", 1, ("gather", "to-thread", "websocket")),
     ("starlette-uvicorn-asyncio-httptools", 32, ("queue", "lazy-queue", "detached")),
     ("aiohttp-asyncio", 32, ("one", "task-group", "cancel", "detached", "websocket")),

@@ -202,6 +202,11 @@ async def stream(client: str, n: int) -> AsyncIterator[bytes]:
         yield (await calls_async.call(client, n)).encode()
 
 
+async def pieces(text: str) -> AsyncIterator[bytes]:
+    """An answer that is there already, streamed."""
+    yield text.encode()
+
+
 async def after(client: str, n: int) -> None:
     """A background task after the response."""
     await calls_async.call(client, n)

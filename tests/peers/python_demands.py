@@ -38,6 +38,10 @@ _QUEUE = (
     "comes after the first from what is for the second"
 )
 _POOL = "tornado's own client makes ten calls at once: whoever is done begins the next of a queue"
+_HANDSHAKE = (
+    "it answers the handshake before the handler runs: what a branch calls after an answer, while "
+    "requests are open, may be theirs"
+)
 _GRANIAN = "its sockets are read and written by threads of Rust, which hold no context of Python"
 _DAEMON = "requests reach mod_wsgi's daemon by a protocol of its own, which is no HTTP"
 _NOT_AT_ALL: Mapping[str, str] = {
@@ -62,6 +66,8 @@ def demand(cell: Cell) -> Demand:
         reason = _POOL
     if reason:
         return Demand(0, reason)
+    if cell.shape == "websocket" and cell.server == "sanic" and cell.concurrency > 1:
+        return Demand(0, _HANDSHAKE)
     if cell.shape == "after" and cell.server == "http.server":
         return Demand(0, _EMPTY)
     if cell.shape == "after" and server.kind == "threads":
@@ -76,6 +82,7 @@ def reasons() -> Iterator[tuple[str, str]]:
     yield "`after` on servers with threads, the first", _AFTER
     yield "`after` on http.server", _EMPTY
     yield f"{QUEUE_CLIENT}, more than ten calls at once", _POOL
+    yield "`websocket` on sanic, many at once", _HANDSHAKE
     for server, reason in _NOT_WHEN_BUSY.items():
         yield f"{server}, all but `stream`", reason
     yield from _NOT_AT_ALL.items()

@@ -604,7 +604,7 @@ TLS_LAYOUT = _dtype(
 )
 
 EVIDENCE = _dtype(
-    144,
+    152,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
@@ -626,6 +626,9 @@ EVIDENCE = _dtype(
         ("answering", "u1", 141),
         ("over", "u1", 142),
         ("many", "u1", 143),
+        ("queued", "u1", 144),
+        ("made", "u1", 145),
+        ("reserved", "(6,)u1", 146),
     ],
 )
 

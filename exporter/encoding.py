@@ -37,6 +37,9 @@ MAX_REQUEST_SPANS = 8192
 MIN_COLUMN_ROWS = 17
 
 _SCRATCH_KEPT = 1 << 20
+# Spans that are filled at once, column by column: so many bytes stay in a processor's own cache
+# from the first column to the last.
+_BLOCK_BYTES = 128 << 10
 _NOTHING = Template(b"", np.full(len(Column) * PLACES, -1, np.int32).tobytes())
 
 
@@ -165,7 +168,6 @@ class _Layout:
 def _fill(rows: Rows, layout: _Layout, scratch: _Scratch, large: int) -> _Filled:
     """Lay out the templates of the rows, in order, and copy the columns into their places."""
     target = scratch.take(layout.size + SHORT)  # which short texts may be copied into
-    _lay_out(target, layout)
     left = _fill_large_groups(rows, layout, target, large)
     if len(left):
         # By row number, so that columns are read where they are, one after the other.
@@ -178,34 +180,41 @@ def _fill(rows: Rows, layout: _Layout, scratch: _Scratch, large: int) -> _Filled
 
 
 def _fill_large_groups(rows: Rows, layout: _Layout, target: Bytes, large: int) -> Positions:
-    """Fill the spans of each large group a column at a time; which of the spans are left.
-
-    All of a group have one size, so each column lies at even distances.
-    """
+    """Lay out all templates, and fill the spans of each large group a column at a time; which of
+    the spans are left."""
     left: list[Positions] = []
     first, at = 0, 0
     for template, count in zip(layout.templates, layout.counts, strict=True):
         size = len(template.payload)
+        spans = target[at : at + count * size].reshape(count, size)
         if count < large:
             left.append(np.arange(first, first + count))
+            if count:
+                spans[:] = np.frombuffer(template.payload, np.uint8)
         else:
-            group = layout.these[first : first + count]
-            for column, place, width in template.columns:
-                into = np.ndarray((count,), f"V{width}", target, at + place, (size,))
-                into[:] = rows.values(column, group, width)
+            _fill_group(rows, layout.these[first : first + count], template, spans)
         first += count
         at += count * size
     return np.concatenate(left) if left else np.empty(0, np.intp)
 
 
-def _lay_out(target: Bytes, layout: _Layout) -> None:
-    at = 0
-    for template, count in zip(layout.templates, layout.counts, strict=True):
-        size = len(template.payload)
-        if count:
-            part = target[at : at + count * size].reshape(count, size)
-            part[:] = np.frombuffer(template.payload, np.uint8)
-            at += count * size
+def _fill_group(rows: Rows, group: Positions, template: Template, spans: Bytes) -> None:
+    """All of a group have one size, so each column lies at even distances."""
+    count, size = spans.shape
+    payload = np.frombuffer(template.payload, np.uint8)
+    columns = [
+        (
+            np.ndarray((count,), f"V{width}", spans, place, (size,)),
+            rows.values(column, group, width),
+        )
+        for column, place, width in template.columns
+    ]
+    step = max(1, _BLOCK_BYTES // size)
+    for begin in range(0, count, step):
+        block = slice(begin, begin + step)
+        spans[block] = payload
+        for into, values in columns:
+            into[block] = values[block]
 
 
 def _fill_columns(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle.columns import SHORT, Bytes, Positions, Slices, copy_short, copy_slices, windows
-from waggle.exporter.requests import EncodedRequest, Requests, ResourceFrames
+from waggle.exporter.requests import EncodedRequest, PayloadBuffer, Requests, ResourceFrames
 from waggle.exporter.rows import LARGE_GROUP, Groups, Rows, group_rows
 from waggle.exporter.template_cache import TemplateCache
 from waggle.exporter.templates import (
@@ -96,7 +96,11 @@ class OtlpEncoder:
             for resource, rows in _rows_by_resource(batch, np.arange(len(batch))).items():
                 requests.add(resource, *_encode_rows(batch, rows))
         elif len(batch):
-            filled = self._fast_rows(batch)
+            columns, layout = self._planned(batch)
+            if whole := self._as_one(requests, columns, layout):
+                return [whole]
+            target = self._scratch.take(layout.size + SHORT)
+            filled = _fill(columns, layout, target, self._large_group)
             slow = np.ones(len(batch), np.bool_)
             slow[filled.rows] = False
             for resource, spans, ends in _by_resource(batch, filled, slow.nonzero()[0]):
@@ -110,7 +114,8 @@ class OtlpEncoder:
         self._stats.evicted = self._cache.evicted
         return self._stats
 
-    def _fast_rows(self, batch: SpanBatch) -> "_Filled":
+    def _planned(self, batch: SpanBatch) -> "tuple[Rows, _Layout]":
+        """Where the spans of the rows that have templates are to lie."""
         rows = Rows(batch)
         groups = group_rows(rows, self._large_group)
         templates = self._cache.of_groups(rows, groups)
@@ -118,8 +123,24 @@ class OtlpEncoder:
         self._count(rows, groups, has_template)
         fast = groups.equal & has_template[groups.group]
         used = [template or _NOTHING for template in templates]
-        layout = _Layout(groups.rows[fast], groups.group[fast], used)
-        return _fill(rows, layout, self._scratch, self._large_group)
+        return rows, _Layout(groups.rows[fast], groups.group[fast], used)
+
+    def _as_one(self, requests: Requests, rows: Rows, layout: "_Layout") -> EncodedRequest | None:
+        """The request, made in its place, where all spans are one resource's and have templates."""
+        count = len(rows.records)
+        resource = int(rows.batch.resources[0])
+        if len(layout.these) < count or (rows.batch.resources != resource).any():
+            return None
+        if not requests.fit_into_one(resource, layout.size, count):
+            return None
+        before, after = requests.around(resource, layout.size)
+        assert len(after) >= SHORT  # which short texts may be copied into
+        end = len(before) + layout.size
+        payload = PayloadBuffer(end + len(after))
+        _fill(rows, layout, payload.view[len(before) :], self._large_group)
+        payload.view[: len(before)] = np.frombuffer(before, np.uint8)
+        payload.view[end:] = np.frombuffer(after, np.uint8)
+        return EncodedRequest(payload.done(), count)
 
     def _count(self, rows: Rows, groups: Groups, has_template: npt.NDArray[np.bool_]) -> None:
         known = has_template[groups.group]
@@ -165,9 +186,11 @@ class _Layout:
         self.counts = np.bincount(group, minlength=len(templates)).tolist()
 
 
-def _fill(rows: Rows, layout: _Layout, scratch: _Scratch, large: int) -> _Filled:
-    """Lay out the templates of the rows, in order, and copy the columns into their places."""
-    target = scratch.take(layout.size + SHORT)  # which short texts may be copied into
+def _fill(rows: Rows, layout: _Layout, target: Bytes, large: int) -> _Filled:
+    """Lay out the templates of the rows, in order, and copy the columns into their places.
+
+    Behind them `target` has SHORT bytes more, which short texts may be copied into.
+    """
     left = _fill_large_groups(rows, layout, target, large)
     if len(left):
         # By row number, so that columns are read where they are, one after the other.

@@ -22,7 +22,8 @@ _rules = _paths.map(lambda text: text.replace("?", "")).filter(
 def _row(path: str, exact: bool) -> np.void:
     rows = np.zeros(2, SAMPLE_RULE)
     write_rules(rows, Sampling(rules=(Rule(0, path=path.encode(), exact=exact),)))
-    return rows[1]
+    row: np.void = rows[1]
+    return row
 
 
 def _is_for(rule: str, exact: bool, path: str) -> bool:

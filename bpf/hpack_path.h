@@ -37,7 +37,7 @@ INLINE u32 hpack_path_suits(const struct waggle_sample_rule *rule, const struct 
 	u32 bits = coded ? rule->coded_bits : 8 * rule->path_len;
 	u64 differs = 0;
 
-#pragma clang loop unroll(full)
+#pragma clang loop unroll(disable)
 	for (u32 i = 0; i < WAGGLE_SAMPLE_PATH; i += 8)
 		differs |= (hpack_word(block, at + i) ^ load64(wanted + i)) & load64(mask + i);
 	if (differs || 8 * length < bits)

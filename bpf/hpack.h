@@ -2,7 +2,7 @@
  *
  * HPACK header blocks (RFC 7541) as far as the kernel reads them: how many entries a
  * block adds to its side's table, `:status` where it can be read without one, and
- * where the value of `traceparent` lies. No table is kept, no name decoded. Pure.
+ * where the values of `traceparent` and `:path` lie. No table is kept, no name decoded. Pure.
  */
 #ifndef WAGGLE_HPACK_H
 #define WAGGLE_HPACK_H
@@ -15,6 +15,8 @@
 #define HPACK_BLOCK_ROOM (HPACK_BLOCK_MAX + 1024) /* room to look and copy past the mask */
 #define HPACK_FIELDS_MAX 1024 /* of one block; of more the count is lost */
 #define HPACK_STATIC 61	      /* entries of the static table */
+#define HPACK_PATH 4	      /* of these: `:path: /`, and behind it `:path: /index.html` */
+#define HPACK_REPEATED 4      /* a power of two: fields repeated from the table that are noted */
 
 /* What the pseudo-header fields say of a block. On an old connection the first of them may be
  * an entry of a table that nobody saw. */
@@ -34,6 +36,13 @@ struct hpack_walk {
 	u32 traceparent; /* where the value lies, 0: none */
 	u32 traceparent_len;
 	u32 traceparent_coded;
+	u32 path;	 /* the same of the `:path` that was told as a string */
+	u32 path_len;
+	u32 path_coded;
+	u32 path_static; /* else its entry of the static table, 0: none */
+	u32 path_entry;	 /* the number of the entry that it became, from 1 on; 0: none */
+	u32 repeats;	 /* fields that were repeated from the dynamic table, so far */
+	u32 repeated[HPACK_REPEATED]; /* the first of these: their entries' numbers */
 	u16 status;
 	u8 first;     /* enum hpack_first */
 	u8 changes;   /* inserts or resizes */
@@ -208,15 +217,39 @@ INLINE void hpack_first_field(struct hpack_block *block, u32 name, u32 indexed)
 	walk->status = indexed ? hpack_statuses[masked(name - 8, 7)] : hpack_status(block);
 }
 
+#define PATH_NAME 0x687461703aULL     /* ":path" */
+#define PATH_NAME_CODED 0x3fd358b9ULL /* its four bytes in the Huffman code */
+
+/* Whether the string read last is the name `:path`: gRPC's C-core spells it. */
+INLINE u32 hpack_is_path(const struct hpack_block *block)
+{
+	const struct hpack_walk *walk = &block->walk;
+	u64 word = hpack_word(block, walk->string);
+
+	if (walk->coded)
+		return walk->length == 4 && (word & 0xffffffff) == PATH_NAME_CODED;
+	return walk->length == 5 && (word & 0xffffffffff) == PATH_NAME;
+}
+
+INLINE void hpack_note_path(struct hpack_walk *walk, u32 inserts)
+{
+	walk->path = walk->string;
+	walk->path_len = walk->length;
+	walk->path_coded = walk->coded;
+	walk->path_entry = inserts ? walk->known + 1 : 0;
+}
+
 INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 {
 	struct hpack_walk *walk = &block->walk;
-	u32 inserts = byte & 0x40, name, named = 0;
+	u32 inserts = byte & 0x40, name, named = 0, path;
 
 	name = hpack_number(block, inserts ? 6 : 4);
+	path = name == HPACK_PATH || name == HPACK_PATH + 1;
 	if (!name) {
 		hpack_string(block);
 		named = hpack_is_traceparent(block);
+		path = hpack_is_path(block);
 	} else if (name > HPACK_STATIC) {
 		named = hpack_entry_name(walk, name - HPACK_STATIC - 1);
 	}
@@ -224,6 +257,8 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 	if (walk->at > walk->end)
 		return;
 	hpack_first_field(block, name, 0);
+	if (path)
+		hpack_note_path(walk, inserts);
 	if (named)
 		named = hpack_note_value(walk, named == 1);
 	if (inserts) {
@@ -232,6 +267,19 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 		walk->known++;
 		walk->changes = 1;
 	}
+}
+
+/* A field that says no more than its index. */
+INLINE void hpack_note_repeat(struct hpack_walk *walk, u32 number)
+{
+	if (number == HPACK_PATH || number == HPACK_PATH + 1)
+		walk->path_static = number;
+	if (number <= HPACK_STATIC || walk->repeats >= HPACK_REPEATED)
+		return;
+	/* Of an entry from before this epoch it is a number that no entry has. */
+	walk->repeated[masked(walk->repeats, HPACK_REPEATED - 1)] =
+		walk->known - (number - HPACK_STATIC - 1);
+	walk->repeats++;
 }
 
 struct hpack_step_context {
@@ -258,6 +306,7 @@ static long hpack_step(u32 index, void *context)
 		if (number > HPACK_STATIC && hpack_entry_name(walk, number - HPACK_STATIC - 1) == 1)
 			walk->traceparents += walk->traceparents < 2;
 		hpack_first_field(block, number, 1);
+		hpack_note_repeat(walk, number);
 	} else if ((byte & 0xe0) == 0x20) {
 		hpack_number(block, 5);
 		walk->changes = 1;

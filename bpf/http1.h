@@ -84,6 +84,8 @@ struct http1_head {
 	u8 keep_baggage;
 	u16 first_line; /* bytes of the first line, with its end, and of what was before it */
 	u16 fields;	/* lines after it, so far */
+	u32 suitable_rules; /* the caller's: of a stream of HTTP/2 (stream_paths.h) */
+	u32 reserved;
 	u8 prefix[HTTP1_PREFIX]; /* the caller's: what a record has before the target */
 	u8 out[HTTP1_OUT_BUFFER]; /* target and kept fields */
 	u8 bytes[HTTP1_BUFFER];

@@ -70,6 +70,15 @@ struct block_at_hand {
 	u32 promised; /* the stream that PUSH_PROMISE begins */
 	u32 stream;
 	u32 type; /* enum http2_type */
+	u32 path_rules; /* one bit for each sampling rule whose path it names */
+	u32 reserved;
+};
+
+/* An entry of a table that is a path. */
+struct stream_path_key {
+	u64 connection; /* http2_connection.id */
+	u32 epoch;
+	u32 entry;
 };
 
 /* One CPU's room for a call. */
@@ -95,6 +104,9 @@ MAP(large_streams, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_lar
 MAP(http2_scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct http2_scratch, 0);
 /* Never written: what a new connection begins as. */
 MAP(blank_http2, BPF_MAP_TYPE_ARRAY, 1, u32, struct http2_connection, 0);
+
+/* Which sampling rules are for the paths in tables; one entry where no rule has a path. */
+MAP(stream_paths, BPF_MAP_TYPE_LRU_HASH, 65536, struct stream_path_key, u32, 0);
 
 /* Everything that changes an HPACK table, in the order of the wire. */
 struct {

@@ -7,6 +7,7 @@
 
 #include "http1_exchange.h"
 #include "http2_ending.h"
+#include "stream_paths.h"
 
 #define HTTP2_VERSION 20
 
@@ -248,6 +249,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 		clear_head(scratch);
 	keep_block_fresh(scratch, given);
 	fill_stream(feed, http2, given, facts, process);
+	feed->scratch->head.suitable_rules = given->path_rules;
 	if (pushed) {
 		head->flags |= WAGGLE_HTTP2_FLAG_PUSHED | WAGGLE_HTTP2_FLAG_REQUEST_ENDED;
 		facts->flags &= ~WAGGLE_FLAG_REQUEST_BODY;
@@ -402,6 +404,9 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 	hpack_read(&scratch->block, side->block_begin, side->block_fill, side->names, side->known,
 		   side->old_table);
 	given->bad = walk->bad || lost;
+	given->path_rules = 0;
+	if (sampling_mode & SAMPLING_BY_PATHS && walk->first == HPACK_FIRST_REQUEST && !given->bad)
+		given->path_rules = stream_path_rules(http2, side, &scratch->block);
 	if (given->bad) {
 		table_lost(http2, side, now, scratch->from);
 	} else if (walk->changes) {

@@ -17,6 +17,7 @@ enum sampling_mode {
 	SAMPLING_ON = 1,
 	SAMPLING_INDEPENDENT = 2, /* also where the caller has decided: not parentbased_ */
 	SAMPLING_BY_RULES = 4,	  /* there are others than rule 0 */
+	SAMPLING_BY_PATHS = 8,	  /* some of which ask for a path */
 };
 
 struct rule_walk {
@@ -24,7 +25,7 @@ struct rule_walk {
 	u32 length;		       /* of it, 0 where it is not known */
 	u32 allowed;
 	u32 found;
-	u32 reserved;
+	u32 suitable; /* of a stream of HTTP/2: the rules whose path it has */
 };
 
 static long rule_step(u32 index, void *context)
@@ -39,6 +40,10 @@ static long rule_step(u32 index, void *context)
 	rule = bpf_map_lookup_elem(&sample_rules, &number);
 	if (!rule)
 		return 1;
+	if (walk->suitable >> (number & 31) & 1) {
+		walk->found = number;
+		return 1;
+	}
 #pragma clang loop unroll(full)
 	for (u32 at = 0; at < WAGGLE_SAMPLE_PATH; at += 8)
 		differs |= (load64(walk->head->out + at) ^ load64(rule->path + at)) &
@@ -62,6 +67,8 @@ INLINE u32 rule_for(const struct http1_head *head, const struct waggle_facts *fa
 	walk.allowed = process ? process->sample_rules : 0;
 	if (!walk.allowed)
 		walk.allowed = sample_rules_for_all;
+	if (facts->protocol == WAGGLE_PROTOCOL_HTTP2)
+		walk.suitable = head->suitable_rules;
 	if (walk.allowed)
 		LOOP(WAGGLE_SAMPLE_RULES - 1, rule_step, &walk);
 	return walk.found;

@@ -127,6 +127,11 @@ struct waggle_sample_rule {
 	unsigned int exact;	      /* and then end, or go on with its query */
 	unsigned char path[WAGGLE_SAMPLE_PATH];
 	unsigned char mask[WAGGLE_SAMPLE_PATH]; /* 0xff for each of these bytes */
+	/* The same for HTTP/2, where most paths come in HPACK's Huffman code. */
+	unsigned char coded[WAGGLE_SAMPLE_PATH];
+	unsigned char coded_mask[WAGGLE_SAMPLE_PATH]; /* a one for each of its bits */
+	unsigned int coded_bits;
+	unsigned int static_paths; /* bit n: it is for entry n of HPACK's static table */
 };
 
 /* Kept fields of the request head, in waggle_facts' head after the target, each

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle.columns import SHORT, Bytes, Positions, Slices, copy_short, copy_slices, windows
-from waggle.exporter.requests import EncodedRequest, Requests, ResourceFrames
+from waggle.exporter.requests import EncodedRequest, PayloadBuffer, Requests, ResourceFrames
 from waggle.exporter.rows import LARGE_GROUP, Groups, Rows, group_rows
 from waggle.exporter.template_cache import TemplateCache
 from waggle.exporter.templates import (
@@ -37,6 +37,9 @@ MAX_REQUEST_SPANS = 8192
 MIN_COLUMN_ROWS = 17
 
 _SCRATCH_KEPT = 1 << 20
+# Spans that are filled at once, column by column: so many bytes stay in a processor's own cache
+# from the first column to the last.
+_BLOCK_BYTES = 128 << 10
 _NOTHING = Template(b"", np.full(len(Column) * PLACES, -1, np.int32).tobytes())
 
 
@@ -93,7 +96,11 @@ class OtlpEncoder:
             for resource, rows in _rows_by_resource(batch, np.arange(len(batch))).items():
                 requests.add(resource, *_encode_rows(batch, rows))
         elif len(batch):
-            filled = self._fast_rows(batch)
+            columns, layout = self._planned(batch)
+            if whole := self._as_one(requests, columns, layout):
+                return [whole]
+            target = self._scratch.take(layout.size + SHORT)
+            filled = _fill(columns, layout, target, self._large_group)
             slow = np.ones(len(batch), np.bool_)
             slow[filled.rows] = False
             for resource, spans, ends in _by_resource(batch, filled, slow.nonzero()[0]):
@@ -107,7 +114,8 @@ class OtlpEncoder:
         self._stats.evicted = self._cache.evicted
         return self._stats
 
-    def _fast_rows(self, batch: SpanBatch) -> "_Filled":
+    def _planned(self, batch: SpanBatch) -> "tuple[Rows, _Layout]":
+        """Where the spans of the rows that have templates are to lie."""
         rows = Rows(batch)
         groups = group_rows(rows, self._large_group)
         templates = self._cache.of_groups(rows, groups)
@@ -115,8 +123,24 @@ class OtlpEncoder:
         self._count(rows, groups, has_template)
         fast = groups.equal & has_template[groups.group]
         used = [template or _NOTHING for template in templates]
-        layout = _Layout(groups.rows[fast], groups.group[fast], used)
-        return _fill(rows, layout, self._scratch, self._large_group)
+        return rows, _Layout(groups.rows[fast], groups.group[fast], used)
+
+    def _as_one(self, requests: Requests, rows: Rows, layout: "_Layout") -> EncodedRequest | None:
+        """The request, made in its place, where all spans are one resource's and have templates."""
+        count = len(rows.records)
+        resource = int(rows.batch.resources[0])
+        if len(layout.these) < count or (rows.batch.resources != resource).any():
+            return None
+        if not requests.fit_into_one(resource, layout.size, count):
+            return None
+        before, after = requests.around(resource, layout.size)
+        assert len(after) >= SHORT  # which short texts may be copied into
+        end = len(before) + layout.size
+        payload = PayloadBuffer(end + len(after))
+        _fill(rows, layout, payload.view[len(before) :], self._large_group)
+        payload.view[: len(before)] = np.frombuffer(before, np.uint8)
+        payload.view[end:] = np.frombuffer(after, np.uint8)
+        return EncodedRequest(payload.done(), count)
 
     def _count(self, rows: Rows, groups: Groups, has_template: npt.NDArray[np.bool_]) -> None:
         known = has_template[groups.group]
@@ -162,10 +186,11 @@ class _Layout:
         self.counts = np.bincount(group, minlength=len(templates)).tolist()
 
 
-def _fill(rows: Rows, layout: _Layout, scratch: _Scratch, large: int) -> _Filled:
-    """Lay out the templates of the rows, in order, and copy the columns into their places."""
-    target = scratch.take(layout.size + SHORT)  # which short texts may be copied into
-    _lay_out(target, layout)
+def _fill(rows: Rows, layout: _Layout, target: Bytes, large: int) -> _Filled:
+    """Lay out the templates of the rows, in order, and copy the columns into their places.
+
+    Behind them `target` has SHORT bytes more, which short texts may be copied into.
+    """
     left = _fill_large_groups(rows, layout, target, large)
     if len(left):
         # By row number, so that columns are read where they are, one after the other.
@@ -178,34 +203,41 @@ def _fill(rows: Rows, layout: _Layout, scratch: _Scratch, large: int) -> _Filled
 
 
 def _fill_large_groups(rows: Rows, layout: _Layout, target: Bytes, large: int) -> Positions:
-    """Fill the spans of each large group a column at a time; which of the spans are left.
-
-    All of a group have one size, so each column lies at even distances.
-    """
+    """Lay out all templates, and fill the spans of each large group a column at a time; which of
+    the spans are left."""
     left: list[Positions] = []
     first, at = 0, 0
     for template, count in zip(layout.templates, layout.counts, strict=True):
         size = len(template.payload)
+        spans = target[at : at + count * size].reshape(count, size)
         if count < large:
             left.append(np.arange(first, first + count))
+            if count:
+                spans[:] = np.frombuffer(template.payload, np.uint8)
         else:
-            group = layout.these[first : first + count]
-            for column, place, width in template.columns:
-                into = np.ndarray((count,), f"V{width}", target, at + place, (size,))
-                into[:] = rows.values(column, group, width)
+            _fill_group(rows, layout.these[first : first + count], template, spans)
         first += count
         at += count * size
     return np.concatenate(left) if left else np.empty(0, np.intp)
 
 
-def _lay_out(target: Bytes, layout: _Layout) -> None:
-    at = 0
-    for template, count in zip(layout.templates, layout.counts, strict=True):
-        size = len(template.payload)
-        if count:
-            part = target[at : at + count * size].reshape(count, size)
-            part[:] = np.frombuffer(template.payload, np.uint8)
-            at += count * size
+def _fill_group(rows: Rows, group: Positions, template: Template, spans: Bytes) -> None:
+    """All of a group have one size, so each column lies at even distances."""
+    count, size = spans.shape
+    payload = np.frombuffer(template.payload, np.uint8)
+    columns = [
+        (
+            np.ndarray((count,), f"V{width}", spans, place, (size,)),
+            rows.values(column, group, width),
+        )
+        for column, place, width in template.columns
+    ]
+    step = max(1, _BLOCK_BYTES // size)
+    for begin in range(0, count, step):
+        block = slice(begin, begin + step)
+        spans[block] = payload
+        for into, values in columns:
+            into[block] = values[block]
 
 
 def _fill_columns(

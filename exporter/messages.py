@@ -38,6 +38,7 @@ def span_message(span: Span) -> trace_pb2.Span:
         start_time_unix_nano=span.start_unix_ns,
         end_time_unix_nano=span.end_unix_ns,
         flags=span.flags,
+        dropped_events_count=span.dropped_events,
     )
     add_attributes(message.attributes, span.attributes)
     for event in span.events:

@@ -2,10 +2,11 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
 
-from waggle.columns import Positions
+from waggle.columns import Bytes, Positions
 from waggle.exporter.messages import SCHEMA_URL, resource_message, scope_message
 from waggle.exporter.templates import varint
 from waggle.spans import ResourceTable
@@ -20,6 +21,23 @@ class EncodedRequest:
 
     payload: bytes
     spans: int
+
+
+class PayloadBuffer:
+    """Bytes that are written in their place, without being copied when they are done.
+
+    view: writable; whoever has arrays over it lets go of them before done().
+    """
+
+    def __init__(self, size: int) -> None:
+        self._file = BytesIO()
+        self._file.seek(size - 1)
+        self._file.write(b"\0")
+        self.view: Bytes = np.frombuffer(self._file.getbuffer(), np.uint8)
+
+    def done(self) -> bytes:
+        del self.view
+        return self._file.getvalue()  # its own memory: BytesIO shares it
 
 
 class ResourceFrames:
@@ -65,8 +83,7 @@ class Requests:
 
     def add(self, resource: int, spans: memoryview, ends: Positions) -> None:
         """Add one resource's spans, which lie in `spans` and end at `ends`."""
-        frame = self._frames.resource(resource)
-        overhead = len(frame) + len(self._frames.scope) + 2 * len(self._frames.schema) + _HEADERS
+        overhead = self._overhead(resource)
         first, begin = 0, 0
         while first < len(ends):
             last = self._fit(ends, first, begin, overhead)
@@ -74,7 +91,7 @@ class Requests:
                 self._finish_request()
                 continue
             end = int(ends[last - 1])
-            self._add_frame(frame, spans[begin:end], last - first)
+            self._add_frame(resource, spans[begin:end], last - first)
             first, begin = last, end
 
     def finish(self) -> list[EncodedRequest]:
@@ -88,14 +105,36 @@ class Requests:
         last = min(last, first + self._max_spans - self._spans)
         return max(last, first if self._spans else first + 1)
 
-    def _add_frame(self, frame: bytes, spans: memoryview, count: int) -> None:
-        schema = self._frames.schema
-        scope_size = len(self._frames.scope) + len(spans) + len(schema)
+    def around(self, resource: int, size: int) -> tuple[bytes, bytes]:
+        """What stands in a request before so many bytes of a resource's spans, and after them."""
+        frame, scope, schema = (
+            self._frames.resource(resource),
+            self._frames.scope,
+            self._frames.schema,
+        )
+        scope_size = len(scope) + size + len(schema)
         scope_header = b"\x12" + varint(scope_size)  # ResourceSpans.scope_spans
-        size = len(frame) + len(scope_header) + scope_size + len(schema)
-        header = b"\x0a" + varint(size)  # resource_spans of the request
-        self._parts += (header, frame, scope_header, self._frames.scope, spans, schema, schema)
-        self._size += len(header) + size
+        whole = len(frame) + len(scope_header) + scope_size + len(schema)
+        header = b"\x0a" + varint(whole)  # resource_spans of the request
+        return header + frame + scope_header + scope, schema + schema
+
+    def fit_into_one(self, resource: int, size: int, count: int) -> bool:
+        """Whether so many spans of one resource, of so many bytes in all, are one request."""
+        return count <= self._max_spans and self._overhead(resource) + size <= self._max_bytes
+
+    def _overhead(self, resource: int) -> int:
+        """Bytes at most that a request has beside the spans of a resource."""
+        frame, scope, schema = (
+            self._frames.resource(resource),
+            self._frames.scope,
+            self._frames.schema,
+        )
+        return len(frame) + len(scope) + 2 * len(schema) + _HEADERS
+
+    def _add_frame(self, resource: int, spans: memoryview, count: int) -> None:
+        head, tail = self.around(resource, len(spans))
+        self._parts += (head, spans, tail)
+        self._size += len(head) + len(spans) + len(tail)
         self._spans += count
 
     def _finish_request(self) -> None:

@@ -210,7 +210,8 @@ class Rows:
             decoder = decoder_of(protocol)
             rows = (candidates & (protocols == protocol)).nonzero()[0]
             if decoder is not None and len(rows):
-                plain[rows] = decoder.plain_targets(targets.take(rows))
+                these = targets if len(rows) == len(plain) else targets.take(rows)
+                plain[rows] = decoder.plain_targets(these)
         return plain
 
     def _kept_fields(self) -> KeptFields:

@@ -18,7 +18,7 @@ from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
 from waggle.libbpf import Link, LoadError, Object
 from waggle.privileges import Capability
 from waggle.propagators import Propagators
-from waggle.sampling import Sampling, threshold_of
+from waggle.sampling import Rule, Sampling, threshold_of
 
 if TYPE_CHECKING:  # loading needs none of these, and begins before they are imported
     import numpy as np
@@ -465,6 +465,8 @@ def write_rules(rules: npt.NDArray[np.void], sampling: Sampling) -> None:
         rules["mask"][number, : len(path)] = 0xFF
         rules["path_len"][number] = len(path)
         rules["exact"][number] = rule.exact
+        if rule.path:
+            _write_codes(rules[number], rule)
     for number, probability in enumerate(sampling.probabilities):
         rules["threshold"][number] = threshold_of(probability)
 
@@ -485,12 +487,27 @@ def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
         without += _INJECT_MAPS
     for name in without:
         bpf.map(name).leave_out()
+    if not options.sampling.by_path:
+        bpf.map("stream_paths").max_entries = _FEW
     if options.tls:
         settings["tls_wanted"] = 1
     else:
         for name in _TLS_MAPS:
             bpf.map(name).max_entries = _FEW
     return settings
+
+
+def _write_codes(row: np.void, rule: Rule) -> None:
+    """How HTTP/2 writes the rule's path."""
+    import numpy as np
+
+    from waggle.path_codes import code_bits, code_of, static_paths
+
+    code, mask = code_of(rule.path)
+    row["coded"][: len(code)] = np.frombuffer(code, np.uint8)
+    row["coded_mask"][: len(mask)] = np.frombuffer(mask, np.uint8)
+    row["coded_bits"] = code_bits(rule.path)
+    row["static_paths"] = static_paths(rule.path, exact=rule.exact)
 
 
 def _configure(bpf: Object, options: CaptureOptions) -> None:

@@ -481,13 +481,17 @@ PROCESS = _dtype(
 )
 
 SAMPLE_RULE = _dtype(
-    144,
+    280,
     [
         ("threshold", "<u8", 0),
         ("path_len", "<u4", 8),
         ("exact", "<u4", 12),
         ("path", "(64,)u1", 16),
         ("mask", "(64,)u1", 80),
+        ("coded", "(64,)u1", 144),
+        ("coded_mask", "(64,)u1", 208),
+        ("coded_bits", "<u4", 272),
+        ("static_paths", "<u4", 276),
     ],
 )
 

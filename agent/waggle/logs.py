@@ -165,11 +165,11 @@ class LogStage:
 
     def annotate(self, batch: SpanBatch) -> SpanBatch:
         """The batch with the exceptions that were logged while its requests were served."""
-        found = self._failures.take(batch.records["span_id"])
+        found, dropped = self._failures.take(batch.records["span_id"])
         if not found:
             return batch
         self.stats.failures += sum(map(len, found.values()))
-        return replace(batch, events=found)
+        return replace(batch, events=found, dropped_events=dropped)
 
     def finish(self) -> None:
         """The end: what waits goes with what is known."""
@@ -512,6 +512,7 @@ class _Failures:
     def __init__(self) -> None:
         self.late = 0  # of spans that were sampled
         self._events: OrderedDict[bytes, list[Event]] = OrderedDict()
+        self._dropped: dict[bytes, int] = {}  # how many more than FAILURES_A_SPAN
         self._unsampled: set[bytes] = set()  # which only the tail may let go
 
     def add(self, span_id: bytes, event: Event, *, sampled: bool) -> None:
@@ -521,27 +522,33 @@ class _Failures:
         twice = any(one.attributes == event.attributes for one in events)
         if len(events) < FAILURES_A_SPAN and not twice:
             events.append(event)
+        elif not twice:
+            self._dropped[span_id] = self._dropped.get(span_id, 0) + 1
         if len(self._events) > MAX_FAILURES:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         span_id, events = self._events.popitem(last=False)
+        dropped = self._dropped.pop(span_id, 0)
         if span_id in self._unsampled:
             self._unsampled.remove(span_id)
         else:
-            self.late += len(events)
+            self.late += len(events) + dropped
 
     def give_up(self) -> None:
         """No more spans come."""
         while self._events:
             self._forget_oldest()
 
-    def take(self, span_ids: npt.NDArray[np.uint8]) -> dict[bytes, tuple[Event, ...]]:
-        """Those of a batch's spans."""
+    def take(
+        self, span_ids: npt.NDArray[np.uint8]
+    ) -> tuple[dict[bytes, tuple[Event, ...]], dict[bytes, int]]:
+        """Those of a batch's spans, and how many more there were."""
         if not self._events:
-            return {}
+            return {}, {}
         wanted = np.frombuffer(b"".join(self._events), np.uint64)
         have = np.ascontiguousarray(span_ids).view(np.uint64).reshape(-1)
         keys = dict.fromkeys(key.tobytes() for key in have[np.isin(have, wanted)])
         self._unsampled.difference_update(keys)
-        return {key: tuple(self._events.pop(key)) for key in keys}
+        dropped = {key: self._dropped.pop(key) for key in keys if key in self._dropped}
+        return {key: tuple(self._events.pop(key)) for key in keys}, dropped

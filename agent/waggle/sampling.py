@@ -16,7 +16,7 @@ _PRECISION = 4  # of them that say something, which is what OpenTelemetry recomm
 _MOST_DIGITS = 12  # the rest has no room in a hand-off
 
 # Bits of the kernel's sampling_mode (enum sampling_mode in bpf/sampling.h).
-_ON, _INDEPENDENT, _BY_RULES = 1, 2, 4
+_ON, _INDEPENDENT, _BY_RULES, _BY_PATHS = 1, 2, 4, 8
 
 
 def threshold_of(probability: float) -> int:
@@ -84,7 +84,12 @@ class Sampling:
         if not decides:
             return 0
         independent = _INDEPENDENT if self.independent else 0
-        return _ON | independent | (_BY_RULES if self.rules else 0)
+        rules = _BY_RULES if self.rules else 0
+        return _ON | independent | rules | (_BY_PATHS if self.by_path else 0)
+
+    @property
+    def by_path(self) -> bool:
+        return any(rule.path for rule in self.rules)
 
     @property
     def by_service(self) -> bool:

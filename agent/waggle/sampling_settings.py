@@ -125,6 +125,13 @@ def _path(text: str, where: str) -> tuple[bytes, bool]:
             f"{where}: the path has {len(encoded)} bytes, {LONGEST_PATH} are looked at: "
             "cut it and end it with *"
         )
+    from waggle.path_codes import code_bits
+
+    if (bits := code_bits(encoded)) > 8 * LONGEST_PATH:
+        raise UsageError(
+            f"{where}: the path takes {(bits + 7) // 8} bytes in HTTP/2's Huffman code, "
+            f"{LONGEST_PATH} are looked at: cut it and end it with *"
+        )
     return encoded, path == text
 
 

@@ -85,6 +85,7 @@ class SpanBatch:
     resources: one index into `table` per record.
     clock_offset_ns: Unix time minus CLOCK_MONOTONIC when the batch was read.
     events: by span id, what else happened within spans of the batch, in Unix time.
+    dropped_events: of these spans, how many more there were than are kept.
     """
 
     records: Records
@@ -92,6 +93,7 @@ class SpanBatch:
     table: ResourceTable
     clock_offset_ns: int
     events: Mapping[bytes, tuple["Event", ...]] = field(default_factory=dict)
+    dropped_events: Mapping[bytes, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -125,6 +127,7 @@ class Span:
     resource: int
     detail: dict[str, Any] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    dropped_events: int = 0
 
 
 class Facts(NamedTuple):
@@ -309,7 +312,10 @@ def decode_span(batch: SpanBatch, i: int) -> Span:
     exchange = read_exchange(batch.records, i)
     span = span_of(exchange, batch.clock_offset_ns, int(batch.resources[i]))
     events = batch.events.get(span.span_id) if batch.events else None
-    return span if events is None else replace(span, events=(*span.events, *events))
+    if events is None:
+        return span
+    dropped = batch.dropped_events.get(span.span_id, 0)
+    return replace(span, events=(*span.events, *events), dropped_events=dropped)
 
 
 def span_of(exchange: Exchange, clock_offset_ns: int, resource: int) -> Span:

@@ -124,7 +124,9 @@ class TraceCount:
         rest = hashes & np.uint64((1 << (64 - self._BITS)) - 1) | np.uint64(1)
         highest = rest.astype(np.float64).view(np.uint64) >> np.uint64(52)
         ranks = (np.uint64(1023 + 64 - self._BITS) - highest).astype(np.uint8)
-        np.maximum.at(self._ranks, places, ranks)
+        # Few are news once there were many: looking costs less than writing.
+        higher = ranks > self._ranks[places]
+        np.maximum.at(self._ranks, places[higher], ranks[higher])
 
     def _estimate(self) -> int:
         alpha = 0.7213 / (1 + 1.079 / self._SIZE)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from waggle.columns import gather_bytes, words
+from waggle.columns import gather_bytes, windows, words
 from waggle.spans import Targets
 
 REDACTED = "REDACTED"
@@ -126,7 +126,8 @@ def plain_targets(targets: Targets) -> npt.NDArray[np.bool_]:
     plain &= targets.buffer[at] == ord("/")
     queries = (plain & (targets.queries < targets.lengths)).nonzero()[0]
     if len(queries):
-        plain[queries[_suspects(targets.take(queries))]] = False
+        asking = targets if len(queries) == len(plain) else targets.take(queries)
+        plain[queries[_suspects(asking)]] = False
     return plain
 
 
@@ -136,19 +137,32 @@ def _suspects(targets: Targets) -> npt.NDArray[np.intp]:
     First all queries at once by four letters of each word, then the few that have
     such letters one by one.
     """
+    starts = targets.starts + targets.queries
     lengths = targets.lengths - targets.queries
-    text = gather_bytes(targets.buffer, targets.starts + targets.queries, lengths)
-    hits = _QUADS[_quads(text)].nonzero()[0]
-    if not len(hits):
-        return hits
-    ends = np.cumsum(lengths)
-    rows = np.unique(np.searchsorted(ends, hits, side="right"))
+    widest = int(lengths.max())
+    if _are_much_the_same(lengths, widest) and int(starts.max()) + widest <= len(targets.buffer):
+        # As wide as the widest: what lies behind shorter ones may look suspicious, no more.
+        text = windows(targets.buffer, widest)[starts].view(np.uint8)
+        rows = _hits(text) // widest
+    else:
+        text = gather_bytes(targets.buffer, starts, lengths)
+        rows = np.searchsorted(np.cumsum(lengths), _hits(text), side="right")
     guilty = [
         row
-        for row in rows.tolist()
-        if _SUSPECT.search(text[ends[row] - lengths[row] : ends[row]].tobytes())
+        for row in np.unique(rows).tolist()
+        if _SUSPECT.search(targets.buffer[starts[row] : starts[row] + lengths[row]].tobytes())
     ]
     return np.array(guilty, np.intp)
+
+
+def _are_much_the_same(lengths: npt.NDArray[np.intp], widest: int) -> bool:
+    """Whether as many windows of the widest are not much more than the texts themselves."""
+    return widest * len(lengths) <= 2 * int(lengths.sum())
+
+
+def _hits(text: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Where four letters are that end a suspicious word."""
+    return _QUADS.take(_quads(text), mode="clip").nonzero()[0]
 
 
 def _quads(text: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

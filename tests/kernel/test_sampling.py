@@ -24,7 +24,7 @@ from kernel.capturing import (
     request,
     response,
 )
-from kernel.streams import talking
+from kernel.streams import Stream, Talk, talking
 from kernel.test_parents import System, read, respond
 from waggle.capture import Capture
 from waggle.discovery import Decision
@@ -264,20 +264,28 @@ def test_calls_follow_their_request(by_itself: Capture) -> None:
         assert {is_kept(one) for one in ones} == {random_of(ones[0]) >= HALF}
 
 
+def ask_streams(talk: Talk, blocks: Sequence[bytes]) -> list[Stream]:
+    """One stream for each header block, answered at once; the records of both sides."""
+    for n, block in enumerate(blocks):
+        frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+        talk.raw("client", frame.serialize())
+        talk.server.receive_data(frame.serialize())
+        talk.answer(2 * n + 1)
+        talk.raw("server", talk.server.data_to_send())
+    streams = talk.recorded.streams(2 * len(blocks))
+    assert len(streams) == 2 * len(blocks)
+    return streams
+
+
+def fields_of(path: str) -> list[tuple[str, str]]:
+    return [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "t")]
+
+
 def test_streams(by_parent: Capture) -> None:
-    """Traces of HTTP/2 begin as any other; rules of paths do not reach them."""
+    """Traces of HTTP/2 begin as any other."""
     with talking(by_parent) as talk:
         encoder = Encoder()
-        for n in range(40):
-            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/health")]
-            block = encoder.encode([*fields, (":authority", "t")])
-            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
-            talk.raw("client", frame.serialize())
-            talk.server.receive_data(frame.serialize())
-            talk.answer(2 * n + 1)
-            talk.raw("server", talk.server.data_to_send())
-        streams = talk.recorded.streams(80)
-    assert len(streams) == 80
+        streams = ask_streams(talk, [encoder.encode(fields_of("/any")) for _ in range(40)])
     flags = set()
     for one in streams:
         kept = not one.row["flags"] & Flag.UNSAMPLED
@@ -285,6 +293,49 @@ def test_streams(by_parent: Capture) -> None:
         assert kept == (number >= HALF)
         flags.add(kept)
     assert flags == {True, False}
+
+
+@pytest.mark.parametrize("coded", [True, False])
+@pytest.mark.parametrize("family", ["ipv4", "unix"])
+def test_rules_of_paths_on_streams(by_parent: Capture, coded: bool, family: str) -> None:
+    """The path decides whether it is told as a string, in the Huffman code or plain, or repeated
+    from the table, however many entries have come since."""
+    set_threshold(by_parent, 0)
+    expected = {"/health": 1, "/healthz?a=1": 1, "/healt": 0, "/exact": 2, "/exact?q": 2}
+    expected |= {"/exactly": 0, "/": 0, "/index.html": 0, "/a/health": 0}
+    paths = [path for path in expected for _ in range(3)] + list(expected)
+    with talking(by_parent, family) as talk:
+        encoder = Encoder()
+        blocks = [encoder.encode(fields_of(path), huffman=coded) for path in paths]
+        repeated = encoder.encode(fields_of("/health"), huffman=coded)
+        assert b"health" not in repeated, "only indexes"
+        assert len(repeated) < 8
+        streams = ask_streams(talk, [*blocks, repeated])
+    paths.append("/health")
+    for one in streams:
+        rule = int(one.row["sampling"]) >> SAMPLING_SHIFT + 4
+        path = paths[one.stream // 2]
+        assert rule == expected[path], f"{path}: {one}"
+        assert bool(one.row["flags"] & Flag.UNSAMPLED) == (rule != 0)
+
+
+def test_a_path_from_before_is_nobody_s(by_parent: Capture) -> None:
+    """Where a stream repeats an entry that nobody saw, no rule of a path is for it: what is not
+    known is the sampler's."""
+    set_threshold(by_parent, 0)
+    with talking(by_parent) as talk:
+        encoder = Encoder()
+        unseen = encoder.encode(fields_of("/health"))
+        assert talk.server.decoder.decode(unseen), "so that its table has the entry"
+        block = encoder.encode(fields_of("/health"))
+        frame = HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"])
+        talk.raw("client", frame.serialize())
+        talk.server.receive_data(frame.serialize())
+        talk.answer(1)
+        talk.raw("server", talk.server.data_to_send())
+        talk.recorded.wait_rows(2, 5.0)
+        rows = [row for row, _ in talk.recorded.rows]
+    assert [int(row["sampling"]) >> SAMPLING_SHIFT + 4 for row in rows] == [0, 0]
 
 
 def test_without_a_sampler(off: Capture) -> None:

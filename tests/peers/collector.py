@@ -32,7 +32,7 @@ receivers:
       grpc:
         endpoint: 127.0.0.1:{grpc_port}{tls}
       http:
-        endpoint: 127.0.0.1:{http_port}{tls}
+        endpoint: 127.0.0.1:{http_port}{tls}{paths}
 processors:
   batch:
     timeout: 50ms
@@ -77,6 +77,9 @@ _TLS = """
           cert_file: {certificate}
           key_file: {key}
           client_ca_file: {certificate}"""
+_PATHS = """
+        traces_url_path: {path}/v1/traces
+        logs_url_path: {path}/v1/logs"""
 # With buffers, and a batch processor that answers before anything is written: as operators run it.
 _BUFFERED = {"writing": "append: true\n    flush_interval: 20ms", "processors": "batch"}
 # The file exporter buffers nothing when it rotates, and without the batch processor the answer
@@ -110,6 +113,7 @@ class Collector:
         durable: bool = False,
         reading: str = "",
         tls: tuple[Path, Path] | None = None,
+        path: str = "",
     ) -> None:
         scheme = "https" if tls else "http"
         self.http_endpoint = f"{scheme}://127.0.0.1:{http_port}"
@@ -129,6 +133,7 @@ class Collector:
                 files=_READING.format(pattern=reading) if reading else "",
                 also=", otlp_json_file" if reading else "",
                 tls=_TLS.format(certificate=tls[0], key=tls[1]) if tls else "",
+                paths=_PATHS.format(path=path) if path else "",
                 **(_DURABLE if durable else _BUFFERED),
             )
         )
@@ -288,17 +293,19 @@ def started_collector(
     durable: bool = False,
     reading: str = "",
     tls: tuple[Path, Path] | None = None,
+    path: str = "",
 ) -> Iterator[Collector]:
     """A running Collector that keeps its configuration and its spans in `folder`.
 
     durable: it answers a request only when its spans are in the file. reading: a pattern of files
     with OTLP JSON lines that it reads as well, from their beginnings. tls: its certificate, which
-    is its own authority, and the key; clients must show one of that authority.
+    is its own authority, and the key; clients must show one of that authority. path: in front of
+    /v1/traces and /v1/logs, where others than it have OTLP.
     """
     http, grpc = lease_port(), lease_port()
     try:
         collector = Collector(
-            folder, http.port, grpc.port, durable=durable, reading=reading, tls=tls
+            folder, http.port, grpc.port, durable=durable, reading=reading, tls=tls, path=path
         )
         try:
             collector.start()

@@ -1,5 +1,6 @@
 """Waggle's exporter and encoder against the real OpenTelemetry Collector."""
 
+import re
 import secrets
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from unit.otlp_exporting import make_certificates
 from unit.records import record, resource_table
+from unit.test_exporter_endpoints import send_one, settings_in
 
 from waggle.exporter.encoding import OtlpEncoder
 from waggle.exporter.json_file import JsonFileExporter
@@ -88,6 +90,34 @@ def test_every_span_arrives_once(collector: Collector, protocol: str, compressio
     found = ids_of(spans)
     assert {found[one] for one in expected} == {1}
     assert services(collector, expected) == {"shop", "stock", "pay"}
+
+
+@pytest.mark.parametrize(
+    "section", ["Grafana Tempo", "VictoriaTraces", "Grafana Loki", "VictoriaLogs"]
+)
+def test_settings_for_those_who_could_not_be_had(section: str, tmp_path: Path) -> None:
+    """What the docs say of receivers that no test can start, on a Collector that has OTLP at the
+    path which their documentation names: it takes what is sent."""
+    variables = settings_in(section)
+    (endpoint,) = (value for name, value in variables.items() if name.endswith("ENDPOINT"))
+    path = re.sub(r"http://[^/]+|/v1/(traces|logs)$", "", endpoint)
+    with started_collector(tmp_path, path=path) as collector:
+        environ = {
+            name: re.sub(r"http://[^/]+", collector.http_endpoint, value)
+            for name, value in variables.items()
+        }
+        send_one(environ, logs=endpoint.endswith("logs"))
+        if endpoint.endswith("logs"):
+            program = collector._program
+            assert program is not None
+            program.wait_until(
+                lambda: (
+                    collector.logs_file.exists() and b"hello" in collector.logs_file.read_bytes()
+                ),
+                30,
+            )
+        else:
+            assert len(collector.wait_for_spans(1)) == 1
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

@@ -465,6 +465,22 @@ def block_sender(block: bytes) -> int:
     return int(_LIB.block_sender(block, len(block)))
 
 
+class BlockPath(NamedTuple):
+    """What a header block says of its path; see block_path() in native/parsers.c."""
+
+    suits: int
+    static: int
+    entry: int
+    repeated: int
+
+
+def block_path(block: bytes, rule: bytes, known: int = 0) -> BlockPath:
+    """rule: a struct waggle_sample_rule. known: entries of the table before the block."""
+    told = (ctypes.c_uint32 * 4)()
+    _LIB.block_path(block, len(block), known, rule, told)
+    return BlockPath._make(told)
+
+
 class Talk:
     """One direction of an HTTP/2 connection, fed as the kernel feeds it, call by call."""
 

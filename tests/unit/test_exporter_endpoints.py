@@ -4,11 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from unit.otlp_receivers import http_receiver
 from unit.records import batch, record
+from unit.test_log_encoding import batch_of
+from waggle.config import load_settings
 from waggle.exporter.encoding import OtlpEncoder
+from waggle.exporter.log_exporters import make_log_exporters
 from waggle.exporter.otlp import OtlpExporter
 from waggle.exporter.otlp_settings import OtlpSettings
 
@@ -32,6 +36,8 @@ def settings_in(section: str) -> dict[str, str]:
             "/insert/opentelemetry/v1/traces",
             {"accountid": "0", "projectid": "0"},
         ),
+        ("Grafana Loki", "/otlp/v1/logs", {"x-scope-orgid": "shop"}),
+        ("VictoriaLogs", "/insert/opentelemetry/v1/logs", {"accountid": "0", "projectid": "0"}),
     ],
 )
 def test_documented_settings_send_what_is_documented(
@@ -44,12 +50,26 @@ def test_documented_settings_send_what_is_documented(
             name: re.sub(r"http://[^/]+", f"http://127.0.0.1:{receiver.port}", value)
             for name, value in settings_in(section).items()
         }
-        exporter = OtlpExporter(OtlpSettings.from_environment(environ), OtlpEncoder())
-        exporter.export(batch([record()]))
-        exporter.close(10)
+        send_one(environ, logs=path.endswith("logs"))
         (request,) = receiver.requests
     assert request.path == path
     assert request.headers["content-type"] == "application/x-protobuf"
     assert {name: request.headers.get(name) for name in headers} == headers
-    (frame,) = TracesData.FromString(request.body).resource_spans
-    assert len(frame.scope_spans[0].spans) == 1
+    if path.endswith("logs"):
+        (group,) = ExportLogsServiceRequest.FromString(request.body).resource_logs
+        assert len(group.scope_logs[0].log_records) == 1
+    else:
+        (frame,) = TracesData.FromString(request.body).resource_spans
+        assert len(frame.scope_spans[0].spans) == 1
+
+
+def send_one(environ: dict[str, str], *, logs: bool) -> None:
+    """One span, or one log record, by an exporter made of the environment alone."""
+    if logs:
+        (sender,) = make_log_exporters(load_settings({}, {}), environ, lambda _: None)
+        sender.export(batch_of([("hello", 0, 5, b"\1" * 8, {})]))
+        sender.close(10)
+        return
+    exporter = OtlpExporter(OtlpSettings.from_environment(environ), OtlpEncoder())
+    exporter.export(batch([record()]))
+    exporter.close(10)

@@ -8,6 +8,7 @@ from unit.log_writes import Write, records_of, span_id
 from waggle import layout
 from waggle.evidence import Joins
 from waggle.exporter.base import ExporterStats
+from waggle.exporter.messages import span_message
 from waggle.layout import EvidenceKind, Flag, LogSource, Role
 from waggle.logrecords import LogBatch
 from waggle.logs import LogStage
@@ -126,6 +127,19 @@ def test_an_exception_is_an_event() -> None:
     assert str(event.attributes["exception.stacktrace"]).startswith("Traceback")
     assert system.stage.annotate(batch) is batch
     assert system.out.found[0][2]["exception.type"] == "ValueError"
+
+
+def test_more_exceptions_than_a_span_keeps() -> None:
+    """Eight different ones are events; the span says how many there were beyond."""
+    system = System()
+    for number in range(11):
+        system.log(Write(b"ERROR:root:failed\n" + TRACE.replace(b"no", b"no %d" % number), 1))
+    batch = exchanges(1, 2)
+    system.stage.process(batch.records)
+    annotated = system.stage.annotate(batch)
+    spans = [span_message(decode_span(annotated, row)) for row in range(2)]
+    assert [(len(span.events), span.dropped_events_count) for span in spans] == [(8, 3), (0, 0)]
+    assert system.stage.losses() == {}
 
 
 def test_an_exception_without_its_span_is_counted() -> None:

@@ -108,7 +108,8 @@ def test_without_a_sampler_nothing_is_decided() -> None:
     assert Sampling().mode == 0
     assert sampling({"OTEL_TRACES_SAMPLER": "parentbased_always_on"}).mode == 0
     assert sampling({"OTEL_TRACES_SAMPLER": "always_on"}).mode == 3
-    assert sampling(sample=["path=/a:0.5"]).mode == 5
+    assert sampling(sample=["path=/a:0.5"]).mode == 13
+    assert sampling(sample=["service=a:0.5"]).mode == 5
     assert sampling(sample_limit="5").mode == 1
 
 

@@ -6,6 +6,7 @@
 #define WAGGLE_USER_MODE
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
+#include "../../../bpf/hpack_path.h"
 #include "../../../bpf/http2_seek.h"
 #include "../../../bpf/traceparent_text.h"
 #include "../../../bpf/propagators.h"
@@ -188,6 +189,23 @@ u32 block_sender(const u8 *block, u32 length)
 
 	memcpy(&word, block, length < 8 ? length : 8);
 	return http2_block_sender(word, length);
+}
+
+/* What a block says of its path: whether the rule is for it, the entry of the static table
+ * that it is or 0, the entry that it becomes or 0, the first entry that is repeated or 0. */
+void block_path(const u8 *bytes, u32 length, u32 known, const void *rule, u32 *told)
+{
+	static struct hpack_block block;
+	struct hpack_walk *walk = &block.walk;
+
+	memset(block.bytes, 0xff, sizeof(block.bytes));
+	memcpy(block.bytes, bytes, length);
+	hpack_read(&block, 0, length, 0, known, 0);
+	told[0] = walk->path && hpack_path_suits(rule, &block, walk->path, walk->path_len,
+						 walk->path_coded);
+	told[1] = walk->path_static;
+	told[2] = walk->path_entry;
+	told[3] = walk->repeats ? walk->repeated[0] : 0;
 }
 
 void talk_begin(struct http2_talk *talk, u8 with_preface)

@@ -37,7 +37,14 @@ struct tls_connection {
 	u32 placed; /* the record of that has been sent, */
 	u32 shift;  /* and began so much later than was expected */
 	u32 version; /* of TLS, as in struct tls_hello */
+	u32 role; /* enum waggle_role: who greeted first */
+	u32 failed; /* enum tls_failure */
+	u32 alert; /* that ended the handshake, where it came in the clear */
+	u32 name_length; /* of the server's, as the client calls it; 0: not known */
+	u8 name[TLS_NAME_MAX];
 };
+
+enum tls_failure { TLS_FINE = 0, TLS_FAILED = 1, TLS_TOLD = 2 };
 
 struct tls_session_key {
 	u64 ssl;

@@ -77,8 +77,12 @@ class Session:
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
         probes: list[Probe] = [
-            *(PythonProbe(capture.bpf), GoProbe(capture.bpf, say), NodeProbe(capture.bpf)),
+            PythonProbe(capture.bpf),
+            GoProbe(capture.bpf, say, tls=capture.tls),
+            NodeProbe(capture.bpf),
         ]
+        if capture.not_tls:
+            say(f"what is encrypted is not seen: this kernel refuses it: {capture.not_tls}")
         if capture.tls:
             from waggle.probes.tls.attach import TlsProbe
 

@@ -146,13 +146,20 @@ class Hook:
 
 
 class GoProbe:
-    """Rule `goroutine` for programs written in Go."""
+    """Rule `goroutine` for programs written in Go; with tls also what is in crypto/tls."""
 
     name = "go"
 
-    def __init__(self, kernel: Kernel, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        tls: bool = False,
+    ) -> None:
         self._kernel = kernel
         self._say = say
+        self._tls = tls
         self._epochs = itertools.count(1)
         self._plans: dict[tuple[int, int, int, int], Plan] = {}
 
@@ -172,10 +179,15 @@ class GoProbe:
             row["verdict"] = verdict
             functions.update(key, row.tobytes())
         self._kernel.map(PROCESSES).update(_key(target.tgid), _row(plan, bias, epoch).tobytes())
-        hooks = [Hook(program, path, offset) for program, offset in plan.hooks]
+        hooks = [
+            Hook(program, path, offset)
+            for program, offset in plan.hooks
+            if self._tls or program not in _TLS
+        ]
         attachment = GoAttachment(self._kernel, target.tgid, epoch, hooks, is_guess=plan.is_guess)
         attachment.attach()
-        tell_since(self._kernel.map(SINCE), target.tgid)
+        if self._tls:
+            tell_since(self._kernel.map(SINCE), target.tgid)
         return attachment
 
     def _plan(self, path: str) -> Plan:

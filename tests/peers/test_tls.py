@@ -418,3 +418,55 @@ def test_killed_agent_harms_nobody(certificate: Path) -> None:
                     agent.kill()
         for load in loads:
             assert load.process.poll() is None, load.output()
+
+
+@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+def test_failed_handshakes(certificate: Path, tls: str) -> None:
+    """A client that does not trust the server ends the handshake: a span of each end, the server's
+    the child of the client's; which alert it was is told where it came in the clear."""
+    alert = {"1.2": "unknown_ca", "1.3": "_OTHER"}[tls]
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
+        )
+        command = [SYSTEM_PYTHON, "-c", UNTRUSTING, str(port)]
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
+        agent.wait()
+        spans = agent.spans()
+    ends = {span.kind: span for span in spans}
+    assert (len(spans), set(ends)) == (2, {"client", "server"})
+    assert ends["server"].parent_id == ends["client"].span_id
+    for span in spans:
+        assert (span.name, span.is_error) == ("TLS handshake", True)
+        assert span.attributes["error.type"] == alert
+        assert span.attributes["tls.protocol.version"] == tls
+        assert (span.attributes["server.address"], span.attributes["server.port"]) == (
+            "localhost",
+            port,
+        )
+
+
+UNTRUSTING = """
+import socket, ssl, sys
+try:
+    plain = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+except ssl.SSLCertVerificationError:
+    pass
+else:
+    sys.exit("a certificate of nobody was trusted")
+"""
+
+
+def test_no_version_in_common(certificate: Path) -> None:
+    """A server that speaks no version of its client's says so: the alert is the error of both."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, "--tls=1.2", python=SYSTEM_PYTHON)
+        )
+        command = client_of_tls("--tlsv1.3", f"https://localhost:{port}/n/1")
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
+        agent.wait()
+        spans = agent.spans()
+    assert {span.kind for span in spans} == {"client", "server"}
+    assert {span.attributes["error.type"] for span in spans} == {"protocol_version"}

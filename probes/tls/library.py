@@ -37,6 +37,7 @@ _ENDBR64 = bytes.fromhex("f30f1efa")
 _CODE_SIZE = 96  # bytes of a function that are looked at
 _CALL, _JUMP = 0xE8, 0xE9
 _FIRST = 3  # instructions of an accessor that are looked at
+_RETURNS = re.compile(r"rax, qword ptr \[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
 _FROM_ARGUMENT = re.compile(r"\[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
 
 
@@ -137,7 +138,7 @@ def _layout(code: "_Code", cryptography: str | None) -> Layout | None:
         if image is None:
             return None
         bio = _Code(code.path, image)
-    reader = code.loaded(GET_RBIO)
+    reader = code.returned(GET_RBIO)
     data, method, flags = (bio.loaded(name) for name in (GET_DATA, METHOD_TYPE, TEST_FLAGS))
     if reader is None or data is None or method is None or flags is None:
         return None
@@ -196,6 +197,40 @@ class _Code:
             if found is not None and instruction.mnemonic in ("mov", "and"):
                 return int(found["offset"] or "0", 16)
         return None
+
+    def returned(self, symbol: str) -> int | None:
+        """The offset from its first argument of the one pointer that a function loads and returns.
+
+        Since OpenSSL 3.2 an accessor first looks whether it is given an SSL or another kind of
+        object: what it loads for that it does not return.
+        """
+        from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+        address = self.image.symbols.get(symbol)
+        if address is None:
+            return None
+        found: set[int] = set()
+        loaded: int | None = None
+        is_gone = False  # the argument, from its register
+        reached = address  # by what was seen to jump forward: until then a return is not the end
+        for one in Cs(CS_ARCH_X86, CS_MODE_64).disasm(self._at(address), address):
+            if one.mnemonic == "call":
+                break  # the argument may be gone
+            if one.mnemonic.startswith("j") and one.op_str.startswith("0x"):
+                reached = max(reached, int(one.op_str, 16))
+            if one.mnemonic == "ret":
+                if loaded is not None:
+                    found.add(loaded)
+                if one.address >= reached:
+                    break
+            pointer = one.mnemonic == "mov" and _RETURNS.match(one.op_str)
+            changes = one.mnemonic not in ("test", "cmp")
+            if pointer and not is_gone:
+                loaded = int(pointer["offset"] or "0", 16)
+            elif changes and one.op_str.startswith(("rax", "eax")):
+                loaded = None
+            is_gone = is_gone or (changes and one.op_str.startswith(("rdi", "edi")))
+        return found.pop() if len(found) == 1 else None
 
     def _after_mark(self, address: int) -> int:
         """A mark for indirect branches does nothing, but is not emulated."""

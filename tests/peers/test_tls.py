@@ -470,3 +470,32 @@ def test_no_version_in_common(certificate: Path) -> None:
         spans = agent.spans()
     assert {span.kind for span in spans} == {"client", "server"}
     assert {span.attributes["error.type"] for span in spans} == {"protocol_version"}
+
+
+@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+def test_odd_ways(certificate: Path, tls: str) -> None:
+    """Resumed sessions, bytes that come singly, pipelining, closing by halves, writes that are tried
+    again: each request has its span at both ends, and they are joined."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
+        )
+        command = [SYSTEM_PYTHON, HERE / "odd.py", str(port), tls]
+        program = Program("odd", command, with_pipes=True)
+        stack.callback(program.stop)
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[program.pid, server.pid]))
+        program.write_line()
+        assert program.read_line(60) == "done"
+        agent.wait_for(lambda spans: len(spans) >= 50)
+        program.write_line()
+        spans = complete(agent)
+    asked, served = of(spans, "client", program.pid), of(spans, "server", server.pid)
+    numbers = [first + i for first in (100, 200, 300, 400) for i in range(5)]
+    wanted = {f"/n/{n}" for n in numbers} | {f"/body/{n}" for n in range(500, 505)}
+    assert set(asked) == set(served) == wanted
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+        for end in (span, asked[path]):
+            assert end.attributes["http.response.status_code"] == 200
+            assert end.attributes["tls.protocol.version"] == tls
+    assert served["/body/500"].attributes["http.request.body.size"] == 200_000

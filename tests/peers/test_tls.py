@@ -474,8 +474,8 @@ def test_no_version_in_common(certificate: Path) -> None:
 
 @pytest.mark.parametrize("tls", ["1.2", "1.3"])
 def test_odd_ways(certificate: Path, tls: str) -> None:
-    """Resumed sessions, bytes that come singly, pipelining, closing by halves, writes that are tried
-    again: each request has its span at both ends, and they are joined."""
+    """Resumed sessions, bytes that come singly, pipelining, closing by halves, writes that are
+    tried again: each request has its span at both ends, and they are joined."""
     with ExitStack() as stack:
         server, port = stack.enter_context(
             python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)

@@ -78,7 +78,9 @@ class TlsDecoder:
             attributes["server.port"] = facts.local_port if is_server else facts.peer_port
         told = alert or "an alert that is encrypted itself"
         kind = KIND_SERVER if is_server else KIND_CLIENT
-        return Decoded(NAME, kind, attributes, error=True, message=f"handshake failed: {told}")
+        return Decoded(
+            NAME, kind, attributes, error=True, status_message=f"handshake failed: {told}"
+        )
 
     def plain_targets(self, targets: Targets) -> npt.NDArray[np.bool_]:
         """There is no target."""

@@ -160,6 +160,37 @@ INLINE int refresh_request(struct go_request *request)
 	return 1;
 }
 
+/* What a goroutine of net/http serves on the connection that it reads: the oldest request that
+ * is open, else the last, whose ids the connection still has. That is looked up only now, since
+ * most requests call nobody (reads_again()). Returns 0 when it cannot be known any more. */
+PROVEN_ONCE int turn_to_served(struct go_request *request, u64 goid)
+{
+	struct owner owner = {};
+	struct connection *connection;
+	struct found_exchange found;
+
+	if (!request)
+		return 0;
+	owner.sock = request->owner.sock;
+	connection = bpf_map_lookup_elem(&connections, &owner.sock);
+	if (!connection || connection->reader != goid)
+		return 0;
+	if (open_requests(connection)) {
+		owner.index = connection->responses;
+		if (!find_exchange(connection, owner.sock, owner.index, &found))
+			return 0;
+		keep_request(request, &owner, found.facts);
+		return 1;
+	}
+	owner.index = connection->requests - 1;
+	if (request->owner.index == owner.index)
+		return 1;
+	if (connection->current_index != owner.index)
+		return 0;
+	keep_request(request, &owner, &connection->current.record.facts);
+	return 1;
+}
+
 /* A goroutine that reads from one connection serves its oldest open request. */
 INLINE void turn_to_oldest(struct go_request *request, u64 goid)
 {
@@ -183,8 +214,12 @@ INLINE int works_on(const struct goroutine *goroutine, u64 goid, struct go_reque
 	if (goroutine->state == GO_SHARED)
 		return GO_NOTHING;
 	*request = goroutine->request;
-	if (goroutine->state == GO_SERVES)
+	if (goroutine->state == GO_SERVES && goroutine->serves) {
+		if (!turn_to_served(request, goid))
+			return GO_NOTHING;
+	} else if (goroutine->state == GO_SERVES) {
 		turn_to_oldest(request, goid);
+	}
 	return refresh_request(request) ? GO_ON_OPEN : GO_ON_ANSWERED;
 }
 

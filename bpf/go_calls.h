@@ -74,13 +74,37 @@ INLINE struct goroutine *new_goroutine(const struct goroutine_key *key)
 }
 
 /* Whether a goroutine reads a request while another is open, of another connection. */
-OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 sock)
+OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 goid, u64 sock)
 {
 	struct go_request other = goroutine->request;
+	u64 before = other.owner.sock;
+	struct connection *connection;
 
-	if (goroutine->state == GO_BORN || goroutine->request.owner.sock == sock)
+	if (goroutine->state == GO_BORN || before == sock)
 		return 0;
+	connection = bpf_map_lookup_elem(&connections, &before);
+	if (connection && connection->reader == goid) {
+		connection->serves = 0;
+		if (open_requests(connection))
+			return 1;
+	}
 	return goroutine->state == GO_SHARED || refresh_request(&other);
+}
+
+#define READER_KNOWN_NS (250 * 1000000ULL)
+
+/* Whether the goroutine that serves a connection of net/http reads its next request: two looks
+ * at the process's memory, where all that a goroutine's entry wants to know takes many. What
+ * it works on is found when it calls (turn_to_served()). Now and then all is looked at. */
+INLINE int reads_again(const struct connection *connection, u64 now)
+{
+	u64 g;
+
+	if (!connection->serves || open_requests(connection) ||
+	    now - connection->reader_ns > READER_KNOWN_NS)
+		return 0;
+	g = word_at(go_thread_slot(connection->go_slot));
+	return g && word_at(g + connection->go_goid) == connection->reader;
 }
 
 /* The connection of net/http that a goroutine reads, if it is one, and is known. */
@@ -97,6 +121,12 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 	}
 	if (!goroutine->context)
 		keep_conn_context(go, goroutine, goid);
+	if (goroutine->state != GO_SERVES || goroutine->pipelined ||
+	    go->served < WAGGLE_GO_LIMIT_SERVED)
+		return;
+	connection->serves = goroutine->serves;
+	connection->go_slot = go->slot;
+	connection->go_goid = go->goid;
 }
 
 /* A request of HTTP/1 has been read: its goroutine serves it. */
@@ -110,11 +140,16 @@ PROVEN_ONCE int goroutine_request(struct connection *connection,
 
 	if (!connection || !facts)
 		return 0;
+	if (reads_again(connection, facts->start_ns))
+		return 0;
 	go = go_of(facts->tgid);
 	if (!go)
 		return 0;
-	owner.index = connection->requests;
 	count_served(go);
+	connection->reader = 0;
+	connection->serves = 0;
+	connection->reader_ns = facts->start_ns;
+	owner.index = connection->requests;
 	key.goid = current_goid(go);
 	key.epoch = go->epoch;
 	if (!key.goid)
@@ -125,7 +160,7 @@ PROVEN_ONCE int goroutine_request(struct connection *connection,
 		goroutine = new_goroutine(&key);
 	if (!goroutine)
 		return 0;
-	goroutine->state = serves_several(goroutine, sock) ? GO_SHARED : GO_SERVES;
+	goroutine->state = serves_several(goroutine, key.goid, sock) ? GO_SHARED : GO_SERVES;
 	look_at_served(go, goroutine, key.goid, connection);
 	keep_request(&goroutine->request, &owner, facts);
 	return 0;

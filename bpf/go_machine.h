@@ -46,9 +46,7 @@ INLINE u64 go_register(struct pt_regs *registers, u32 which)
 /* The address of the word that holds the thread's current g. */
 INLINE u64 go_thread_slot(s32 slot)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, thread.fsbase) + (s64)slot;
+	return bpf_get_current_task_btf()->thread.fsbase + (s64)slot;
 }
 
 #endif

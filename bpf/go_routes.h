@@ -8,7 +8,11 @@
 
 #include "go_contexts.h"
 
-#define GO_STRING_LENGTH 8 /* of a string: behind its address */
+struct go_string {
+	u64 text;
+	u64 length;
+};
+
 #define GO_ROUTE_MAX 127
 #define GO_ROUTE_SHORT 63
 #define KEPT_HEADER 4
@@ -43,26 +47,36 @@ INLINE int add_route(struct waggle_exchange *record, u64 text, u64 length, u32 m
 	return 1;
 }
 
+/* The net/http.conn of a connection, 0 where that is not sure. */
+INLINE u64 served_conn(const struct waggle_go *go, const struct connection *connection)
+{
+	struct goroutine *goroutine;
+
+	if (connection->serves)
+		return connection->serves;
+	goroutine = goroutine_of(go, connection->reader);
+	return goroutine && !goroutine->pipelined ? goroutine->serves : 0;
+}
+
 /* A request is answered on a connection that goroutines of net/http read. */
 PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_exchange *record)
 {
 	struct waggle_go *go;
-	struct goroutine *goroutine;
-	u64 request, text, length;
+	struct go_string pattern = {};
+	u64 serves, request;
 
 	if (!connection || !record)
 		return 0;
 	go = go_of(connection->tgid);
-	goroutine = go ? goroutine_of(go, connection->reader) : 0;
-	if (!goroutine || !goroutine->serves || goroutine->pipelined)
+	serves = go ? served_conn(go, connection) : 0;
+	request = serves ? request_of_conn(go, serves) : 0;
+	if (!request)
 		return 0;
-	request = request_of_conn(go, goroutine->serves);
-	text = request ? word_at(request + go->request_pattern) : 0;
-	length = text ? word_at(request + go->request_pattern + GO_STRING_LENGTH) : 0;
-	if (!length)
+	bpf_probe_read_user(&pattern, sizeof(pattern), (void *)(request + go->request_pattern));
+	if (!pattern.text || !pattern.length)
 		return 0;
-	return add_route(record, text, length, GO_ROUTE_MAX) ||
-	       add_route(record, text, length, GO_ROUTE_SHORT);
+	return add_route(record, pattern.text, pattern.length, GO_ROUTE_MAX) ||
+	       add_route(record, pattern.text, pattern.length, GO_ROUTE_SHORT);
 }
 
 #endif

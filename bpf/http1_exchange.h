@@ -442,9 +442,10 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
 		server_busy(feed, process);
-		task_request(connection, process, facts, feed->sock);
 		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE)
 			goroutine_request(connection, facts, feed->sock);
+		else
+			task_request(connection, process, facts, feed->sock);
 	} else {
 		join_outgoing(feed, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;

@@ -22,6 +22,9 @@ from waggle.runtimes import Runtime
 # Pauses before another try, in seconds; a program takes some hundred milliseconds to be ready.
 PAUSES_S = (0.01, 0.02, 0.03, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.5, 0.5, 1, 1, 2, 2, 5, 5, 10, 10)
 LOOK_AFTER_S = 2.0  # how often a probe is asked whether all is well
+# What is new has more to tell: a probe may find at once what the program can be spared.
+YOUNG_S = 4.0
+LOOK_AFTER_YOUNG_S = 0.25
 MAX_PROCESSES = 4096
 
 
@@ -108,6 +111,7 @@ class Attacher:
         self._processes: dict[int, _Process] = {}
         self._said: set[str] = set()
         self._looked = clock()
+        self._attached = -YOUNG_S
         self.not_considered = 0  # there were too many
 
     def consider(self, tgid: int, start_ns: int, facts: ProcessFacts | None) -> None:
@@ -135,7 +139,8 @@ class Attacher:
     def work(self) -> float | None:
         """Attach what is due. Seconds until there is something to do again; None: nothing waits."""
         now = self._clock()
-        if now - self._looked >= LOOK_AFTER_S:
+        is_young = now - self._attached < YOUNG_S
+        if now - self._looked >= (LOOK_AFTER_YOUNG_S if is_young else LOOK_AFTER_S):
             self._looked = now
             self._look()
         for tgid, process in list(self._processes.items()):
@@ -167,6 +172,7 @@ class Attacher:
         pending = process.waiting[name]
         try:
             process.attached[name] = self._probes[name].attach(target)
+            self._attached = self._clock()
             del process.waiting[name]
         except NotYetError as missing:
             if pending.tries < len(PAUSES_S):

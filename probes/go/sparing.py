@@ -2,8 +2,8 @@
 
 Two cost a stop for each request, or more: births of goroutines, and ServeHTTP, which
 only introduces connections that are older than the agent. Both are there from the
-beginning, so that the first calls have their parents too, and are looked at every few
-seconds after that. What is taken away too early comes back: the kernel counts the calls
+beginning, so that the first calls have their parents too, and are looked at now
+and then after that. What is taken away too early comes back: the kernel counts the calls
 of which a birth might have told, and requests on connections that nobody introduced.
 """
 

@@ -15,6 +15,7 @@ from .targets import Sink, Target, sink
 WITHOUT, QUIET, OTLP = "without", "--quiet", "--otlp"
 ARMS = (WITHOUT, QUIET, OTLP)
 WARM_UP_S = 1.0
+SPARED_S = 3.0  # within this time the agent takes away what the program can be spared
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,12 @@ def _measure(arm: str, server: Target, receiver: Sink, connections: int, seconds
         return _loaded(server, None, connections, seconds)[0]
     flags = ["--quiet"] if arm == QUIET else ["--otlp", receiver.base_url]
     with started_agent(*flags, pids=[server.worker], json_lines=False) as agent:
+        before, answered = receiver.taken().numbered, server.answered()
+        load.full_load(server.url, connections, SPARED_S)
+        warm = before + server.answered() - answered
         if arm == QUIET:
             return _loaded(server, agent, connections, seconds)[0]
-        return _accounted(server, receiver, agent, connections, seconds)
+        return _accounted(server, receiver, agent, connections, seconds, warm)
 
 
 def _loaded(
@@ -89,8 +93,10 @@ def _loaded(
 
 
 def _accounted(
-    server: Target, receiver: Sink, agent: Agent, connections: int, seconds: float
+    server: Target, receiver: Sink, agent: Agent, connections: int, seconds: float, warm: int
 ) -> Run:
+    """warm: spans that the receiver has had when nothing of before is on its way any more."""
+    receiver.settled(warm)
     taken, cpu_s = receiver.taken(), measure.cpu_s(agent.pid)
     run, requests = _loaded(server, agent, connections, seconds)
     after = receiver.settled(taken.numbered + requests)

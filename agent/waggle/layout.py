@@ -726,13 +726,13 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    800,
+    824,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),
         ("tgid", "<u4", 156),
         ("role", "u1", 160),
         ("current_used", "u1", 188),
-        ("method", "u1", 396),
+        ("method", "u1", 420),
     ],
 )

@@ -17,6 +17,7 @@ enum tls_type { TLS_CHANGE_CIPHER = 20, TLS_ALERT = 21, TLS_HANDSHAKE = 22, TLS_
 
 /* How much longer a record is than what is in it: the tag, and what TLS 1.3 (a type) or 1.2
  * (a nonce, but for ChaCha20) add. */
+#define TLS_1_3 4 /* as versions are numbered here */
 enum tls_overhead { TLS_OVERHEAD_CHACHA12 = 16, TLS_OVERHEAD_13 = 17, TLS_OVERHEAD_GCM12 = 24 };
 
 /* One direction: the record that bytes are passing of. */
@@ -96,12 +97,14 @@ INLINE int tls_may_begin(u64 word, u32 length, u32 from_start)
 }
 
 /* Whether a record of `length` bytes can hold just `plain` bytes, by the ciphers of TLS 1.3
- * and those of 1.2 that authenticate as they encrypt. */
-INLINE int tls_holds(u32 length, u32 plain)
+ * and those of 1.2 that authenticate as they encrypt. version: as in struct tls_hello. */
+INLINE int tls_holds(u32 version, u32 length, u32 plain)
 {
 	u32 more = length - plain;
 
-	return more == TLS_OVERHEAD_13 || more == TLS_OVERHEAD_GCM12 ||
+	if (version == TLS_1_3)
+		return more == TLS_OVERHEAD_13;
+	return (more == TLS_OVERHEAD_13 && !version) || more == TLS_OVERHEAD_GCM12 ||
 	       more == TLS_OVERHEAD_CHACHA12;
 }
 

@@ -39,6 +39,8 @@ struct tls_connection {
 	u32 version; /* of TLS, as in struct tls_hello */
 	u32 role; /* enum waggle_role: who greeted first */
 	u32 failed; /* enum tls_failure */
+	u32 read_overhead; /* of a record that was received; 0: not known yet */
+	u32 reserved;
 	u32 alert; /* that ended the handshake, where it came in the clear */
 	u32 name_length; /* of the server's, as the client calls it; 0: not known */
 	u8 name[TLS_NAME_MAX];

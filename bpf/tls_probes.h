@@ -342,6 +342,14 @@ INLINE u32 written_position(struct tls_connection *tls, u64 sock, u32 length)
 	return at;
 }
 
+/* By how much records that are received are longer than what is in them, as far as is known. */
+INLINE u32 read_overhead(const struct tls_connection *tls)
+{
+	if (tls->read_overhead)
+		return tls->read_overhead;
+	return tls->version && tls->version < TLS_1_3 ? TLS_OVERHEAD_GCM12 : TLS_OVERHEAD_13;
+}
+
 /* The plaintext that was just read is the first of this record. */
 INLINE u32 begin_record(struct tls_connection *tls, const struct tls_record *record, u32 next,
 			u32 length)
@@ -368,7 +376,7 @@ INLINE u32 read_position(struct tls_connection *tls, u32 length)
 
 	if (tls->received - at > TLS_QUEUE)
 		tls->unsure = 1;
-	if (!tls->unsure && tls->read_left >= length + TLS_OVERHEAD_13) {
+	if (!tls->unsure && tls->read_left >= length + read_overhead(tls)) {
 		at = tls->read_at + tls->read_used;
 		tls->read_used += length;
 		tls->read_left -= length;
@@ -381,8 +389,10 @@ INLINE u32 read_position(struct tls_connection *tls, u32 length)
 		record = &tls->queue[masked(at, TLS_QUEUE - 1)];
 		if ((s32)(tls->received - at) <= 0)
 			continue;
-		if (tls_holds(record->length, length))
+		if (tls_holds(tls->version, record->length, length)) {
+			tls->read_overhead = record->length - length;
 			return begin_record(tls, record, at + 1, length);
+		}
 		if (!found && record->length >= length + TLS_OVERHEAD_CHACHA12) {
 			enough = at;
 			found = 1;

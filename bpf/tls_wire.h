@@ -34,7 +34,7 @@ INLINE void on_tls_written(struct tls_connection *tls, u32 at, u32 length)
 		if (length > plain && length - plain < 256)
 			tls->overhead = TLS_HEADER + length - plain;
 		tls->expected = at + tls_wire_length(tls->written, tls->overhead);
-	} else if ((s32)(at - tls->written_at) > 0 && tls_holds(length, plain)) {
+	} else if ((s32)(at - tls->written_at) > 0 && tls_holds(tls->version, length, plain)) {
 		tls->placed = 1;
 		tls->shift = at - tls->written_at;
 	}
@@ -238,7 +238,7 @@ INLINE int seen_whole(const struct tls_session *session, const struct connection
 	if (session->at_hand == TLS_WRITING)
 		return !tls->sent;
 	return session->at_hand && tls->received == 1 &&
-	       tls_holds(tls->queue[0].length, session->at_hand);
+	       tls_holds(tls->version, tls->queue[0].length, session->at_hand);
 }
 
 /* The plaintext of an object is that of this connection, from here on. */

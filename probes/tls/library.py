@@ -17,10 +17,14 @@ for: which connection it is shows in the calls that pass its ciphertext.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from waggle.elf import Image, read_image
+
+if TYPE_CHECKING:
+    from capstone import CsInsn
 
 READ, WRITE, SHAKE = "SSL_read", "SSL_write", "SSL_do_handshake"
 READ_EX, WRITE_EX, FREE = "SSL_read_ex", "SSL_write_ex", "SSL_free"
@@ -209,27 +213,19 @@ class _Code:
         address = self.image.symbols.get(symbol)
         if address is None:
             return None
+        engine = Cs(CS_ARCH_X86, CS_MODE_64)
+        code = {one.address: one for one in engine.disasm(self._at(address), address)}
         found: set[int] = set()
-        loaded: int | None = None
-        is_gone = False  # the argument, from its register
-        reached = address  # by what was seen to jump forward: until then a return is not the end
-        for one in Cs(CS_ARCH_X86, CS_MODE_64).disasm(self._at(address), address):
-            if one.mnemonic == "call":
-                break  # the argument may be gone
-            if one.mnemonic.startswith("j") and one.op_str.startswith("0x"):
-                reached = max(reached, int(one.op_str, 16))
-            if one.mnemonic == "ret":
-                if loaded is not None:
-                    found.add(loaded)
-                if one.address >= reached:
-                    break
-            pointer = one.mnemonic == "mov" and _RETURNS.match(one.op_str)
-            changes = one.mnemonic not in ("test", "cmp")
-            if pointer and not is_gone:
-                loaded = int(pointer["offset"] or "0", 16)
-            elif changes and one.op_str.startswith(("rax", "eax")):
-                loaded = None
-            is_gone = is_gone or (changes and one.op_str.startswith(("rdi", "edi")))
+        left, seen = [_Reached(address)], set[_Reached]()
+        while left:
+            at = left.pop()
+            one = code.get(at.address)
+            if one is None or at in seen:
+                continue
+            seen.add(at)
+            if one.mnemonic == "ret" and at.loaded is not None:
+                found.add(at.loaded)
+            left += _reached_from(at, one)
         return found.pop() if len(found) == 1 else None
 
     def _after_mark(self, address: int) -> int:
@@ -243,3 +239,32 @@ class _Code:
         with Path(self.path).open("rb") as file:
             file.seek(offset)
             return file.read(_CODE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """A place that a function may come to. intact: its first argument is in its register still.
+    loaded: the offset from that of what it would return now, if it is a pointer from there."""
+
+    address: int
+    intact: bool = True
+    loaded: int | None = None
+
+
+def _reached_from(at: _Reached, one: "CsInsn") -> list[_Reached]:
+    """Where an instruction leads to."""
+    behind = at.address + one.size
+    if one.mnemonic == "ret":
+        return []
+    if one.mnemonic.startswith("j"):
+        target = [replace(at, address=int(one.op_str, 16))] if one.op_str[:2] == "0x" else []
+        return target if one.mnemonic == "jmp" else [*target, replace(at, address=behind)]
+    if one.mnemonic == "call":
+        return [_Reached(behind, intact=False)]
+    if one.mnemonic in ("test", "cmp"):
+        return [replace(at, address=behind)]
+    pointer = _RETURNS.match(one.op_str) if one.mnemonic == "mov" and at.intact else None
+    loaded = at.loaded
+    if one.op_str.startswith(("rax", "eax")):
+        loaded = int(pointer["offset"] or "0", 16) if pointer else None
+    return [_Reached(behind, at.intact and not one.op_str.startswith(("rdi", "edi")), loaded)]

@@ -34,7 +34,7 @@ void SSL_free(struct ssl *s) { s->version = 0; }
 extern struct ssl *layer_of(struct ssl *s);
 void *SSL_get_rbio(struct ssl *s)
 { if (!s) return 0;
-  if (s->version & 0x80) { struct ssl *l = layer_of(s); return l ? l->wbio : 0; }
+  if (s->version & 0x80) { struct ssl *l = layer_of(s); return l ? l->rbio : 0; }
   return s->version ? 0 : s->rbio; }
 #else
 void *SSL_get_rbio(struct ssl *s) { return s->rbio; }

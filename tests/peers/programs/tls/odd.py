@@ -86,10 +86,10 @@ def retried(first: int) -> None:
                     left = left[one.send(left) :]
                 except ssl.SSLWantWriteError:
                     select.select([], [one], [])
-            while True:
+            found = b""
+            while not found.endswith(b"200000"):
                 try:
-                    if one.recv(65536):
-                        break
+                    found += one.recv(65536)
                 except ssl.SSLWantReadError:
                     select.select([one], [], [])
 

@@ -83,6 +83,8 @@ struct tls_thread {
 	u32 kind;   /* enum tls_call_kind */
 	u32 epoch;  /* another whenever probes are put into a process */
 	u32 by_bytes; /* the object has no socket of its own */
+	u32 unplaced; /* what it writes now has no place yet: lost, if it is written */
+	u32 reserved;
 	u64 unsure; /* an object of which some that was received may have been read before */
 };
 

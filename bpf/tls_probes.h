@@ -76,6 +76,13 @@ INLINE void mark_missed(u64 ssl)
 		session->missed = 1;
 }
 
+/* What passes now has no place. */
+INLINE void lose_plaintext(struct tls_session *session)
+{
+	session->missed = 1;
+	count(WAGGLE_COUNT_LOST_TLS_UNBOUND);
+}
+
 /* The thread enters a function. Returns what is kept of it, null for whom nobody traces. */
 INLINE struct tls_thread *enter_tls(struct pt_regs *registers, u32 kind)
 {
@@ -99,6 +106,7 @@ INLINE struct tls_thread *enter_tls(struct pt_regs *registers, u32 kind)
 	thread->result = cookie & TLS_RESULT_IS_COUNT ? 0 : registers->cx;
 	thread->stack = stack;
 	thread->sock = 0;
+	thread->unplaced = 0;
 	thread->layout = cookie & (TLS_LAYOUTS - 1);
 	thread->epoch = cookie >> TLS_EPOCH_SHIFT;
 	thread->mode = mode;
@@ -141,6 +149,8 @@ int tls_wrote(struct pt_regs *registers)
 	result = tls_result(thread, registers);
 	if (session && session->ahead)
 		session->ahead -= result < session->ahead ? result : session->ahead;
+	if (session && result && thread->unplaced)
+		lose_plaintext(session);
 	thread->ssl = 0;
 	return 0;
 }
@@ -472,10 +482,11 @@ OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *ca
 	if (!connection) {
 		now = bpf_ktime_get_ns();
 		bpf_map_update_elem(&tls_waiting, &key.tgid, &now, BPF_ANY);
-		if (thread->kind != TLS_SHAKES) {
-			session->missed = 1;
-			count(WAGGLE_COUNT_LOST_TLS_UNBOUND);
-		}
+		/* Before the handshake is over a write fails, and is tried again. */
+		if (thread->kind == TLS_WRITES)
+			thread->unplaced = 1;
+		else if (thread->kind != TLS_SHAKES)
+			lose_plaintext(session);
 		return 0;
 	}
 	tls = tls_of(sock);

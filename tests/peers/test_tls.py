@@ -22,6 +22,7 @@ from .tls_programs import (
 )
 
 COUNT = 30
+VERSIONS = [pytest.param("1.2", marks=pytest.mark.slow), "1.3"]
 SYSTEM_PYTHON = "/usr/bin/python3"  # with Debian's OpenSSL
 
 
@@ -142,8 +143,15 @@ def check_calls(spans: list[SeenSpan], caller: Program, called: Program, link: s
         assert (call.link, end.link) == (link, "socket")
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("client", ["aiohttp", "httpx"])
+@pytest.mark.parametrize(
+    ("loop", "client"),
+    [
+        ("asyncio", "aiohttp"),
+        ("uvloop", "httpx"),
+        pytest.param("asyncio", "httpx", marks=pytest.mark.slow),
+        pytest.param("uvloop", "aiohttp", marks=pytest.mark.slow),
+    ],
+)
 def test_calls_of_asynchronous_server(certificate: Path, loop: str, client: str) -> None:
     """The same through BIOs in memory: the library never sees a socket."""
     flags = (f"--loop={loop}", f"--client={client}")
@@ -160,6 +168,7 @@ def test_calls_of_asynchronous_server(certificate: Path, loop: str, client: str)
     check_calls(spans, caller, called, "task")
 
 
+@pytest.mark.slow
 def test_by_system_calls(certificate: Path) -> None:
     """What ciphertext is seen by makes no difference: hooks of system calls, where they must do."""
     with ExitStack() as stack:
@@ -376,7 +385,7 @@ def test_a_crash_leaves_no_core(certificate: Path, tmp_path: Path) -> None:
     assert not files_under(tmp_path)
 
 
-@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+@pytest.mark.parametrize("tls", VERSIONS)
 def test_gnutls(certificate: Path, tls: str) -> None:
     """wget of Debian, on GnuTLS: its calls are seen, and are the parents of what they ask for."""
     with ExitStack() as stack:
@@ -420,7 +429,7 @@ def test_killed_agent_harms_nobody(certificate: Path) -> None:
             assert load.process.poll() is None, load.output()
 
 
-@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+@pytest.mark.parametrize("tls", VERSIONS)
 def test_failed_handshakes(certificate: Path, tls: str) -> None:
     """A client that does not trust the server ends the handshake: a span of each end, the server's
     the child of the client's."""
@@ -494,7 +503,9 @@ def test_odd_ways(certificate: Path, tls: str) -> None:
     assert set(asked) == set(served) == wanted
     for path, span in served.items():
         assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
-        for end in (span, asked[path]):
+        # A client that has closed its direction is done as far as its connection tells.
+        ends = [span] if path.startswith("/n/40") else [span, asked[path]]
+        for end in ends:
             assert end.attributes["http.response.status_code"] == 200
             assert end.attributes["tls.protocol.version"] == tls
     assert served["/body/500"].attributes["http.request.body.size"] == 200_000

@@ -81,10 +81,11 @@ test-go: build .venv/.packages-dev ## Go: every framework, client and shape, eve
 WAGGLE_TEST_SOAK ?= 400
 
 .PHONY: soak
-soak: build .venv/.packages-dev ## Headers for strangers at length: no byte of any client altered
+soak: build .venv/.packages-dev ## Headers for strangers, and TLS with agents that come and go, at length: nobody is harmed
 	@$(AS_ROOT) tests/peers/install.sh
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
-		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py
+		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py \
+		tests/peers/test_tls.py::test_killed_agent_harms_nobody
 	$(GIVE_BACK)
 
 .PHONY: test-grpc

@@ -136,6 +136,9 @@ class Session:
         )
         observing.start(pipeline, exporters, self._sampler)
         with self._stopping(pipeline):
+            if self._capture.tls:
+                # What is said before a probe is there is never seen, unlike bytes of a socket.
+                self._watcher.attach_first()
             with self._watcher.watching(), self._forwarding():
                 self._announce()
                 self._move_until_stopped(pipeline, exporters, observing)

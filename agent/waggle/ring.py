@@ -98,7 +98,7 @@ class RingMemory:
         self.discarded = 0
         self._consumer = consumer
         self._producer = producer
-        self._data = data
+        self._mapped = data
         self._expected = np.uint32(record.itemsize - HEADER_SIZE)
         self._barrier = _barrier_for(platform.machine())
 
@@ -115,6 +115,8 @@ class RingMemory:
         """
         position = int(self._consumer[0])
         reserved = (int(self._producer[0]) - position) // self.record.itemsize
+        if reserved == 0:
+            return np.empty(0, self.record)
         self._barrier()
         headers = _until_busy(self._headers(position, min(reserved, max_records)))
         self._barrier()
@@ -126,6 +128,10 @@ class RingMemory:
         self._barrier()
         self._consumer[0] = position + count * self.record.itemsize
         return copied
+
+    @property
+    def _data(self) -> npt.NDArray[np.uint8]:
+        return self._mapped
 
     def _headers(self, position: int, count: int) -> npt.NDArray[np.uint32]:
         """A snapshot of the next `count` headers. They are aligned: none lies across the end."""
@@ -202,7 +208,8 @@ class Ring(RingMemory):
 
     map_fd: the map's descriptor, which stays the caller's. size: its
     max_entries in bytes. record_dtype, used: see RingMemory. Mapping takes no memory
-    of its own, but the pages count in this process's resident size.
+    of its own, but the pages count in this process's resident size: what lies between the
+    positions is mapped when there is something in it, which in many rings never comes.
     """
 
     def __init__(
@@ -217,18 +224,30 @@ class Ring(RingMemory):
         self._maps: list[mmap.mmap] = []
         try:
             consumer = self._map(page, mmap.PROT_READ | mmap.PROT_WRITE, 0)
-            producer = self._map(page + size, mmap.PROT_READ, page)
+            producer = self._map(page, mmap.PROT_READ, page)
         except (OSError, ValueError) as error:
             self._unmap()
             raise RingError(f"cannot map a ring of {size} bytes: {error}") from error
         super().__init__(
             np.frombuffer(consumer, np.uint64, 1),
             np.frombuffer(producer, np.uint64, 1),
-            np.frombuffer(producer, np.uint8, size, offset=page),
+            np.empty(0, np.uint8),
             record_dtype,
             used,
         )
+        self.size = size
+        self.capacity = size // record_dtype.itemsize
         self._poller = RingPoller([self])
+
+    @property
+    def _data(self) -> npt.NDArray[np.uint8]:
+        if not len(self._mapped):
+            try:
+                data = self._map(self.size, mmap.PROT_READ, 2 * mmap.PAGESIZE)
+            except (OSError, ValueError) as error:
+                raise RingError(f"cannot map a ring of {self.size} bytes: {error}") from error
+            self._mapped = np.frombuffer(data, np.uint8, self.size)
+        return self._mapped
 
     def _map(self, length: int, protection: int, offset: int) -> mmap.mmap:
         mapped = mmap.mmap(self._fd, length, mmap.MAP_SHARED, protection, offset=offset)
@@ -247,7 +266,7 @@ class Ring(RingMemory):
         """Unmap. Batches that were read stay valid."""
         self._poller.close()
         empty: Any = np.empty(0, np.uint64)
-        self._consumer = self._producer = self._data = empty
+        self._consumer = self._producer = self._mapped = empty
         self._unmap()
 
     def _unmap(self) -> None:

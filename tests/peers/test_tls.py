@@ -490,7 +490,7 @@ def test_odd_ways(certificate: Path, tls: str) -> None:
         server, port = stack.enter_context(
             python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
         )
-        command = [SYSTEM_PYTHON, HERE / "odd.py", str(port), tls]
+        command: list[str | Path] = [SYSTEM_PYTHON, HERE / "odd.py", str(port), tls]
         program = Program("odd", command, with_pipes=True)
         stack.callback(program.stop)
         agent = stack.enter_context(started_agent("--tls=auto", pids=[program.pid, server.pid]))

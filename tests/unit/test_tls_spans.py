@@ -1,5 +1,7 @@
 """Spans of TLS handshakes that failed, and what spans of encrypted requests say of TLS."""
 
+from typing import Any
+
 import opentelemetry.semconv._incubating.attributes.tls_attributes as published
 import pytest
 
@@ -11,13 +13,13 @@ from waggle.spans import KIND_CLIENT, KIND_SERVER, Records, Span, decode_span
 NAMED = {Kept.HOST: b"shop.test"}
 
 
-def failed(kept: dict[Kept, bytes], **columns: object) -> Records:
+def failed(kept: dict[Kept, bytes], **columns: Any) -> Records:
     return record(
-        *(b"", kept), protocol=Protocol.TLS, method=0, flags=Flag.TLS, response_ns=0, **columns
+        b"", kept, protocol=Protocol.TLS, method=0, flags=Flag.TLS, response_ns=0, **columns
     )
 
 
-def span_of(kept: dict[Kept, bytes], **columns: object) -> Span:
+def span_of(kept: dict[Kept, bytes], **columns: Any) -> Span:
     return decode_span(batch([failed(kept, **columns)]), 0)
 
 

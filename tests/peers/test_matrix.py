@@ -291,7 +291,6 @@ def _plans() -> list[Plan]:
     ]
     short += [
         Plan("nginx", _tls_jobs("nginx"), is_tls=True),
-        Plan("fastapi-uvicorn-uvloop", _tls_jobs("fastapi-uvicorn-uvloop"), is_tls=True),
     ]
     full = [
         Plan(server, _tls_jobs(server), flavour=flavour, is_slow=True, is_tls=True)

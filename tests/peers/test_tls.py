@@ -73,7 +73,7 @@ def client_of_tls(*arguments: str) -> list[str]:
     return [tool("curl"), "-sSkf", "--fail-early", "-o", "/dev/null", *arguments]
 
 
-@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+@pytest.mark.parametrize("tls", VERSIONS)
 def test_blocking_server(certificate: Path, tls: str) -> None:
     """Every request of an HTTPS server on blocking sockets becomes a span with its own status."""
     server = python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
@@ -482,7 +482,7 @@ def test_no_version_in_common(certificate: Path) -> None:
     assert {span.attributes["error.type"] for span in spans} == {"protocol_version"}
 
 
-@pytest.mark.parametrize("tls", ["1.2", "1.3"])
+@pytest.mark.parametrize("tls", VERSIONS)
 def test_odd_ways(certificate: Path, tls: str) -> None:
     """Resumed sessions, bytes that come singly, pipelining, closing by halves, writes that are
     tried again: each request has its span at both ends, and they are joined."""

@@ -22,7 +22,6 @@ from waggle import layout
 from waggle.attach import NotYetError, RefusedError, Target
 from waggle.elf import Image, read_image
 from waggle.libbpf import Link
-from waggle.probes.go.instructions import Code, NoInstructionError, first_emulated
 from waggle.probes.python.attach import Kernel
 from waggle.process_memory import file_mappings
 from waggle.runtimes import NODEJS
@@ -107,6 +106,9 @@ def _candidates(tgid: int) -> Iterator[str]:
 
 def _place(path: str, image: Image, address: int) -> int:
     """Offset in the file of the first instruction there that the kernel emulates."""
+    # What it needs is large, and many runs meet no Node.js.
+    from waggle.probes.go.instructions import Code, NoInstructionError, first_emulated
+
     offset = image.file_offset(address)
     if offset is None:
         raise RefusedError(f"{path}: {address:#x} lies outside of the file")

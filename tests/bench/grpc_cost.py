@@ -12,6 +12,7 @@ from tests.peers.toolchain import ensure_grpc_built
 from . import agent as seen
 from . import measure
 from .report import Table, middle, spread
+from .servers import SPARED_S
 from .targets import Sink, sink
 
 WITHOUT, QUIET, OTLP = "without", "--quiet", "--otlp"
@@ -43,17 +44,20 @@ def bench(seconds: float, rounds: int) -> Table:
         for number in range(rounds):
             first = number % len(ARMS)
             for arm in (*ARMS[first:], *ARMS[:first]):
-                runs[arm].append(_measure(arm, server, receiver, calls))
+                runs[arm].append(_measure(arm, server, receiver, calls, seconds))
     return _table(runs)
 
 
-def _measure(arm: str, server: GrpcServer, receiver: Sink, calls: int) -> Run:
+def _measure(arm: str, server: GrpcServer, receiver: Sink, calls: int, seconds: float) -> Run:
     if arm == WITHOUT:
         return _load(server, calls)
     flags = ["--quiet"] if arm == QUIET else ["--otlp", receiver.base_url]
     with started_agent(*flags, pids=[server.program.pid], json_lines=False) as agent:
+        before = receiver.taken().spans
+        _load(server, warm := int(SPARED_S * calls / seconds))
         if arm == QUIET:
             return _load(server, calls)
+        _settle(receiver, before + warm)
         return _accounted(server, receiver, agent, calls)
 
 
@@ -82,12 +86,17 @@ def _load(server: GrpcServer, calls: int) -> Run:
     return Run(calls / took, cpu / calls * 1e6, calls)
 
 
+def _settle(receiver: Sink, enough: int) -> None:
+    """Returns when so many spans are there, or no more will come."""
+    deadline = time.monotonic() + _SETTLED_WITHIN_S
+    while receiver.taken().spans < enough and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _accounted(server: GrpcServer, receiver: Sink, agent: Agent, calls: int) -> Run:
     taken, cpu_s = receiver.taken().spans, measure.cpu_s(agent.pid)
     run = _load(server, calls)
-    deadline = time.monotonic() + _SETTLED_WITHIN_S
-    while receiver.taken().spans - taken < calls and time.monotonic() < deadline:
-        time.sleep(0.05)
+    _settle(receiver, taken + calls)
     arrived = receiver.taken().spans - taken
     used = measure.cpu_s(agent.pid) - cpu_s
     lost = sum(seen.lost(agent.stop().stderr).values())

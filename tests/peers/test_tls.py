@@ -439,10 +439,16 @@ def test_failed_handshakes(certificate: Path, tls: str) -> None:
         server, port = stack.enter_context(
             python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
         )
-        command = [SYSTEM_PYTHON, "-c", UNTRUSTING, str(port)]
-        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
-        agent.wait()
-        spans = agent.spans()
+        client = Program(
+            "untrusting", [SYSTEM_PYTHON, "-c", UNTRUSTING, str(port)], with_pipes=True
+        )
+        stack.callback(client.stop)
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[client.pid, server.pid]))
+        client.write_line()
+        assert client.read_line(60) == "refused"
+        agent.wait_for(lambda spans: len(spans) >= 2)
+        client.write_line()
+        spans = complete(agent)
     ends = {span.kind: span for span in spans}
     assert (len(spans), set(ends)) == (2, {"client", "server"})
     assert ends["server"].parent_id == ends["client"].span_id
@@ -458,13 +464,13 @@ def test_failed_handshakes(certificate: Path, tls: str) -> None:
 
 UNTRUSTING = """
 import socket, ssl, sys
+input()
 try:
     plain = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
     ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
 except ssl.SSLCertVerificationError:
-    pass
-else:
-    sys.exit("a certificate of nobody was trusted")
+    print("refused", flush=True)
+input()
 """
 
 

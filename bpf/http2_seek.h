@@ -49,24 +49,37 @@ INLINE void http2_look(struct http2_header *header, u64 word, u8 last)
 
 #define HTTP2_BLOCK_LOOK 8 /* bytes: pseudo-header fields are the first of a block, four at most */
 
+/* 1 or 0, for numbers below 256, without a branch: the verifier walks each way of each. */
+INLINE u32 is_some(u32 number)
+{
+	return (number + 255) >> 8;
+}
+
+INLINE u32 is_below(u32 number, u32 bound)
+{
+	return (number - bound) >> 31;
+}
+
 /* Whose header block begins so? Of the pseudo-header fields, `:method` and `:scheme`, or
  * `:status`, are in the static table for all but the strangest encoders; the others may be
  * indexes of a table that nobody saw. `length`: of the block. */
-INLINE u32 http2_block_sender(u64 word, u32 length)
+PROVEN_ONCE u32 http2_block_sender(u64 word, u32 length)
 {
-	u32 sender = HPACK_FIRST_OTHER, left = length < HTTP2_BLOCK_LOOK ? length : HTTP2_BLOCK_LOOK;
-	u32 name, live = 1;
-	u8 byte;
+	u32 left = length < HTTP2_BLOCK_LOOK ? length : HTTP2_BLOCK_LOOK;
+	u32 sender = HPACK_FIRST_OTHER, live = 1, byte, indexed, named, name, hit;
 
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < HTTP2_BLOCK_LOOK; i++) {
-		byte = word >> (8 * i);
-		name = byte & 0x80 ? byte & 0x7f : byte & 0x40 ? byte & 0x3f : byte & 0x0f;
+		byte = (u32)(word >> (8 * i)) & 0xff;
+		indexed = byte >> 7;
+		named = indexed | byte >> 6;
+		name = byte & (0x0f | (named & 1) * 0x30 | indexed * 0x40);
 		/* A literal's value follows, and a change of the table's size is no field. */
-		live = live && i < left && !sender && (byte & 0xe0) != 0x20;
-		if (live && name >= 1 && name <= 14)
-			sender = name <= 7 ? HPACK_FIRST_REQUEST : HPACK_FIRST_RESPONSE;
-		live = live && (byte & 0x80) && name != 0x7f;
+		live &= is_below(i, left) & is_some((byte & 0xe0) ^ 0x20);
+		hit = live & is_some(name) & is_below(name, 15);
+		sender += hit * (HPACK_FIRST_RESPONSE -
+				 is_below(name, 8) * (HPACK_FIRST_RESPONSE - HPACK_FIRST_REQUEST));
+		live &= ~hit & indexed & is_some(name ^ 0x7f);
 	}
 	return sender;
 }

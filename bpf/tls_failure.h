@@ -45,6 +45,7 @@ PROVEN_ONCE int tell_failure(struct connection *connection, u32 user, u64 sock)
 	if (find_exchange(connection, sock, connection->responses, &found)) {
 		found.facts->protocol = WAGGLE_PROTOCOL_TLS;
 		found.facts->status = tls->alert;
+		found.facts->local_port = tls->local_port;
 	}
 	finish_exchange(connection, sock, scratch->state.now, WAGGLE_END_DONE);
 	connection->flags |= CONNECTION_DEAD;

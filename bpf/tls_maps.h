@@ -40,7 +40,7 @@ struct tls_connection {
 	u32 role; /* enum waggle_role: who greeted first */
 	u32 failed; /* enum tls_failure */
 	u32 read_overhead; /* of a record that was received; 0: not known yet */
-	u32 reserved;
+	u32 local_port; /* when it began: a socket that was reset has none any more */
 	u32 alert; /* that ended the handshake, where it came in the clear */
 	u32 name_length; /* of the server's, as the client calls it; 0: not known */
 	u8 name[TLS_NAME_MAX];

@@ -341,6 +341,9 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	if (walk.tls->shift)
 		hand_over_again(connection, walk.tls, call->endpoint.sock);
 	walk.tls->shift = 0;
+	if (walk.tls->role && !walk.tls->local_port)
+		walk.tls->local_port = BPF_CORE_READ((struct sock *)call->endpoint.sock,
+						     __sk_common.skc_num);
 	if (walk.tls->failed != TLS_FAILED)
 		return 0;
 	walk.tls->failed = TLS_TOLD;

@@ -315,10 +315,12 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	struct wire_walk walk = {};
 	struct http1_stream *stream;
 	struct scratch *scratch;
+	struct sock *sk;
 	u32 user;
 
 	if (!connection || !call)
 		return 0;
+	sk = (void *)call->endpoint.sock;
 	user = call->user;
 	scratch = bpf_map_lookup_elem(&scratches, &user);
 	walk.tls = tls_of(call->endpoint.sock);
@@ -342,8 +344,7 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 		hand_over_again(connection, walk.tls, call->endpoint.sock);
 	walk.tls->shift = 0;
 	if (walk.tls->role && !walk.tls->local_port)
-		walk.tls->local_port = BPF_CORE_READ((struct sock *)call->endpoint.sock,
-						     __sk_common.skc_num);
+		walk.tls->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	if (walk.tls->failed != TLS_FAILED)
 		return 0;
 	walk.tls->failed = TLS_TOLD;

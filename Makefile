@@ -74,18 +74,21 @@ test-python: build .venv/.packages-dev ## Python: every server, client and shape
 
 .PHONY: test-go
 test-go: build .venv/.packages-dev ## Go: every framework, client and shape, every version of Go
-	@$(AS_ROOT) tests/peers/install.sh
+	@$(AS_ROOT) tests/peers/install.sh go
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go*.py
 	$(GIVE_BACK)
 
 WAGGLE_TEST_SOAK ?= 400
 
 .PHONY: soak
-soak: build .venv/.packages-dev ## Headers for strangers, and TLS with agents that come and go, at length: nobody is harmed
+soak: build .venv/.packages-dev ## At length: no byte altered, in Go programs under stress, with agents that come and go
 	@$(AS_ROOT) tests/peers/install.sh
+	@$(AS_ROOT) tests/peers/install.sh grpc
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
-		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py \
+		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py tests/peers/test_unaltered.py \
 		tests/peers/test_tls.py::test_killed_agent_harms_nobody
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
+		$(PYTEST) -m 'not vm' tests/peers/test_go_soak.py
 	$(GIVE_BACK)
 
 .PHONY: test-grpc
@@ -122,7 +125,7 @@ format: .venv/.packages-dev ## ruff: mend what it can
 
 .PHONY: types
 types: .venv/.packages-dev ## mypy --strict
-	@MYPYPATH=tests:tests/peers/programs/raw $(NICE) $(VENV)/mypy $(TYPED)
+	@MYPYPATH=tests:tests/peers/programs/raw:deploy/demo $(NICE) $(VENV)/mypy $(TYPED)
 	@$(if $(TYPED_BENCH),$(NICE) $(VENV)/mypy $(TYPED_BENCH))
 
 .PHONY: unit
@@ -156,10 +159,14 @@ python-offsets: build ## Measure what Waggle reads of CPython in each of PYTHONS
 GO_VERSIONS = 1.17.13 1.18.10 1.19.13 1.20.14 1.21.13 1.22.12 1.23.12 1.24.10 1.25.4 1.26.8 1.27.0
 
 GRPC_VERSIONS = 1.50.1 1.60.1 1.64.0 1.67.1 1.69.4 1.70.0 1.72.0 1.76.0 1.77.0 1.80.0 1.82.1 1.85.0
+ROUTER_VERSIONS = gin 1.5.0 1.6.3 1.7.7 1.8.1 1.9.1 1.10.1 1.11.0 1.12.0 \
+	chi 5.0.0 5.0.2 5.0.7 5.0.8 5.0.10 5.0.11 5.0.12 5.1.0 5.2.3 5.5.0 mux 1.7.4 1.8.0 1.8.1 \
+	echo 4.1.17 4.5.0 4.9.1 4.11.4 4.12.0 4.13.2 4.13.4 4.16.0
 
 .PHONY: go-offsets
 go-offsets: build ## Build tiny programs with each of GO_VERSIONS, which Go fetches; writes probes/go/table.py
-	$(NICE) $(VENV)/python -m waggle.probes.go.make_table $(GO_VERSIONS) grpc $(GRPC_VERSIONS)
+	$(NICE) $(VENV)/python -m waggle.probes.go.make_table $(GO_VERSIONS) grpc $(GRPC_VERSIONS) \
+		$(ROUTER_VERSIONS)
 	$(VENV)/ruff format --quiet probes/go/table.py
 
 .PHONY: lock

@@ -142,11 +142,17 @@ PROVEN_ONCE int seed_random(struct random *random)
 	return 0;
 }
 
-INLINE u64 next_random(struct random *random)
+PROVEN_ONCE u64 next_random(struct random *random)
 {
-	u64 a = random->words[0], b = random->words[1], c = random->words[2], d = random->words[3];
-	u64 number = rotated(a + d, 23) + a;
+	u64 a, b, c, d, number;
 
+	if (!random)
+		return 0;
+	a = random->words[0];
+	b = random->words[1];
+	c = random->words[2];
+	d = random->words[3];
+	number = rotated(a + d, 23) + a;
 	c ^= a;
 	d ^= b;
 	random->words[0] = a ^ d;

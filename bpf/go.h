@@ -40,6 +40,8 @@ enum go_state {
 	GO_SHARED = 3, /* reads several requests at once: says nothing */
 };
 
+#define GO_ROUTE_PIECES 3 /* routers within routers */
+
 struct goroutine {
 	struct go_request request;
 	u64 function; /* GO_BORN: what it runs */
@@ -48,7 +50,11 @@ struct goroutine {
 	u32 state;
 	u32 calls;
 	u32 pipelined; /* it once had two requests open: contexts do not tell them apart */
+	u32 route_pieces; /* texts in the program (go_routers.h), */
+	u32 routed_index; /* of this request of its connection */
 	u32 reserved;
+	u64 route[GO_ROUTE_PIECES];
+	u64 route_length[GO_ROUTE_PIECES];
 };
 
 /* Where a request will be found that somebody has asked for: by the socket (net/http, one
@@ -100,7 +106,7 @@ INLINE int layout_holds(const struct waggle_go *go)
  * thread points back to it: where it does not, the layout is not what we think. */
 INLINE u64 current_g(struct waggle_go *go)
 {
-	u64 g = word_at(go_thread_slot(go->slot));
+	u64 g = go_thread_g(go->slot);
 	u64 thread = g ? word_at(g + go->m) : 0;
 
 	if (!thread || !layout_holds(go))

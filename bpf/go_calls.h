@@ -103,7 +103,7 @@ INLINE int reads_again(const struct connection *connection, u64 now)
 	if (!connection->serves || open_requests(connection) ||
 	    now - connection->reader_ns > READER_KNOWN_NS)
 		return 0;
-	g = word_at(go_thread_slot(connection->go_slot));
+	g = go_thread_g(connection->go_slot);
 	return g && word_at(g + connection->go_goid) == connection->reader;
 }
 
@@ -113,7 +113,7 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 {
 	goroutine->pipelined |= open_requests(connection) != 0;
 	/* Even if that is introduced only now (go_serve_http): before it answers. */
-	if (go->request_pattern)
+	if (go->request_pattern || go->routers)
 		connection->flags |= CONNECTION_ROUTED;
 	if (!goroutine->serves) {
 		go->strangers++;

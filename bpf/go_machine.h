@@ -2,24 +2,62 @@
  *
  * What of Go depends on the processor: where a thread keeps its goroutine, and in
  * which registers functions get their arguments (Go's internal ABI). The choice of
- * instructions is the other half: probes/go/instructions.py.
+ * instructions is the other half: probes/go/instructions.py. For arm64 it is compiled,
+ * and has not run.
  */
 #ifndef WAGGLE_GO_MACHINE_H
 #define WAGGLE_GO_MACHINE_H
 
 #include "maps.h"
 
-/* Arguments are counted in words from 0: an interface or a string is two, a slice three. */
+/* Arguments are counted in words from 0: an interface or a string is two, a slice three.
+ * go_word_in() is what is in a register that user space has chosen (enum waggle_register);
+ * go_thread_g() the g that the current thread runs. */
+#if defined(__TARGET_ARCH_arm64)
+
+/* How a struct pt_regs begins there. */
+struct user_pt_regs {
+	u64 regs[31];
+	u64 sp;
+} __attribute__((preserve_access_index));
+
+#define GO_G 28 /* the register that has the g, whatever the thread does */
+#define GO_WORD(registers, n) BPF_CORE_READ((struct user_pt_regs *)(registers), regs[n])
+#define GO_STACK(registers) BPF_CORE_READ((struct user_pt_regs *)(registers), sp)
+#define GO_ARGUMENT_0(registers) GO_WORD(registers, 0)
+#define GO_ARGUMENT_1(registers) GO_WORD(registers, 1)
+#define GO_ARGUMENT_2(registers) GO_WORD(registers, 2)
+#define GO_ARGUMENT_3(registers) GO_WORD(registers, 3)
+#define GO_REGISTERS 31
+
+/* Registers have no names there: they are counted from 1 on. */
+INLINE u64 go_word_in(struct pt_regs *registers, u32 which)
+{
+	struct user_pt_regs *user = (void *)registers;
+	u64 value = 0;
+
+	if (which && which <= GO_REGISTERS)
+		bpf_probe_read_kernel(&value, sizeof(value), &user->regs[which - 1]);
+	return value;
+}
+
+INLINE u64 go_thread_g(s32 slot)
+{
+	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return GO_WORD(registers, GO_G);
+}
+
+#else
+
+#define GO_STACK(registers) BPF_CORE_READ(registers, sp)
 #define GO_ARGUMENT_0(registers) BPF_CORE_READ(registers, ax)
 #define GO_ARGUMENT_1(registers) BPF_CORE_READ(registers, bx)
 #define GO_ARGUMENT_2(registers) BPF_CORE_READ(registers, cx)
 #define GO_ARGUMENT_3(registers) BPF_CORE_READ(registers, di)
 
-/* What is in a register, or on the stack, that user space has chosen (enum waggle_register). */
-INLINE u64 go_register(struct pt_regs *registers, u32 which)
+INLINE u64 go_word_in(struct pt_regs *registers, u32 which)
 {
-	if (which >= WAGGLE_REGISTER_STACK)
-		return word_at(BPF_CORE_READ(registers, sp) + which - WAGGLE_REGISTER_STACK);
 	switch (which) {
 	case WAGGLE_REGISTER_AX:
 		return BPF_CORE_READ(registers, ax);
@@ -43,10 +81,20 @@ INLINE u64 go_register(struct pt_regs *registers, u32 which)
 	return 0;
 }
 
-/* The address of the word that holds the thread's current g. */
-INLINE u64 go_thread_slot(s32 slot)
+/* `slot`: from the thread's pointer on. */
+INLINE u64 go_thread_g(s32 slot)
 {
-	return bpf_get_current_task_btf()->thread.fsbase + (s64)slot;
+	return word_at(bpf_get_current_task_btf()->thread.fsbase + (s64)slot);
+}
+
+#endif
+
+/* What is in a register, or on the stack, that user space has chosen. */
+INLINE u64 go_register(struct pt_regs *registers, u32 which)
+{
+	if (which >= WAGGLE_REGISTER_STACK)
+		return word_at(GO_STACK(registers) + which - WAGGLE_REGISTER_STACK);
+	return go_word_in(registers, which);
 }
 
 #endif

@@ -256,7 +256,7 @@ int go_birth(struct pt_regs *registers)
 		return 0;
 	if (now - go->birth_ns > GO_A_WHILE_NS / 2)
 		go->birth_ns = now;
-	own = word_at(go_thread_slot(go->slot));
+	own = go_thread_g(go->slot);
 	thread = own ? word_at(own + go->m) : 0;
 	maker = thread ? word_at(thread + go->curg) : 0;
 	goid = maker ? word_at(maker + go->goid) : 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The pattern by which net/http's ServeMux found a handler: since Go 1.23 it stands in the
- * Request, which the connection still has when the answer's head is written.
+ * The pattern by which a handler was found, when the answer's head is written. That of
+ * net/http's ServeMux stands in the Request since Go 1.23, which the connection still has;
+ * other routers were asked while they served it (go_routers.h).
  */
 #ifndef WAGGLE_GO_ROUTES_H
 #define WAGGLE_GO_ROUTES_H
@@ -14,7 +15,7 @@ struct go_string {
 };
 
 #define GO_ROUTE_MAX 127
-#define GO_ROUTE_SHORT 63
+#define GO_ROUTE_SHORT 63 /* of each piece too, where there are several */
 #define KEPT_HEADER 4
 
 /* Blocks of a record's head in which nothing lay so far, and that a field will reach. */
@@ -58,6 +59,63 @@ INLINE u64 served_conn(const struct waggle_go *go, const struct connection *conn
 	return goroutine && !goroutine->pipelined ? goroutine->serves : 0;
 }
 
+/* Adds the field of several pieces, one behind the other. */
+INLINE int add_pieces(struct waggle_exchange *record, const struct goroutine *goroutine)
+{
+	struct waggle_facts *facts = &record->facts;
+	u32 used = head_used(facts), total = 0, last = 0;
+	u64 name = 0, at;
+
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < GO_ROUTE_PIECES; i++) {
+		if (goroutine->route_length[i] > GO_ROUTE_SHORT)
+			return 0;
+		last = total;
+		total += (u32)goroutine->route_length[i];
+		name = name * 31 + goroutine->route[i];
+	}
+	/* Where the last one begins there must be room for one of any length. */
+	if (used > WAGGLE_HEAD_SIZE - KEPT_HEADER ||
+	    used + KEPT_HEADER + last > WAGGLE_HEAD_SIZE - GO_ROUTE_SHORT)
+		return 0;
+	clear_blocks(record->head, used, used + KEPT_HEADER + total);
+	store32(record->head + used, WAGGLE_KEPT_ROUTE | total << 16);
+	at = used + KEPT_HEADER;
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < GO_ROUTE_PIECES; i++) {
+		u64 length = masked(goroutine->route_length[i], GO_ROUTE_SHORT);
+
+		asm volatile("" : "+r"(at)); /* or the compiler checks another register */
+		if (at > WAGGLE_HEAD_SIZE - GO_ROUTE_SHORT)
+			return 0;
+		bpf_probe_read_user(record->head + at, (u32)length, (void *)goroutine->route[i]);
+		at += length;
+	}
+	facts->kept_len += KEPT_HEADER + total;
+	facts->shape ^= name * 0x9e3779b97f4a7c15ULL;
+	return 1;
+}
+
+INLINE int add_pattern(struct waggle_exchange *record, u64 text, u64 length)
+{
+	return add_route(record, text, length, GO_ROUTE_MAX) ||
+	       add_route(record, text, length, GO_ROUTE_SHORT);
+}
+
+/* What another router than net/http's has said of the request that is answered now. */
+INLINE int add_routed(const struct waggle_go *go, const struct connection *connection,
+		      struct waggle_exchange *record)
+{
+	const struct goroutine *goroutine = goroutine_of(go, connection->reader);
+
+	if (!goroutine || !goroutine->route_pieces ||
+	    goroutine->routed_index != connection->responses)
+		return 0;
+	if (goroutine->route_pieces == 1)
+		return add_pattern(record, goroutine->route[0], goroutine->route_length[0]);
+	return add_pieces(record, goroutine);
+}
+
 /* A request is answered on a connection that goroutines of net/http read. */
 PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_exchange *record)
 {
@@ -68,15 +126,16 @@ PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_ex
 	if (!connection || !record)
 		return 0;
 	go = go_of(connection->tgid);
-	serves = go ? served_conn(go, connection) : 0;
+	if (go && go->routers && add_routed(go, connection, record))
+		return 1;
+	serves = go && go->request_pattern ? served_conn(go, connection) : 0;
 	request = serves ? request_of_conn(go, serves) : 0;
 	if (!request)
 		return 0;
 	bpf_probe_read_user(&pattern, sizeof(pattern), (void *)(request + go->request_pattern));
 	if (!pattern.text || !pattern.length)
 		return 0;
-	return add_route(record, pattern.text, pattern.length, GO_ROUTE_MAX) ||
-	       add_route(record, pattern.text, pattern.length, GO_ROUTE_SHORT);
+	return add_pattern(record, pattern.text, pattern.length);
 }
 
 #endif

@@ -68,7 +68,7 @@ PROVEN_ONCE u32 http2_block_sender(u64 word, u32 length)
 	u32 left = length < HTTP2_BLOCK_LOOK ? length : HTTP2_BLOCK_LOOK;
 	u32 sender = HPACK_FIRST_OTHER, live = 1, byte, indexed, named, name, hit;
 
-#pragma clang loop unroll(full)
+#pragma clang loop unroll(disable)
 	for (u32 i = 0; i < HTTP2_BLOCK_LOOK; i++) {
 		byte = (u32)(word >> (8 * i)) & 0xff;
 		indexed = byte >> 7;

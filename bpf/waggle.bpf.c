@@ -10,6 +10,7 @@
 #include "process.h"
 #include "python_probes.h"
 #include "go_probes.h"
+#include "go_routers.h"
 #include "node_probes.h"
 #include "tls_probes.h"
 #include "go_tls.h"

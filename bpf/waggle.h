@@ -426,6 +426,16 @@ struct waggle_go {
 	unsigned int used;    /* a birth has told whose a call is */
 	unsigned int wanted;  /* calls of which a birth might have told */
 	unsigned int unknown; /* calls of goroutines that serve nobody known */
+	unsigned int routers; /* there is one that is asked for the route (bpf/go_routers.h) */
+	unsigned int gin_place; /* enum waggle_register: where go_route_gin finds the Context */
+	unsigned int gin_path; /* of a gin.Context: its fullPath */
+	unsigned int chi_place; /* where go_route_chi finds the Context of a request */
+	unsigned int chi_patterns; /* of a chi.Context: its RoutePatterns */
+	unsigned int echo_place; /* where go_route_echo finds the context, */
+	unsigned int echo_before_place; /* and go_route_echo_before */
+	unsigned int echo_path; /* of an echo.context: its path */
+	unsigned int mux_path; /* of a mux.Route: the routeRegexp of its path, */
+	unsigned int mux_template; /* and of that the text */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 };
 

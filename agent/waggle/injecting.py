@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waggle.errors import UsageError
+from waggle import cgroups
+from waggle.errors import UnsupportedError, UsageError
 from waggle.libbpf import LoadError
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def begin(capture: Capture, wanted: str, to: Sequence[str]) -> Decision:
         return Decision("off", reason)
     try:
         return _begin(capture, wanted, rules)
-    except (_TrialError, LoadError, OSError) as error:
+    except (_TrialError, LoadError, UnsupportedError, OSError) as error:
         capture.stop_injecting()
         return Decision("off", str(error))
 
@@ -162,8 +163,7 @@ def _obstacle(capture: Capture) -> str:
 def _begin(capture: Capture, wanted: str, rules: Sequence[Rule]) -> Decision:
     from waggle.layout import InjectMode
 
-    cgroup = cgroup_root()
-    capture.attach_injection(cgroup)
+    capture.attach_injection(cgroups.root())
     sick = _sickness(capture.bpf.map("enrolled"))
     mode = wanted if wanted != "auto" else "first" if sick else "always"
     number = InjectMode[mode.upper()]
@@ -206,16 +206,6 @@ def _write_rules(target: Map, rules: Sequence[Rule]) -> None:
         row["address"][0] &= row["mask"][0]
         row["port"], row["never"] = rule.port, rule.never
         target.update(number.to_bytes(4, "little"), row.tobytes())
-
-
-def cgroup_root(mounts: str | None = None) -> Path:
-    """Where the tree of control groups, version 2, is mounted. Raises _TrialError if nowhere."""
-    text = Path("/proc/self/mounts").read_text() if mounts is None else mounts
-    for line in text.splitlines():
-        _, path, kind, *_ = line.split(" ")
-        if kind == "cgroup2":
-            return Path(path.encode().decode("unicode_escape"))
-    raise _TrialError("cgroup v2 is not mounted")
 
 
 @contextmanager

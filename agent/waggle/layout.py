@@ -515,7 +515,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    168,
+    208,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -555,7 +555,17 @@ GO = _dtype(
         ("used", "<u4", 148),
         ("wanted", "<u4", 152),
         ("unknown", "<u4", 156),
-        ("birth_ns", "<u8", 160),
+        ("routers", "<u4", 160),
+        ("gin_place", "<u4", 164),
+        ("gin_path", "<u4", 168),
+        ("chi_place", "<u4", 172),
+        ("chi_patterns", "<u4", 176),
+        ("echo_place", "<u4", 180),
+        ("echo_before_place", "<u4", 184),
+        ("echo_path", "<u4", 188),
+        ("mux_path", "<u4", 192),
+        ("mux_template", "<u4", 196),
+        ("birth_ns", "<u8", 200),
     ],
 )
 

@@ -32,6 +32,8 @@ class Capability(IntEnum):
 LOADING = (Capability.BPF, Capability.PERFMON)
 # Running: /proc/PID/{environ,exe,cwd,fd} of other users' processes.
 RUNNING = (Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH)
+# Telling other programs: programs on sockets (tcp_option.py, injecting.py). Not needed to trace.
+TELLING = (Capability.NET_ADMIN,)
 
 # CAP_SYS_ADMIN was what CAP_BPF and CAP_PERFMON were split from (5.8) and still implies them.
 _IMPLIED = {

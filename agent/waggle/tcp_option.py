@@ -12,10 +12,9 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waggle import privileges
+from waggle import cgroups, privileges
 from waggle.errors import UnsupportedError, WaggleError
 
 if TYPE_CHECKING:  # what the start need not wait for
@@ -52,7 +51,7 @@ class TcpOption:
     @classmethod
     def attach(cls, bpf: Object) -> TcpOption:
         """Attach and try. Raises WaggleError, with nothing left attached, when it is not safe."""
-        path = cgroup_root()
+        path = cgroups.root()
         with ExitStack() as undo:
             everywhere = bpf.attach_cgroup("tcp_option", path)
             undo.callback(bpf.detach, everywhere)
@@ -145,16 +144,6 @@ class TcpOption:
         from waggle.layout import Counter
 
         return int(self._counters.sum_over_cpus()[Counter.OPTION_OLD_REFUSED])
-
-
-def cgroup_root(mounts: str | None = None) -> str:
-    """Where cgroup v2 is mounted. Raises OptionError where it is not."""
-    text = Path("/proc/self/mounts").read_text() if mounts is None else mounts
-    for line in text.splitlines():
-        _, path, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return path
-    raise OptionError("cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
 
 
 def needs() -> str:

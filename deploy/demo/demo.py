@@ -1,8 +1,11 @@
-"""The demo: a small shop of five programs that know nothing of tracing, and Waggle looking at them.
+"""The demo: a small shop of five programs that know nothing of tracing, a stranger among them, and
+Waggle looking at them.
 
 nginx takes HTTPS and stands before `shop` (Flask under gunicorn), which calls `stock` (Go, Gin) and
 `pay` (FastAPI under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack,
-which streams.
+which streams. The stranger is `points` (Flask with OpenTelemetry's own SDK), between `shop` and
+`stock`: it makes its own spans, in the same traces, since Waggle writes `traceparent` into what it
+is asked.
 Six requests are made, one slow, one failing; the agent prints their traces.
 
     demo.py PATH_OF_WAGGLE [ARGUMENTS OF waggle run...]
@@ -36,9 +39,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
+from opentelemetry.proto.trace.v1.trace_pb2 import Span  # noqa: E402
 from peers.ports import is_open, lease_port  # noqa: E402 (the path comes first)
 from peers.processes import BUILD, Program, ProgramError, answers  # noqa: E402
-from peers.toolchain import VENV, ensure_go_module, ensure_python_peers, tool  # noqa: E402
+from peers.toolchain import (  # noqa: E402
+    SDK_REQUIREMENTS,
+    SDK_VENV,
+    VENV,
+    ensure_go_module,
+    ensure_python_peers,
+    ensure_venv,
+    tool,
+)
+from stranger import Receiver, judge, receiving  # noqa: E402
 
 _READY_TIMEOUT_S = 60.0
 _TRACES_TIMEOUT_S = 30.0
@@ -68,12 +81,14 @@ VISITS = (
 
 @dataclass(frozen=True)
 class Shop:
-    """The running system: where its front listens, what proves that it is the front, and the ids
-    of all its processes."""
+    """The running system: where its front listens, what proves that it is the front, the ids of all
+    its processes and of those of the stranger, and where the stranger's own spans go to."""
 
     port: int
     certificate: Path
     pids: list[int]
+    stranger: set[int]
+    told: Receiver
 
 
 def say(text: str) -> None:
@@ -82,23 +97,28 @@ def say(text: str) -> None:
 
 @contextmanager
 def running_shop() -> Iterator[Shop]:
-    """Starts the five programs, innermost first, and ends them."""
+    """Starts the programs, innermost first, and ends them."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="waggle-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         ports = {}
-        for name in ("prices", "calls", "stock", "pay", "shop", "nginx"):
+        for name in ("prices", "calls", "stock", "points", "pay", "shop", "nginx"):
             lease = lease_port()
             stack.callback(lease.release)
             ports[name] = lease.port
         certificate = _make_certificate(folder)
+        told = stack.enter_context(receiving())
         pids: list[int] = []
+        stranger: set[int] = set()
         for name, command in _commands(ports, folder).items():
-            program = Program(f"demo-{name}", command, env=_environment(ports), cwd=HERE)
+            env = {**_environment(ports), **(_own_tracing(told) if name == "points" else {})}
+            program = Program(f"demo-{name}", command, env=env, cwd=HERE)
             stack.callback(program.stop)
             _wait_until_ready(program, ports[name], by_http=name not in ("prices", "nginx"))
             pids += program.pids()
-        yield Shop(ports["nginx"], certificate, pids)
+            if name == "points":
+                stranger.update(program.pids())
+        yield Shop(ports["nginx"], certificate, pids, stranger, told)
 
 
 def _make_certificate(folder: Path) -> Path:
@@ -122,6 +142,10 @@ def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]
     return {
         "prices": [VENV / "bin" / "python", "prices.py", prices],
         "stock": [_BIN / "stock", "--listen", listen, "--grpc", calls, "--prices", prices],
+        "points": [
+            *(SDK_VENV / "bin" / "opentelemetry-instrument", SDK_VENV / "bin" / "gunicorn"),
+            *("points:app", "--no-control-socket", "--bind", f"127.0.0.1:{ports['points']}"),
+        ],
         "pay": [
             VENV / "bin" / "uvicorn",
             "pay:app",
@@ -140,7 +164,21 @@ def _environment(ports: dict[str, int]) -> dict[str, str]:
         "STOCK_URL": f"http://127.0.0.1:{ports['stock']}",
         "STOCK_GRPC": f"127.0.0.1:{ports['calls']}",
         "PAY_URL": f"http://127.0.0.1:{ports['pay']}",
+        "POINTS_URL": f"http://127.0.0.1:{ports['points']}",
         "NO_PROXY": "127.0.0.1",
+    }
+
+
+def _own_tracing(told: Receiver) -> dict[str, str]:
+    """What OpenTelemetry's SDK is told, as everywhere: by the environment."""
+    return {
+        "OTEL_SERVICE_NAME": "points",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": told.url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "1000",
+        "OTEL_PYTHON_EXCLUDED_URLS": "ready",
     }
 
 
@@ -182,6 +220,7 @@ class Agent:
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
+                env={**os.environ, "OTEL_TRACES_EXPORTER": "console,otlp"},
                 pass_fds=[ready_writer],
                 start_new_session=True,
             )
@@ -265,9 +304,14 @@ def _read_some(source: int) -> bytes:
 
 
 def visit_all(shop: Shop) -> None:
-    """Makes the six requests on one connection. Raises ProgramError for an unexpected answer."""
+    """Opens the shop, which looks whether everybody is there, and makes the six requests on one
+    connection. Raises ProgramError for an unexpected answer."""
     trusted = ssl.create_default_context(cafile=shop.certificate)
     connection = http.client.HTTPSConnection("localhost", shop.port, timeout=30, context=trusted)
+    connection.request("GET", "/open")
+    if (answer := connection.getresponse()).status != 200:
+        raise ProgramError(f"GET /open was answered with {answer.status}")
+    answer.read()
     for visit in VISITS:
         connection.request("GET", visit.path)
         answer = connection.getresponse()
@@ -282,20 +326,40 @@ def visit_all(shop: Shop) -> None:
 def run(waggle: Path | None, arguments: list[str]) -> int:
     say("building what is not built yet")
     ensure_python_peers()
+    ensure_venv(SDK_VENV, SDK_REQUIREMENTS)
     ensure_go_module(HERE / "stock", ["."], _BIN)
-    with running_shop() as shop:
+    with running_shop() as shop, receiving() as agents:
         say(f"the shop is open on https://localhost:{shop.port}, processes {shop.pids}")
         if waggle is None:
             visit_all(shop)
             return 0
-        agent = Agent(waggle, shop.pids, ["--tls", "auto", *arguments])
+        with_header = ["--inject", "auto", "--inject-to", "loopback"]
+        flags = ["--tls", "auto", *with_header, "--otlp", agents.url, *arguments]
+        agent = Agent(waggle, shop.pids, flags)
         try:
             agent.wait_until_ready()
             visit_all(shop)
             agent.wait_for_traces(len(VISITS))
+            own = shop.told.wait_for(len(VISITS), Span.SPAN_KIND_SERVER)
         finally:
             code = agent.stop()
+        tell_of_stranger(own, agents, shop.stranger)
         return code
+
+
+def tell_of_stranger(own: list[Span], agents: Receiver, pids: set[int]) -> None:
+    """Says how the stranger's spans fit those of the agent. Raises ProgramError when they do not,
+    unless no header could be written here: the agent has said why."""
+    served = [span for span in own if span.kind == Span.SPAN_KIND_SERVER]
+    if served and not any(span.parent_span_id for span in served):
+        say("points was told of no trace: its own spans are in traces of their own")
+        return
+    if wrong := judge(own, agents.spans(), pids, len(VISITS)):
+        raise ProgramError(f"the spans of points and of the agent do not fit: {wrong}")
+    say(
+        f"points, whose SDK exports by itself, has told {len(own)} spans in {len(served)} of these "
+        "traces: each below the call of shop, and above what it asked of stock; none is there twice"
+    )
 
 
 def main() -> int:

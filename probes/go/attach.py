@@ -29,10 +29,17 @@ from waggle.attach import NotYetError, RefusedError, Target
 from waggle.errors import WaggleError
 from waggle.layout import GoLimit, GoVerdict, Register
 from waggle.libbpf import Link, Map, Program
-from waggle.probes.go.binary import Function, GoProgram, NoGoProgramError, code_of, read_program
+from waggle.probes.go.binary import (
+    Function,
+    GoProgram,
+    NoGoProgramError,
+    build_id,
+    code_of,
+    read_program,
+)
 from waggle.probes.go.sparing import Births, Introductions
 from waggle.probes.go.table import GO as OFFSETS
-from waggle.probes.go.table import GRPC
+from waggle.probes.go.table import GRPC, ROUTERS
 from waggle.probes.tls.attach import SINCE, tell_since
 from waggle.process_memory import file_mappings
 from waggle.runtimes import GO
@@ -75,6 +82,19 @@ _SEND_HEADERS = (
     "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
 )
 _GRPC = "google.golang.org/grpc"
+# Routers: the module -> what is hooked (_Chooser.router_hooks).
+_GIN, _CHI = "github.com/gin-gonic/gin", "github.com/go-chi/chi/v5"
+_MUX, _ECHO = "github.com/gorilla/mux", "github.com/labstack/echo/v4"
+_GIN_HANDLE = f"{_GIN}.(*Engine).handleHTTPRequest"
+_CHI_ROUTE, _CHI_FIND = f"{_CHI}.(*Mux).routeHTTP", f"{_CHI}.(*node).FindRoute"
+_MUX_MATCHED = f"{_MUX}.requestWithRoute"
+_ECHO_SERVE, _ECHO_FIND = f"{_ECHO}.(*Echo).ServeHTTP", f"{_ECHO}.(*Router).Find"
+# The function without which a module routes nothing.
+_ROUTERS = {_GIN: _GIN_HANDLE, _CHI: _CHI_ROUTE, _MUX: _MUX_MATCHED, _ECHO: _ECHO_SERVE}
+_ROUTER_FUNCTIONS = (
+    *(_GIN_HANDLE, _CHI_ROUTE, _CHI_FIND, _MUX_MATCHED),
+    *(_ECHO_SERVE, f"{_ECHO_SERVE}.func1", _ECHO_FIND),
+)
 # What the names of functions begin with that goroutines run, and what is known of them.
 _VERDICTS: dict[str, GoVerdict] = {
     # Readers and writers of pooled connections: made by whoever dialled, they live on.
@@ -100,6 +120,8 @@ _FIELDS = (
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
     *("request_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
+    *("routers", "gin_place", "gin_path", "chi_place", "chi_patterns"),
+    *("echo_place", "echo_before_place", "echo_path", "mux_path", "mux_template"),
 )
 # For functions whose goroutines call less often than this births are not looked at.
 _RARELY_NS = 300 * 10**9
@@ -161,7 +183,7 @@ class GoProbe:
         self._say = say
         self._tls = tls
         self._epochs = itertools.count(1)
-        self._plans: dict[tuple[int, int, int, int], Plan] = {}
+        self._plans: dict[tuple[int, ...] | str, Plan] = {}  # by file, and by build id
 
     def wants(self, target: Target) -> bool:
         return target.runtime.name == GO
@@ -191,18 +213,27 @@ class GoProbe:
         return attachment
 
     def _plan(self, path: str) -> Plan:
-        """Worked out once for every file."""
+        """Worked out once for every file, and once for all its copies (containers have theirs)."""
         state = Path(path).stat()
-        identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        plan = self._plans.get(identity)
+        file = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        plan = self._plans.get(file)
+        if plan is not None:
+            return plan
+        build = build_id(path)
+        plan = self._plans.get(build) if build else None
         if plan is None:
             plan = make_plan(path)
-            if len(self._plans) >= _PLANS_KEPT:
-                self._plans.pop(next(iter(self._plans)))
-            self._plans[identity] = plan
             for what in plan.missing:
                 self._say(f"go: {Path(path).resolve().name}: {what}")
+        for key in (file, build):
+            if key:
+                self._remember(key, plan)
         return plan
+
+    def _remember(self, key: tuple[int, ...] | str, plan: Plan) -> None:
+        if len(self._plans) >= _PLANS_KEPT:
+            self._plans.pop(next(iter(self._plans)))
+        self._plans[key] = plan
 
 
 class GoAttachment:
@@ -251,7 +282,8 @@ class GoAttachment:
         row = np.frombuffer(found, layout.GO)[0]
         self._births.look(row)
         self._introductions.look(row)
-        if not self._is_guess or not row["disagrees"]:
+        is_unproven = row["served"] >= GoLimit.SERVED and not row["agrees"]
+        if not self._is_guess or not (row["disagrees"] or is_unproven):
             return None
         return (
             "its version of Go keeps goroutines in another way than those that are known: its "
@@ -345,7 +377,10 @@ def _bias(tgid: int, program: GoProgram) -> int:
 def make_plan(path: str) -> Plan:
     """Read a program's file and decide what to hook. Raises RefusedError."""
     names = {name for several in _ENTRIES.values() for name in several}
-    others = (_SLOT, _GRPC_HANDLER, _BIRTH, _READY, _NEW_STREAM, _ASSIGN, _PUT, _COPY)
+    others = (
+        *(_SLOT, _GRPC_HANDLER, _BIRTH, _READY, _NEW_STREAM, _ASSIGN, _PUT, _COPY),
+        *_ROUTER_FUNCTIONS,
+    )
     try:
         asked = [*names, *others, *_SEND_HEADERS]
         program = read_program(path, asked, [*_VERDICTS, f"{_NEW_STREAM}.func"])
@@ -359,7 +394,7 @@ def make_plan(path: str) -> Plan:
         missing.append(f"Go {program.version} is newer than what is known; it is verified first")
     chooser = _Chooser(path, program)
     grpc = grpc_offsets_of(program.modules.get(_GRPC, ""))
-    hooks = [*chooser.hooks(), *chooser.grpc_hooks(grpc)]
+    hooks = [*chooser.hooks(), *chooser.grpc_hooks(grpc), *chooser.router_hooks()]
     missing += chooser.missing
     return Plan(
         program=program,
@@ -403,18 +438,39 @@ def _verdicts(functions: Iterable[Function]) -> dict[int, GoVerdict]:
 
 
 def grpc_offsets_of(version: str) -> Mapping[str, int] | None:
-    """What is known of a version of grpc-go: measured, or the same before and after it. Newer
-    ones are taken for the newest: what is read there must be a stream of that very socket.
-    None where it is not known."""
+    """What is known of a version of grpc-go. What is read there must be a stream of that very
+    socket, so newer ones may be taken for the newest."""
+    return _module_offsets(GRPC, version)
+
+
+def router_offsets_of(module: str, version: str) -> Mapping[str, int] | None:
+    """What is known of a version of a router. Nothing would tell a wrong text from the right one,
+    so only releases of the newest minor version that is known may be newer than it."""
+    table = ROUTERS[module]
+    newest, number = max(_number(key) or () for key in table), _number(version)
+    if number is None or number[:2] > newest[:2]:
+        return None
+    return _module_offsets(table, version)
+
+
+def _module_offsets(
+    table: Mapping[str, Mapping[str, int]], version: str
+) -> Mapping[str, int] | None:
+    """What is known of a version of a module: measured, or the same before and after it. Newer
+    ones are taken for the newest. None where it is not known."""
     number = _number(version)
     if number is None:
         return None
-    known = sorted((_number(key) or (), row) for key, row in GRPC.items())
+    known = sorted(((_number(key) or (), row) for key, row in table.items()), key=_by_number)
     before = [row for at, row in known if at <= number]
     after = [row for at, row in known if at >= number]
     if not before or (after and after[0] != before[-1]):
         return None
     return before[-1]
+
+
+def _by_number(row: tuple[tuple[int, ...], Mapping[str, int]]) -> tuple[int, ...]:
+    return row[0]
 
 
 def _number(version: str) -> tuple[int, ...] | None:
@@ -496,6 +552,68 @@ class _Chooser:
                     self.places = {"grpc_call_client": client, "grpc_call_stream": stream}
                     return [("go_grpc_call", offset)]
         return []
+
+    def router_hooks(self) -> list[tuple[str, int]]:
+        """Where routers other than net/http's have found a handler; their fields go into
+        `places`, as does where each probe finds what it reads."""
+        from waggle.probes.go import instructions
+
+        found: list[tuple[str, int]] = []
+        functions = self._program.functions
+        for module, function in _ROUTERS.items():
+            if function not in functions:
+                continue
+            fields = router_offsets_of(module, self._program.modules.get(module, ""))
+            if fields is None:
+                self.missing.append(f"its version of {module} is not known: no routes")
+                continue
+            self.places |= fields
+            if module == _GIN:
+                after = partial(instructions.after_store, offset=fields["gin_path"])
+                self._add_place(found, "go_route_gin", _GIN_HANDLE, after)
+            elif module == _MUX:
+                self._add(found, "go_route_mux", _MUX_MATCHED, instructions.at_entry)
+            elif module == _CHI:
+                self._add_after(found, "go_route_chi", _CHI_ROUTE, _CHI_FIND, "rbx")
+            else:
+                self._add_after(found, "go_route_echo", _ECHO_SERVE, _ECHO_FIND, "r9")
+                before = f"{_ECHO_SERVE}.func1"
+                self._add_after(found, "go_route_echo_before", before, _ECHO_FIND, "r9")
+        if found:
+            self.places["routers"] = 1
+        return found
+
+    def _add_after(
+        self, found: list[tuple[str, int]], program: str, name: str, called: str, register: str
+    ) -> None:
+        """A probe behind the call of a function that gets in a register what is read."""
+        from waggle.probes.go.instructions import after_call
+
+        function = self._program.functions.get(called)
+        if function is not None:
+            after = partial(after_call, target=function.address, register=register)
+            self._add_place(found, program, name, after)
+
+    def _add_place(
+        self,
+        found: list[tuple[str, int]],
+        program: str,
+        name: str,
+        choose: "Callable[[instructions.Code], instructions.Found]",
+    ) -> None:
+        """As _add(), where the instruction comes with a place of what is read there."""
+
+        def chosen(code: "instructions.Code") -> int:
+            one = choose(code)
+            place = _place(one.place)
+            if not place:
+                from waggle.probes.go.instructions import NoInstructionError
+
+                raise NoInstructionError(f"{one.place} is none of the registers that are read")
+            self.places[f"{program.removeprefix('go_route_')}_place"] = place
+            return one.address
+
+        self._add(found, program, name, chosen)
 
     def _add_call(self, found: list[tuple[str, int]], program: str, name: str, called: str) -> None:
         functions = self._program.functions

@@ -15,6 +15,7 @@ megabytes costs what its table of functions does. Answers are kept per build.
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,13 +37,18 @@ _MAX_FUNCTION_SIZE = 1 << 20
 _MAX_BUILD_INFO = 1 << 20
 
 _TABLES = (".gopclntab", ".data.rel.ro.gopclntab")
+# C's linker puts the table of position independent programs among other data.
+_AMONG = ".data.rel.ro"
 _MAGIC_1_16, _MAGIC_1_18, _MAGIC_1_20 = 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 _POINTER = 8
+# How a table begins: its magic, two zeros, the smallest size of an instruction, that of a pointer.
+_BEGINNING = re.compile(rb"[\xfa\xf0\xf1]\xff\xff\xff\0\0[\x01\x04]\x08")
 # Of runtime.moduledata (src/runtime/symtab.go): pcHeader, six slices, findfunctab, minpc, maxpc.
 _MODULE_TEXT = _POINTER * (1 + 3 * 6 + 3)
 _RELATIVE = 8  # R_X86_64_RELATIVE; arm64 calls its own 1027
 _RELATIVES = (_RELATIVE, 1027)
 
+_NOTE_HEAD = 16  # of .note.go.buildid: three numbers, and "Go"
 _INFO_MAGIC = b"\xff Go buildinf:"
 _INFO_INLINE = 2  # the strings follow the head (Go 1.18)
 _INFO_HEAD = 32
@@ -96,6 +102,22 @@ def read_program(path: str, names: Iterable[str], prefixes: Iterable[str]) -> Go
         identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         file = _File(stream, identity)
         return _read_program(file, tuple(sorted(names)), tuple(sorted(prefixes)))
+
+
+def build_id(path: str) -> str:
+    """What Go's linker calls the program by: another for every other content, and the same in
+    every file system that has a copy. "" where it has none. Raises OSError."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    with Path(path).open("rb") as stream:
+        try:
+            note = _section(ELFFile(stream), ".note.go.buildid")
+            found = note.data()[_NOTE_HEAD:] if note is not None else b""
+        except (ELFError, ValueError):
+            return ""
+        size = stream.seek(0, 2)
+    return f"{found.hex()} {size}" if found.strip(b"\0") else ""
 
 
 def code_of(path: str, program: GoProgram, function: Function, most: int = 4096) -> bytes:
@@ -181,9 +203,21 @@ class _Table:
     @classmethod
     def of(cls, elf: "ELFFile") -> "_Table":
         section = _section(elf, *_TABLES)
+        if section is not None:
+            part = _Part(elf.stream, section["sh_offset"], section["sh_size"])
+            return cls._read(elf, part, section["sh_addr"])
+        section = _section(elf, _AMONG)
         if section is None:
             raise NoGoProgramError("it has no .gopclntab")
-        part = _Part(elf.stream, section["sh_offset"], section["sh_size"])
+        whole = _Part(elf.stream, section["sh_offset"], section["sh_size"])
+        for at in _beginnings(whole):
+            part = _Part(elf.stream, whole.start + at, whole.size - at)
+            with suppress(NoGoProgramError):
+                return cls._read(elf, part, section["sh_addr"] + at)
+        raise NoGoProgramError("it has no .gopclntab, and no such table among its data")
+
+    @classmethod
+    def _read(cls, elf: "ELFFile", part: _Part, address: int) -> "_Table":
         head = part.at(0, 8 + 8 * _POINTER)
         magic, _, _, pointer = struct.unpack_from("<IHBB", head)
         if pointer != _POINTER:
@@ -192,7 +226,7 @@ class _Table:
         if magic == _MAGIC_1_16:
             return cls._checked(part, 0, words[0], words[2], words[6], True)
         if magic in (_MAGIC_1_18, _MAGIC_1_20):
-            text = _text_start(elf, section["sh_addr"] + 8 + 2 * _POINTER, words[2])
+            text = _text_start(elf, address + 8 + 2 * _POINTER, words[2])
             return cls._checked(part, text, words[0], words[3], words[7], False)
         raise NoGoProgramError(f"its table of functions is of a kind that is not known: {magic:#x}")
 
@@ -207,6 +241,8 @@ class _Table:
     def find(self, names: tuple[str, ...], prefixes: tuple[str, ...]) -> dict[str, Function]:
         wanted = self._name_offsets(names, prefixes)
         entries, records = self._entries()
+        if self.is_wide and not entries.any():
+            raise NoGoProgramError("the addresses in its table are written when it is loaded")
         offsets = np.fromiter(wanted, np.int64, len(wanted))
         rows, found = self._rows_of(records, offsets)
         functions: dict[str, Function] = {}
@@ -268,6 +304,14 @@ class _Table:
             names.append(found[hit])
             begin = end
         return np.concatenate(rows), np.concatenate(names)
+
+
+def _beginnings(part: _Part) -> Iterator[int]:
+    """Where something begins that may be a table of functions."""
+    for offset, piece in part.pieces(_POINTER):
+        for match in _BEGINNING.finditer(piece):
+            if (offset + match.start()) % _POINTER == 0:
+                yield offset + match.start()
 
 
 def _pattern(names: tuple[str, ...], prefixes: tuple[str, ...]) -> re.Pattern[bytes]:

@@ -6,12 +6,13 @@ five times as much (docs/performance.md). Go's functions begin by comparing the 
 pointer with the end of the stack, and jump where it must grow: that jump is emulated,
 and all arguments are still in the registers they came in.
 
-What depends on the architecture is here and in bpf/go_machine.h.
+What depends on the architecture is here and in bpf/go_machine.h. For arm64 it is tested on
+code, and has not run; what is found by following registers (_X86_ONLY) is not there yet.
 """
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from capstone import (
     CS_ARCH_ARM64,
@@ -26,12 +27,11 @@ from capstone import (
 )
 from capstone.x86 import X86_REG_FS, X86_REG_INVALID
 
-# Where Go passes arguments (its internal ABI, src/cmd/compile/abi-internal.md).
-_ARGUMENTS = frozenset({"rax", "rbx", "rcx", "rdi", "rsi", "r8", "r9", "r10", "r11"})
 _NARROW = {
     **{f"e{letter}x": f"r{letter}x" for letter in "abc"},
     **{f"e{rest}": f"r{rest}" for rest in ("di", "si")},
     **{f"r{n}d": f"r{n}" for n in range(8, 12)},
+    **{f"w{n}": f"x{n}" for n in range(31)},
 }
 _MAX_INSTRUCTIONS = 16  # of a prologue
 
@@ -46,26 +46,29 @@ class Code:
 
     data: bytes
     address: int
+    machine: str = field(default_factory=platform.machine)
 
 
 def at_entry(code: Code) -> int:
     """Address of the first emulated instruction at which all arguments are still in place."""
+    machine = _machine(code)
     for instruction in _disassembled(code, _MAX_INSTRUCTIONS):
-        if is_emulated(bytes(instruction.bytes)):
+        if machine.is_emulated(bytes(instruction.bytes)):
             return int(instruction.address)
-        if _overwrites_argument(instruction):
+        if _written(instruction) & machine.arguments:
             raise NoInstructionError("an argument is gone before the first emulated instruction")
-        if _leaves(instruction):
+        if instruction.mnemonic in machine.leaves:
             break
     raise NoInstructionError("no emulated instruction at its entry")
 
 
 def first_emulated(code: Code) -> int:
     """Address of the first instruction that is emulated, for who wants no arguments."""
+    machine = _machine(code)
     for instruction in _disassembled(code, _MAX_INSTRUCTIONS):
-        if is_emulated(bytes(instruction.bytes)):
+        if machine.is_emulated(bytes(instruction.bytes)):
             return int(instruction.address)
-        if _leaves(instruction):
+        if instruction.mnemonic in machine.leaves:
             break
     raise NoInstructionError("no emulated instruction at its entry")
 
@@ -75,7 +78,7 @@ def call_to(code: Code, target: int) -> int:
     found = [
         int(instruction.address)
         for instruction in _disassembled(code)
-        if bytes(instruction.bytes)[:1] == b"\xe8"
+        if instruction.mnemonic == _machine(code).call
         and instruction.operands[0].type == CS_OP_IMM
         and instruction.operands[0].imm == target
     ]
@@ -101,7 +104,7 @@ def assignment_of(code: Code, assign: int, id_offset: int) -> Assignment:
     where each was loaded from is followed back to a register that nothing overwrites
     until the call, or to the place on the stack that the register was loaded from.
     """
-    address = call_to(code, assign)
+    address = call_to(_followed(code), assign)
     before = [one for one in _disassembled(code) if one.address < address]
     at, key = _loaded_from(before, len(before), _KEY)
     if key.disp != id_offset:
@@ -111,13 +114,69 @@ def assignment_of(code: Code, assign: int, id_offset: int) -> Assignment:
     return Assignment(address, _place(before, at, streams.base), stream)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An emulated instruction, and where something is then: as in Assignment."""
+
+    address: int
+    place: str | int
+
+
+def after_call(code: Code, target: int, register: str) -> Found:
+    """The first emulated instruction after the one call of `target`, at which what the call was
+    given in a register is still on the stack. Calls that are not emulated may lie between."""
+    call = call_to(_followed(code), target)
+    instructions = _disassembled(code)
+    index = next(i for i, one in enumerate(instructions) if one.address == call)
+    saved, slot = _saved(instructions, index, register)
+    for at in range(index + 1, len(instructions)):
+        instruction = instructions[at]
+        if is_emulated(bytes(instruction.bytes)):
+            if any(_stack_slot(one, 0) == slot for one in instructions[saved + 1 : at]):
+                break
+            return Found(int(instruction.address), slot)
+        if instruction.mnemonic in _ENDS:
+            break
+    raise NoInstructionError("what the call was given is gone before the next instruction of use")
+
+
+def after_store(code: Code, offset: int) -> Found:
+    """The first emulated instruction after a string was stored at `offset` of something, whose
+    address is still in its register."""
+    instructions = _disassembled(_followed(code))
+    found = [
+        (at, base)
+        for at, instruction in enumerate(instructions)
+        if (base := _stored_at(instruction, offset))
+        and any(
+            _stored_at(one, offset + _WORD) == base
+            for one in instructions[max(0, at - _MAX_INSTRUCTIONS) : at]
+        )
+    ]
+    if len(found) != 1:
+        raise NoInstructionError(f"it stores what is looked for {len(found)} times")
+    at, base = found[0]
+    while True:
+        at += 1
+        if at >= len(instructions) or instructions[at].mnemonic in _ENDS:
+            raise NoInstructionError("no emulated instruction after it stores what is looked for")
+        instruction = instructions[at]
+        if instruction.mnemonic == "jmp" and instruction.operands[0].type == CS_OP_IMM:
+            # Others come here by another way: what they have in common is behind it.
+            at = _index_of(instructions, instruction.operands[0].imm) - 1
+        elif is_emulated(bytes(instruction.bytes)):
+            return Found(int(instruction.address), base)
+        elif base in _written(instruction):
+            raise NoInstructionError("what was stored into is gone before the next instruction")
+
+
 def thread_slot(code: Code) -> int:
     """Where from a thread's pointer on Go keeps g: the displacement of the first access there.
 
     Where the code loads the displacement from memory, a loader has decided; it is the
     usual one then, which is verified in the process before it is believed.
     """
-    for instruction in _disassembled(code):
+    for instruction in _disassembled(_followed(code)):
         for operand in instruction.operands:
             if operand.type != CS_OP_MEM or operand.mem.segment != X86_REG_FS:
                 continue
@@ -142,11 +201,61 @@ def is_emulated(code: bytes) -> bool:
     return first == 0x0F and (0x80 <= second <= 0x8F or second == 0x1F)
 
 
+def is_emulated_on_arm64(code: bytes) -> bool:
+    """The same on arm64 (arch/arm64/kernel/probes/decode-insn.c): jumps and calls to addresses
+    that they carry, with a condition or without."""
+    word = int.from_bytes(code, "little")
+    return (
+        word & 0x7C000000 == 0x14000000  # b, bl
+        or word & 0xFF000010 == 0x54000000  # b.cond
+        or word & 0x7C000000 == 0x34000000  # cbz, cbnz, tbz, tbnz
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """arguments: where Go passes them (its internal ABI, src/cmd/compile/abi-internal.md)."""
+
+    architecture: int
+    mode: int
+    arguments: frozenset[str]
+    call: str
+    leaves: tuple[str, ...]
+    is_emulated: Callable[[bytes], bool]
+
+
+_X86 = _Machine(
+    CS_ARCH_X86,
+    CS_MODE_64,
+    frozenset({"rax", "rbx", "rcx", "rdi", "rsi", "r8", "r9", "r10", "r11"}),
+    "call",
+    ("ret", "jmp", "call", "int3", "ud2"),
+    is_emulated,
+)
+_ARM64 = _Machine(
+    CS_ARCH_ARM64,
+    CS_MODE_ARM,
+    frozenset(f"x{n}" for n in range(16)),
+    "bl",
+    ("ret", "br", "blr", "b", "bl", "brk", "udf"),
+    is_emulated_on_arm64,
+)
+_X86_ONLY = "registers are not followed on this processor yet"
+
+
+def _machine(code: Code) -> _Machine:
+    return _ARM64 if code.machine == "aarch64" else _X86
+
+
+def _followed(code: Code) -> Code:
+    if _machine(code) is not _X86:
+        raise NoInstructionError(_X86_ONLY)
+    return code
+
+
 def _disassembled(code: Code, most: int = 0) -> list[CsInsn]:
-    if platform.machine() == "aarch64":
-        engine = Cs(CS_ARCH_ARM64, CS_MODE_ARM)
-    else:
-        engine = Cs(CS_ARCH_X86, CS_MODE_64)
+    machine = _machine(code)
+    engine = Cs(machine.architecture, machine.mode)
     engine.detail = True
     return list(engine.disasm(code.data, code.address, most))
 
@@ -212,9 +321,54 @@ def _stack_slot(instruction: CsInsn, operand: int) -> int | None:
     return int(found.mem.disp) if instruction.reg_name(found.mem.base) == "rsp" else None
 
 
-def _overwrites_argument(instruction: CsInsn) -> bool:
-    return bool(_written(instruction) & _ARGUMENTS)
+_WORD = 8
+_ENDS = ("ret", "int3", "ud2")
 
 
-def _leaves(instruction: CsInsn) -> bool:
-    return instruction.mnemonic in ("ret", "jmp", "call", "int3", "ud2")
+def _saved(code: Sequence[CsInsn], end: int, register: str) -> tuple[int, int]:
+    """The last instruction before `end` that loads a register from the stack or stores it
+    there, and where that is; another register may pass it on."""
+    for at in range(end - 1, -1, -1):
+        instruction = code[at]
+        slot = _stack_slot(instruction, 0)
+        if slot is not None and _moved(instruction) == register:
+            return at, slot
+        if register not in _written(instruction):
+            if instruction.mnemonic == "call":
+                break
+            continue
+        slot = _stack_slot(instruction, 1)
+        if slot is not None:
+            return at, slot
+        register = _moved(instruction)
+        if not register:
+            break
+    raise NoInstructionError("an argument of the call is not on the stack")
+
+
+def _moved(instruction: CsInsn) -> str:
+    """The register from which a move takes its value; "" if none."""
+    if instruction.mnemonic != "mov" or instruction.operands[1].type != CS_OP_REG:
+        return ""
+    name = str(instruction.reg_name(instruction.operands[1].reg))
+    return _NARROW.get(name, name)
+
+
+def _stored_at(instruction: CsInsn, offset: int) -> str:
+    """The register from which on a move of a whole word stores at `offset`; "" if it does not."""
+    if instruction.mnemonic != "mov" or len(instruction.operands) != 2:
+        return ""
+    target = instruction.operands[0]
+    if target.type != CS_OP_MEM or target.size != _WORD or target.mem.disp != offset:
+        return ""
+    if instruction.operands[1].type != CS_OP_REG or target.mem.index != X86_REG_INVALID:
+        return ""
+    base = str(instruction.reg_name(target.mem.base))
+    return "" if base in ("rsp", "rbp", "rip") else base
+
+
+def _index_of(code: Sequence[CsInsn], address: int) -> int:
+    for at, instruction in enumerate(code):
+        if instruction.address == address:
+            return at
+    raise NoInstructionError("it goes on where it cannot be followed")

@@ -1,11 +1,11 @@
 """Write table.py from programs that are built for it: `make go-offsets`.
 
-    make_table.py VERSION... [grpc VERSION...]      of Go, as 1.26.8, and of grpc-go, as 1.85.0
+    make_table.py [VERSION...] [grpc|gin|chi|mux|echo VERSION...]...
 
-Every version of Go builds measured/std; measured/grpc is built with every version of
-grpc-go; and measured/read reads the debugging information of what was built. Rows of
-versions that are not given stay; two releases of one version of Go (1.26.7, 1.26.8) that
-differ are an error.
+of Go, as 1.26.8, and of modules, as 1.85.0. Every version of Go builds measured/std;
+measured/grpc is built with every version of grpc-go, and so on; and measured/read reads the
+debugging information of what was built. Rows of versions that are not given stay; two releases
+of one version of Go (1.26.7, 1.26.8) that differ are an error.
 """
 
 import json
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from waggle.probes.go.table import GO, GRPC
+from waggle.probes.go.table import GO, GRPC, ROUTERS
 
 HERE = Path(__file__).parent
 MEASURED = HERE / "measured"
@@ -62,6 +62,28 @@ HEADER = '''"""Offsets per version of Go. Written by `make go-offsets`: do not e
 GO: dict[str, dict[str, int]] = {
 '''
 GRPC_MODULE = "google.golang.org/grpc"
+ROUTERS_HEADER = """
+# The same of routers: module -> version -> field -> bytes.
+ROUTERS: dict[str, dict[str, dict[str, int]]] = {
+"""
+_GIN, _CHI = "github.com/gin-gonic/gin", "github.com/go-chi/chi/v5"
+_MUX, _ECHO = "github.com/gorilla/mux", "github.com/labstack/echo/v4"
+# As it is called here -> its module, and what is read of it.
+MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "grpc": (GRPC_MODULE, GRPC_FIELDS),
+    "gin": (_GIN, {"gin_path": (f"{_GIN}.Context.fullPath",)}),
+    "chi": (_CHI, {"chi_patterns": (f"{_CHI}.Context.RoutePatterns",)}),
+    "mux": (
+        _MUX,
+        {
+            "mux_route": (f"{_MUX}.Route.routeConf",),
+            "mux_regexp": (f"{_MUX}.routeConf.regexp",),
+            "mux_path": (f"{_MUX}.routeRegexpGroup.path",),
+            "mux_template": (f"{_MUX}.routeRegexp.template",),
+        },
+    ),
+    "echo": (_ECHO, {"echo_path": (f"{_ECHO}.context.path",)}),
+}
 GRPC_HEADER = """
 # The same by version of grpc-go. A version between two that are alike is like them.
 GRPC: dict[str, dict[str, int]] = {
@@ -100,49 +122,68 @@ def row_of(found: Mapping[str, int], fields: Mapping[str, Sequence[str]]) -> dic
     return row
 
 
-def render(table: Mapping[str, dict[str, int]], grpc: Mapping[str, dict[str, int]]) -> str:
+def render(
+    table: Mapping[str, dict[str, int]],
+    grpc: Mapping[str, dict[str, int]],
+    routers: Mapping[str, Mapping[str, dict[str, int]]],
+) -> str:
     def rows(of: Mapping[str, dict[str, int]]) -> str:
         order = sorted(of, key=lambda version: [int(part) for part in version.split(".")])
-        return "".join(f"    {key!r}: {of[key]!r},\n" for key in order) + "}\n"
+        return "".join(f"    {key!r}: {of[key]!r},\n" for key in order) + "}"
 
-    return HEADER + rows(table) + GRPC_HEADER + rows(grpc)
+    several = "".join(f"{name!r}: {{\n{rows(routers[name])},\n" for name in sorted(routers))
+    return f"{HEADER}{rows(table)}\n{GRPC_HEADER}{rows(grpc)}\n{ROUTERS_HEADER}{several}}}\n"
 
 
-def measure_grpc(folder: Path, reader: Path, version: str) -> dict[str, int]:
-    """The row of a version of grpc-go, by this machine's own Go."""
-    module, program = folder / version, folder / f"grpc-{version}"
+def measure_module(folder: Path, reader: Path, name: str, version: str) -> dict[str, int]:
+    """The row of a version of a module, by this machine's own Go."""
+    path, fields = MODULES[name]
+    module, program = folder / f"{name}-{version}", folder / f"{name}-{version}.program"
     module.mkdir()
-    (module / "main.go").write_bytes((MEASURED / "grpc" / "main.go").read_bytes())
+    (module / "main.go").write_bytes((MEASURED / name / "main.go").read_bytes())
     (module / "go.mod").write_text("module waggle.test/measured\n\ngo 1.21\n")
     env = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    for command in (["get", f"{GRPC_MODULE}@v{version}"], ["mod", "tidy"]):
+    for command in (["get", f"{path}@v{version}"], ["mod", "tidy"]):
         subprocess.run(["go", *command], cwd=module, env=env, check=True, capture_output=True)
     build(module, program, "")
-    names = [name for theirs in GRPC_FIELDS.values() for name in theirs]
-    found = read(reader, program, [name.rstrip("*") for name in (*names, *GRPC_FIRST)])
-    if any(found.get(name) for name in GRPC_FIRST):
+    first = GRPC_FIRST if name == "grpc" else ()
+    names = [one.rstrip("*") for theirs in fields.values() for one in theirs]
+    found = read(reader, program, [*names, *first])
+    if any(found.get(name) for name in first):
         raise SystemExit(f"make_table: the headers of grpc {version} begin with something else")
-    return row_of(found, GRPC_FIELDS)
+    row = row_of(found, fields)
+    if "mux_route" in row:  # structs within structs
+        row["mux_path"] += row.pop("mux_route") + row.pop("mux_regexp")
+    return row
 
 
 def main() -> None:
-    releases, _, grpc_releases = " ".join(sys.argv[1:]).partition("grpc")
     table: dict[str, dict[str, int]] = {}
-    grpc: dict[str, dict[str, int]] = {}
+    modules: dict[str, dict[str, dict[str, int]]] = {name: {} for name in MODULES}
     names = [name for theirs in FIELDS.values() for name in theirs]
     with TemporaryDirectory() as name:
         folder = Path(name)
         reader, program = folder / "read", folder / "program"
         build(MEASURED / "read", reader, "")
-        for release in releases.split():
-            build(MEASURED / "std", program, release)
-            row = row_of(read(reader, program, names), FIELDS)
-            version = ".".join(release.split(".")[:2])
-            if table.setdefault(version, row) != row:
-                raise SystemExit(f"make_table: {release} differs from another {version}: {row}")
-        for release in grpc_releases.split():
-            grpc[release] = measure_grpc(folder, reader, release)
-    (HERE / "table.py").write_text(render({**GO, **table}, {**GRPC, **grpc}), "ascii")
+        module = ""
+        for word in sys.argv[1:]:
+            if word in MODULES:
+                module = word
+            elif module:
+                modules[module][word] = measure_module(folder, reader, module, word)
+            else:
+                build(MEASURED / "std", program, word)
+                row = row_of(read(reader, program, names), FIELDS)
+                version = ".".join(word.split(".")[:2])
+                if table.setdefault(version, row) != row:
+                    raise SystemExit(f"make_table: {word} differs from another {version}: {row}")
+    grpc = modules.pop("grpc")
+    routers = {
+        path: {**ROUTERS.get(path, {}), **modules[name]}
+        for name, (path, _) in MODULES.items()
+        if name in modules
+    }
+    (HERE / "table.py").write_text(render({**GO, **table}, {**GRPC, **grpc}, routers), "ascii")
 
 
 if __name__ == "__main__":

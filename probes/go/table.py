@@ -253,3 +253,44 @@ GRPC: dict[str, dict[str, int]] = {
     "1.82.1": {"grpc_conn": 16, "grpc_stream": 108, "grpc_ctx": 0, "grpc_client_conn": 128},
     "1.85.0": {"grpc_conn": 16, "grpc_stream": 108, "grpc_ctx": 0, "grpc_client_conn": 128},
 }
+
+# The same of routers: module -> version -> field -> bytes.
+ROUTERS: dict[str, dict[str, dict[str, int]]] = {
+    "github.com/gin-gonic/gin": {
+        "1.5.0": {"gin_path": 112},
+        "1.6.3": {"gin_path": 112},
+        "1.7.7": {"gin_path": 112},
+        "1.8.1": {"gin_path": 112},
+        "1.9.1": {"gin_path": 112},
+        "1.10.1": {"gin_path": 112},
+        "1.11.0": {"gin_path": 112},
+        "1.12.0": {"gin_path": 112},
+    },
+    "github.com/go-chi/chi/v5": {
+        "5.0.0": {"chi_patterns": 48},
+        "5.0.2": {"chi_patterns": 176},
+        "5.0.7": {"chi_patterns": 176},
+        "5.0.8": {"chi_patterns": 176},
+        "5.0.10": {"chi_patterns": 176},
+        "5.0.11": {"chi_patterns": 176},
+        "5.0.12": {"chi_patterns": 176},
+        "5.1.0": {"chi_patterns": 176},
+        "5.2.3": {"chi_patterns": 176},
+        "5.5.0": {"chi_patterns": 176},
+    },
+    "github.com/gorilla/mux": {
+        "1.7.4": {"mux_path": 80, "mux_template": 0},
+        "1.8.0": {"mux_path": 80, "mux_template": 0},
+        "1.8.1": {"mux_path": 80, "mux_template": 0},
+    },
+    "github.com/labstack/echo/v4": {
+        "4.1.17": {"echo_path": 16},
+        "4.5.0": {"echo_path": 16},
+        "4.9.1": {"echo_path": 16},
+        "4.11.4": {"echo_path": 16},
+        "4.12.0": {"echo_path": 80},
+        "4.13.2": {"echo_path": 88},
+        "4.13.4": {"echo_path": 88},
+        "4.16.0": {"echo_path": 88},
+    },
+}

@@ -87,9 +87,14 @@ class Http1Decoder:
 
 
 def route_of(pattern: str) -> str:
-    """The path of a pattern of Go's ServeMux, "[METHOD ][HOST]/PATH". Empty where that says
-    nothing: "/" matches whatever nothing else does."""
+    """The path of a pattern of Go's ServeMux, "[METHOD ][HOST]/PATH", or of another router.
+    Empty where that says nothing: "/" matches whatever nothing else does. A router of chi's
+    within another says "/*" for what the inner one matches, and "/" for nothing more."""
     path = pattern[pattern.index("/") :] if "/" in pattern else ""
+    if "/*/" in path:
+        while "/*/" in path:
+            path = path.replace("/*/", "/")
+        path = path.rstrip("/") or "/"
     return "" if path == "/" else path
 
 

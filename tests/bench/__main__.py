@@ -12,6 +12,7 @@ from . import (
     agent_cost,
     exporter_cost,
     go_cost,
+    go_growth,
     grpc_cost,
     inject_cost,
     measure,
@@ -52,6 +53,10 @@ def _python(chosen: argparse.Namespace) -> Sequence[Table]:
 
 def _gosdk(chosen: argparse.Namespace) -> Sequence[Table]:
     return [go_cost.bench(chosen.seconds or 3, chosen.rounds or 3)]
+
+
+def _gogrowth(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [go_growth.bench(chosen.seconds or 4, chosen.rounds or 3)]
 
 
 def _grpc(chosen: argparse.Namespace) -> Sequence[Table]:
@@ -105,6 +110,7 @@ BENCHES: dict[str, Bench] = {
     "python": _python,
     "grpc": _grpc,
     "gosdk": _gosdk,
+    "gogrowth": _gogrowth,
     "untraced": _untraced,
     "agent": _agent,
     "metrics": _metrics,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -25,10 +26,10 @@ from kernel.capturing import (
 from kernel.streams import StreamRecording, Talk
 from kernel.support import HERE, unavailable
 from kernel.test_handoff import inside, run
-from waggle import tcp_option
+from waggle import cgroups
 from waggle.capture import OBJECT_PATH, Capture, CaptureOptions
+from waggle.cgroups import NoRootError
 from waggle.layout import Counter, Flag, Link, Role
-from waggle.tcp_option import OptionError, cgroup_root
 
 CLIENT, SERVER, HOP = "waggle-client", "waggle-server", "waggle-hop"
 HERE_4, THERE_4 = "10.78.0.1", "10.78.0.2"
@@ -350,21 +351,13 @@ def test_a_peer_that_resets(captures: Captures) -> None:
         assert two.sent.counted(Counter.OPTION_SENT) == 2
 
 
-def test_where_cgroups_are() -> None:
-    """The mount of cgroup v2 is found beside others, and its absence says what to do."""
-    mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
-    assert cgroup_root(mounts) == "/sys/fs/cgroup/unified"
-    with pytest.raises(OptionError, match="mount -t cgroup2"):
-        cgroup_root("cgroup /sys/fs/cgroup/memory cgroup rw 0 0\n")
-
-
 def test_without_it_the_rest_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the option cannot be had the capture opens all the same, and says why."""
 
-    def refuse() -> str:
-        raise OptionError("no cgroup v2 here")
+    def refuse() -> Path:
+        raise NoRootError("no cgroup v2 here")
 
-    monkeypatch.setattr(tcp_option, "cgroup_root", refuse)
+    monkeypatch.setattr(cgroups, "root", refuse)
     opened = Capture.open(CaptureOptions(tcp_option=True))
     try:
         assert opened.tcp_option is None

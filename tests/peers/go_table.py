@@ -19,7 +19,6 @@ from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
 PAGE = ROOT / "docs" / "go.md"
 KEPT, KEPT_OLD = BUILD / "go-matrix.json", BUILD / "go-matrix-old.json"
 OLD = ("1.17.13", "1.20.14", "1.22.12", "1.24.10", "1.25.4", "1.27.0")
-REFUSED = (("1.17.13", "cgo-pie"),)  # C's linker hides the table of functions
 OLD_CONCURRENCY = 16
 WARM = 160  # requests before those that count: see go_demands
 COUNTS = {1: 160, 64: 1000}
@@ -39,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_fine &= _play(cells_of(framework, concurrency), COUNTS[concurrency])
     for version in chosen.version or ():
         for way in chosen.way or GO_WAYS:
-            if (version, way) not in REFUSED:
-                is_fine &= _play_old(version, way)
+            is_fine &= _play_old(version, way)
     if chosen.write:
         _write(kept(KEPT), kept(KEPT_OLD))
     return int(not is_fine)

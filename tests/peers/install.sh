@@ -38,6 +38,7 @@ debian_packages() {
         want curl curl
         want wget wget
         want wrk wrk
+        want haproxy haproxy
         want h2load nghttp2-client
         want nghttpd nghttp2-server
         want node nodejs
@@ -49,6 +50,10 @@ debian_packages() {
         [ -e /usr/lib/uwsgi/plugins/python3_plugin.so ] || packages="$packages uwsgi-plugin-python3"
         want apache2 apache2-bin
         [ -e /usr/lib/apache2/modules/mod_wsgi.so ] || packages="$packages libapache2-mod-wsgi-py3"
+    fi
+    if [ "$1" = go ]; then
+        want redis-server redis-server
+        ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
     fi
     [ -n "$packages" ] || return 0
     if [ "$(id -u)" != 0 ]; then
@@ -90,9 +95,9 @@ go_toolchain() {
 }
 
 case "${1:-all}" in
-all | demo | grpc | python) debian_packages "${1:-all}" ;;
+all | demo | go | grpc | python) debian_packages "${1:-all}" ;;
 *)
-    echo "usage: install.sh [all|demo|grpc|python]" >&2
+    echo "usage: install.sh [all|demo|go|grpc|python]" >&2
     exit 2
     ;;
 esac

@@ -271,6 +271,36 @@ def _nginx_proxy(options: Options) -> tuple[str, list[str]]:
     )
 
 
+_HAPROXY = """
+defaults
+    mode http
+    timeout connect 30s
+    timeout client 600s
+    timeout server 600s
+    http-reuse {reuse}
+frontend front
+    bind {listen}
+    default_backend behind
+backend behind
+    server one {server}
+    {closing}
+"""
+
+
+def _haproxy(place: Place, options: Options) -> list[str | Path]:
+    """HAProxy, which hands everything to an upstream."""
+    config = place.folder / "haproxy.cfg"
+    kept = options.upstream_keepalive
+    text = _HAPROXY.format(
+        listen=place.address,
+        server=(options.upstream or "").removeprefix("http://"),
+        reuse="always" if kept else "never",
+        closing="" if kept else "option httpclose",
+    )
+    config.write_text(text)
+    return [tool("haproxy"), "-db", "-f", config]
+
+
 SERVERS: dict[str, ServerKind] = {
     "go-nethttp": _go(BIN / "nethttp"),
     "go-nethttp-stripped": _go(BIN / "stripped" / "nethttp"),
@@ -290,6 +320,8 @@ SERVERS: dict[str, ServerKind] = {
     ),
     "raw": ServerKind(_raw, routes=_ROUTES_AND_CLOSE),
 }
+# As nginx-proxy, but no server of the matrix: no rule finds the parents of its calls.
+HAPROXY = ServerKind(_haproxy, routes=_ROUTES, families=_TCP, needs_upstream=True)
 
 
 @contextmanager

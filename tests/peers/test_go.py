@@ -16,7 +16,7 @@ from .go_matrix import (
     old_cells,
     play,
 )
-from .go_table import OLD, REFUSED, WARM
+from .go_table import OLD, WARM
 from .python_matrix import Cell, Run
 from .servers import start_server
 from .toolchain import GO_WAYS, ensure_go_matrix, ensure_go_old
@@ -112,8 +112,6 @@ def test_the_whole_matrix(framework: str, concurrency: int) -> None:
 @pytest.mark.parametrize("version", OLD)
 def test_every_version_of_go(version: str, way: str) -> None:
     """However a program is built: stripped, position independent, with C linked in."""
-    if (version, way) in REFUSED:
-        pytest.skip("C's linker hides the table of functions of Go 1.17: refused, and said")
     ensure_go_matrix()
     program = ensure_go_old(version, way=way)
     check(play(old_cells(16), FEW, program=program, warm=WARM))

@@ -1,5 +1,6 @@
 """Two machines: network namespaces with a link between them, and a real agent for each, which
-traces the programs of its own machine and no others. What passes the link is joined by the option.
+traces the programs of its own machine and no others. What passes the link is joined by the option,
+or, where a hop between them takes that out, by the header.
 """
 
 import subprocess
@@ -15,10 +16,13 @@ from .agent import Agent, SeenSpan, started_agent
 from .processes import Program
 from .toolchain import PROGRAMS, VENV, ensure_python_peers
 
+HOP = "waggle-middle"
+HOP_PROGRAM = Path(__file__).resolve().parents[1] / "kernel" / "middle_hop.py"
 LEFT, RIGHT = ("waggle-left", "10.79.0.1"), ("waggle-right", "10.79.0.2")
 FLASK_PORT, RAW_PORT = 8101, 8102
 COUNT = 30
 READY_WITHIN_S = 120.0
+Command = Sequence[str | Path]
 
 # Asks when told to: for each line a kind of connection and the numbers of the requests.
 _CLIENT = """
@@ -52,21 +56,48 @@ def _ip(*words: str) -> None:
 
 
 @contextmanager
-def two_machines() -> Iterator[None]:
-    names = [name for name, _ in (LEFT, RIGHT)]
-    try:
+def two_machines(between: str = "") -> Iterator[None]:
+    """between: what a hop does to segments (kernel/middle_hop.py); none: a cable."""
+    names = [LEFT[0], RIGHT[0], *([HOP] if between else [])]
+    with ExitStack() as stack:
         for name in names:
             _ip("netns", "add", name)
+            stack.callback(
+                subprocess.run, ["ip", "netns", "del", name], capture_output=True, check=False
+            )
             _ip("-n", name, "link", "set", "lo", "up")
-        ends = ("type", "veth", "peer", "name", "wr", "netns", RIGHT[0])
-        _ip("link", "add", "wl", "netns", LEFT[0], *ends)
+        if between:
+            _cable(LEFT[0], "wl", HOP, "hl")
+            _cable(RIGHT[0], "wr", HOP, "hr")
+        else:
+            _cable(LEFT[0], "wl", RIGHT[0], "wr")
         for (name, address), device in ((LEFT, "wl"), (RIGHT, "wr")):
             _ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
-            _ip("-n", name, "link", "set", device, "up")
+        if between:
+            stack.enter_context(_hop(between))
+        yield
+
+
+def _cable(left: str, left_device: str, right: str, right_device: str) -> None:
+    ends = ("type", "veth", "peer", "name", right_device, "netns", right)
+    _ip("link", "add", left_device, "netns", left, *ends)
+    _ip("-n", left, "link", "set", left_device, "up")
+    _ip("-n", right, "link", "set", right_device, "up")
+
+
+@contextmanager
+def _hop(action: str) -> Iterator[None]:
+    """Passes frames from cable to cable as the action says, until the block ends."""
+    for (name, _), device in ((LEFT, "wl"), (RIGHT, "wr")):
+        plain: Command = ["ip", "netns", "exec", name, sys.executable, HOP_PROGRAM, "plain", device]
+        subprocess.run(plain, check=True)
+    inside: Command = ["ip", "netns", "exec", HOP, sys.executable, HOP_PROGRAM, "hl", "hr", action]
+    running = Program(f"{HOP}-{action}", inside, with_pipes=True)
+    try:
+        assert running.read_line(READY_WITHIN_S) == "ready"
         yield
     finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        running.stop()
 
 
 @contextmanager
@@ -104,8 +135,8 @@ class System:
 
 
 @contextmanager
-def system() -> Iterator[System]:
-    with two_machines(), ExitStack() as stack:
+def system(between: str = "") -> Iterator[System]:
+    with two_machines(between), ExitStack() as stack:
         raw = stack.enter_context(
             program(
                 *(LEFT, "raw", sys.executable, PROGRAMS / "raw" / "rawserver.py"),
@@ -139,28 +170,70 @@ def spans_of(agents: Sequence[Agent], count: int) -> list[SeenSpan]:
     return found
 
 
-def test_a_chain_there_and_back() -> None:
-    """Over the link and back, on a connection that is older than both agents and on new ones: each
-    request is one trace of four spans, and each crossing is joined by the option."""
-    with system() as one, ExitStack() as stack:
-        agents = [
-            stack.enter_context(started_agent(pids=[one.client.pid, *one.raw.pids()])),
-            stack.enter_context(started_agent(pids=one.flask.pids())),
-        ]
-        one.ask("kept", range(1, COUNT + 1))
-        one.ask("new", range(COUNT + 1, 2 * COUNT + 1))
-        spans = spans_of(agents, 4 * COUNT)
-        pids = set(one.flask.pids())
-    assert len(spans) == 8 * COUNT
-    for number in range(1, 2 * COUNT + 1):
-        own = {(span.kind, span.pid in pids): span for span in spans if span.number == number}
-        asking, serving = own["client", False], own["server", True]
-        calling, called = own["client", True], own["server", False]
+@contextmanager
+def agents_of(one: System, *flags: str) -> Iterator[list[Agent]]:
+    with ExitStack() as stack:
+        left, right = [one.client.pid, *one.raw.pids()], one.flask.pids()
+        yield [stack.enter_context(started_agent(*flags, pids=pids)) for pids in (left, right)]
+
+
+Four = tuple[SeenSpan, SeenSpan, SeenSpan, SeenSpan]
+
+
+def four_of(spans: Sequence[SeenSpan], number: int, right: set[int]) -> Four:
+    """Of one request: the client's call, the front's span, its call, and the server's behind."""
+    own = {(span.kind, span.pid in right): span for span in spans if span.number == number}
+    return own["client", False], own["server", True], own["client", True], own["server", False]
+
+
+# What a bad way does to the option is in tests/kernel too, which always runs.
+@pytest.mark.parametrize(
+    "between", ["", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lose", "reorder"))]
+)
+def test_a_chain_there_and_back(between: str) -> None:
+    """Over the link and back, on a connection that is older than both agents and on new ones, also
+    where segments are lost or overtake each other: each request is one trace of four spans, and
+    each crossing is joined by the option."""
+    count = 10 if between else COUNT
+    with system(between) as one, agents_of(one) as agents:
+        one.ask("kept", range(1, count + 1))
+        one.ask("new", range(count + 1, 2 * count + 1))
+        spans = spans_of(agents, 4 * count)
+        right = set(one.flask.pids())
+    assert len(spans) == 8 * count
+    for number in range(1, 2 * count + 1):
+        asking, serving, calling, called = four_of(spans, number, right)
         assert (serving.parent_id, serving.link) == (asking.span_id, "option"), number
         assert (calling.parent_id, calling.link) == (serving.span_id, "thread"), number
         assert (called.parent_id, called.link) == (calling.span_id, "option"), number
-        assert {span.trace_id for span in own.values()} == {asking.trace_id}
+        assert len({one.trace_id for one in (asking, serving, calling, called)}) == 1
         assert not asking.parent_id
+
+
+def test_a_hop_that_strips_options() -> None:
+    """Where a hop takes the option out the header takes over, on new connections to where HTTP/1 is
+    known to be spoken. On a connection that is older than the agents nothing can, and the trace
+    begins anew behind it: no parent is guessed."""
+    count = 10
+    headers = ("--inject", "auto", "--inject-to", "private")
+    with system("strip") as one, agents_of(one, *headers) as agents:
+        if any("is written into none" in agent.stderr() for agent in agents):
+            pytest.skip(agents[0].stderr())
+        one.ask("kept", range(1, count + 1))
+        one.ask("new", range(count + 1, 2 * count + 1))
+        spans = spans_of(agents, 4 * count)
+        right = set(one.flask.pids())
+    assert len(spans) == 8 * count
+    for number in range(1, 2 * count + 1):
+        asking, serving, calling, called = four_of(spans, number, right)
+        assert (calling.parent_id, calling.link) == (serving.span_id, "thread"), number
+        assert (called.parent_id, called.link) in (("", None), (calling.span_id, "traceparent"))
+        if number <= count:
+            assert (serving.parent_id, serving.link) == ("", None), number
+            assert serving.trace_id != asking.trace_id
+        else:
+            assert (serving.parent_id, serving.link) == (asking.span_id, "traceparent"), number
+            assert serving.trace_id == asking.trace_id
 
 
 def test_off() -> None:

@@ -23,6 +23,9 @@ MATRIX_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-python.txt
 GO_MATRIX_BIN = BUILD / "bin" / "peers-go"
 GO_OLD_BIN = BUILD / "bin" / "peers-go-old"
 GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
+# With OpenTelemetry's own SDK; the benchmarks have it too.
+SDK_VENV = BUILD / "bench-sdk-venv"
+SDK_REQUIREMENTS = ROOT / "tests" / "bench" / "requirements-sdk.txt"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"
@@ -66,7 +69,7 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
     ensure_venv(GRPC_VENV, GRPC_REQUIREMENTS)
     ensure_go_module(PROGRAMS / "grpc" / "go", ["server", "client"], GRPC_BIN)
     if everything:
-        _ensure_node_grpc()
+        ensure_node_grpc()
         _ensure_java_grpc()
         if has_cargo():
             _ensure_rust_grpc()
@@ -75,7 +78,7 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
 def ensure_go_matrix() -> None:
     """What the Go matrix needs: its program, and a load."""
     ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
-    ensure_go_module(PROGRAMS / "gomatrix", ["", "load"], GO_MATRIX_BIN)
+    ensure_go_module(PROGRAMS / "gomatrix", ["", "load", "soak"], GO_MATRIX_BIN)
 
 
 def ensure_go_old(version: str, *, way: str) -> Path:
@@ -124,7 +127,7 @@ def ensure_venv(venv: Path, requirements: Path) -> None:
             _run([*pip, *install])
 
 
-def _ensure_node_grpc() -> None:
+def ensure_node_grpc() -> None:
     """A copy beside its modules: npm writes them next to the program."""
     folder = PROGRAMS / "grpc" / "node"
     sources = [folder / "package.json", folder / "package-lock.json", *folder.glob("*.js")]

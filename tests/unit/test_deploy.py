@@ -8,7 +8,7 @@ import yaml
 from waggle.cli import parse
 from waggle.health import Health
 from waggle.pages import parse_address
-from waggle.privileges import LOADING, RUNNING
+from waggle.privileges import LOADING, RUNNING, TELLING
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -48,5 +48,14 @@ def test_the_daemon_set_gives_the_capabilities_that_are_needed() -> None:
     spec, waggle = container()
     given = waggle["securityContext"]["capabilities"]
     assert given["drop"] == ["ALL"]
-    assert set(given["add"]) == {one.name for one in (*LOADING, *RUNNING)}
+    assert set(given["add"]) == {one.name for one in (*LOADING, *RUNNING, *TELLING)}
     assert spec["hostPID"] is True
+
+
+def test_the_daemon_set_shows_the_machines_control_groups() -> None:
+    """The option and headers are attached to their root, which a container does not see."""
+    spec, waggle = container()
+    (mount,) = waggle["volumeMounts"]
+    (volume,) = (one for one in spec["volumes"] if one["name"] == mount["name"])
+    assert volume["hostPath"]["path"] == "/sys/fs/cgroup"
+    assert mount["readOnly"] is True

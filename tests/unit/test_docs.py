@@ -11,7 +11,7 @@ import pytest
 
 from waggle import cli, config, errors, evidence, main
 from waggle.layout import Counter, Link
-from waggle.privileges import LOADING, RUNNING
+from waggle.privileges import LOADING, RUNNING, TELLING
 from waggle.probes.python import call_sites
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,7 +244,7 @@ def test_service_asks_for_what_the_agent_needs() -> None:
     that trying again does not help."""
     unit = text(ROOT / "deploy/waggle.service")
     settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
-    needed = [capability.label for capability in (*LOADING, *RUNNING)]
+    needed = [capability.label for capability in (*LOADING, *RUNNING, *TELLING)]
     assert settings["AmbientCapabilities"].split() == needed
     assert settings["CapabilityBoundingSet"].split() == needed
     final = {error.exit_code for error in _final_errors()}

@@ -144,7 +144,7 @@ def test_a_guess_keeps_births_until_one_agrees() -> None:
     """They are what verifies a layout."""
     kernel = FakeKernel()
     made = attachment(kernel, is_guess=True)
-    assert BIRTH in looked(kernel, made, served=ENOUGH, must_agree=1)
+    assert BIRTH in looked(kernel, made, served=ENOUGH - 1, must_agree=1)
     assert looked(kernel, made, served=ENOUGH, must_agree=1, agrees=1) == [CALL]
 
 
@@ -173,6 +173,18 @@ def test_a_guess_that_disagrees_is_given_up() -> None:
     told(kernel, disagrees=1)
     assert attachment(kernel).look() is None
     reason = attachment(kernel, is_guess=True).look()
+    assert reason is not None
+    assert "make go-offsets" in reason
+
+
+def test_a_guess_that_nothing_proves_is_given_up() -> None:
+    """After so many requests births must have agreed: it is said, not only left without parents."""
+    kernel = FakeKernel()
+    told(kernel, served=ENOUGH - 1)
+    made = attachment(kernel, is_guess=True)
+    assert made.look() is None
+    told(kernel, served=ENOUGH)
+    reason = made.look()
     assert reason is not None
     assert "make go-offsets" in reason
 

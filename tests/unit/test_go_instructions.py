@@ -5,11 +5,15 @@ import pytest
 from waggle.probes.go.instructions import (
     Assignment,
     Code,
+    Found,
     NoInstructionError,
+    after_call,
+    after_store,
     assignment_of,
     at_entry,
     call_to,
     is_emulated,
+    is_emulated_on_arm64,
     thread_slot,
 )
 
@@ -150,3 +154,140 @@ def test_where_a_part_is_not_certain_there_is_none(before: tuple[str, ...], id_o
     """A probe that might read something else is refused."""
     with pytest.raises(NoInstructionError):
         assignment_of(calling(*before), ASSIGN, id_offset)
+
+
+FIND = AT + 0x2000
+BX_OF_STACK = "488b5c2448"  # mov rbx, [rsp + 0x48]
+R9_OF_BX = "4989d9"  # mov r9, rbx
+BX_TO_STACK = "48895c2448"  # mov [rsp + 0x48], rbx
+TEST_CX = "4885c9"  # test rcx, rcx
+JNE = "7510"
+CALL_DX = "ffd2"
+
+
+def finding(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[Code, int]:
+    """Code that calls FIND between others, and where it goes on."""
+    first = bytes.fromhex("".join(before))
+    call = b"\xe8" + (FIND - AT - len(first) - 5).to_bytes(4, "little")
+    return Code(first + call + bytes.fromhex("".join(after)), AT), AT + len(first) + 5
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "register", "behind"),
+    [
+        ((BX_OF_STACK,), (TEST_CX, JNE), "rbx", 3),  # chi
+        ((BX_OF_STACK, R9_OF_BX), ("90",), "r9", 0),  # echo: passed on by another register
+        ((BX_TO_STACK, R9_OF_BX), (CALL_DX, "90"), "r9", 2),  # a call that is not emulated between
+    ],
+)
+def test_what_a_call_was_given_is_found_behind_it(
+    before: tuple[str, ...], after: tuple[str, ...], register: str, behind: int
+) -> None:
+    """On the stack, where it was loaded from or saved before."""
+    code, goes_on = finding(before, after)
+    assert after_call(code, FIND, register) == Found(goes_on + behind, 0x48)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("31db",), ("90",)),  # xor ebx, ebx: nothing on the stack
+        ((CALL_DX,), ("90",)),  # a result that nobody has saved
+        ((BX_OF_STACK,), (BX_TO_STACK, "90")),  # the stack has something else by then
+        ((BX_OF_STACK,), ("c3",)),  # ret
+    ],
+)
+def test_what_is_gone_behind_a_call_is_not_looked_for(
+    before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    """A probe that might read something else is refused."""
+    code, _ = finding(before, after)
+    with pytest.raises(NoInstructionError):
+        after_call(code, FIND, "rbx")
+
+
+LENGTH = "48894878"  # mov [rax + 0x78], rcx
+BARRIER = "7410"  # je
+TEXT = "48897070"  # mov [rax + 0x70], rsi
+COUNTER = "0fb64868"  # movzx ecx, byte [rax + 0x68]
+
+
+@pytest.mark.parametrize(
+    ("code", "chosen"),
+    [
+        (LENGTH + BARRIER + TEXT + COUNTER + "90", 14),
+        (LENGTH + TEXT + "eb01" + "c3" + COUNTER + "90", 15),  # others come by another way
+    ],
+)
+def test_a_string_that_was_just_stored_can_be_read(code: str, chosen: int) -> None:
+    """Behind both its words, while the register still has what it was stored into."""
+    assert after_store(Code(bytes.fromhex(code), AT), 0x70) == Found(AT + chosen, "rax")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        TEXT + "90",  # no length
+        LENGTH + TEXT + "31c0" + "90",  # xor eax, eax
+        LENGTH + TEXT + "c3",
+        LENGTH + TEXT + LENGTH + TEXT + "90",  # which of them?
+        LENGTH + "4889742470" + "90",  # mov [rsp + 0x70], rsi
+    ],
+)
+def test_a_string_that_may_be_another_is_not_read(code: str) -> None:
+    """Nor one that cannot be found again."""
+    with pytest.raises(NoInstructionError):
+        after_store(Code(bytes.fromhex(code), AT), 0x70)
+
+
+# Of a program that Go 1.26 built for arm64: (*persistConn).roundTrip, runtime.newproc.func1.
+ARM64_ENTRY = "f9400b90 d10703f1 eb10023f 54005b09 d10903f4 a93ffa9d"
+ARM64_SMALL = "f9400b90 eb3063ff 540002c9 f81d0ffe"
+ARM64_BIRTH = "f9401b85 f94068a5 aa0003e1 b24003e2 94001460"
+
+
+def of_arm64(words: str) -> Code:
+    return Code(b"".join(int(w, 16).to_bytes(4, "little") for w in words.split()), AT, "aarch64")
+
+
+@pytest.mark.parametrize(("words", "jump"), [(ARM64_ENTRY, 12), (ARM64_SMALL, 8)])
+def test_the_jump_of_arm64_is_chosen(words: str, jump: int) -> None:
+    """`b.ls`, behind the comparison of the stack's end, arguments untouched."""
+    assert at_entry(of_arm64(words)) == AT + jump
+
+
+def test_an_argument_of_arm64_that_is_gone() -> None:
+    """`ldr w0, [x1]` before the jump."""
+    with pytest.raises(NoInstructionError):
+        at_entry(of_arm64("b9400020 " + ARM64_SMALL))
+
+
+def test_a_call_of_arm64_is_found() -> None:
+    """`bl`, by where it leads."""
+    assert call_to(of_arm64(ARM64_BIRTH), AT + 16 + 4 * 0x1460) == AT + 16
+
+
+@pytest.mark.parametrize(
+    ("word", "emulated"),
+    [
+        (0x54005B09, True),  # b.ls
+        (0x14000010, True),  # b
+        (0x94000012, True),  # bl
+        (0xB5000060, True),  # cbnz
+        (0x37000060, True),  # tbnz
+        (0xEB10023F, False),  # cmp
+        (0xA93FFA9D, False),  # stp
+        (0xD63F0020, False),  # blr
+    ],
+)
+def test_what_the_kernel_emulates_on_arm64(word: int, emulated: bool) -> None:
+    """Jumps and calls to addresses that they carry."""
+    assert is_emulated_on_arm64(word.to_bytes(4, "little")) is emulated
+
+
+def test_what_follows_registers_is_refused_on_arm64() -> None:
+    """Until somebody has taught it: no probe, not one that reads something else."""
+    with pytest.raises(NoInstructionError, match="yet"):
+        after_call(of_arm64(ARM64_ENTRY), AT, "rbx")
+    with pytest.raises(NoInstructionError, match="yet"):
+        after_store(of_arm64(ARM64_ENTRY), 8)

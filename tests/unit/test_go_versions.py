@@ -3,7 +3,7 @@
 import pytest
 
 from waggle.attach import RefusedError
-from waggle.probes.go.attach import grpc_offsets_of, offsets_of
+from waggle.probes.go.attach import grpc_offsets_of, offsets_of, router_offsets_of
 from waggle.probes.go.make_table import FIELDS, OPTIONAL, render, row_of
 from waggle.probes.go.table import GO
 
@@ -43,7 +43,7 @@ def test_a_field_that_has_gone_stops_the_making() -> None:
 
 def test_the_table_is_written_in_the_order_of_versions() -> None:
     """1.9 comes before 1.10, and what is written can be read again."""
-    text = render({"1.10": {"goid": 2}, "1.9": {"goid": 1}}, {})
+    text = render({"1.10": {"goid": 2}, "1.9": {"goid": 1}}, {}, {})
     read: dict[str, dict[str, dict[str, int]]] = {}
     exec(text, read)  # noqa: S102
     assert list(read["GO"]) == ["1.9", "1.10"]
@@ -71,3 +71,17 @@ def test_a_version_of_grpc_is_known_by_its_neighbours(
     table = {"1.70.0": old, "1.76.0": old, "1.85.0": new}
     monkeypatch.setattr("waggle.probes.go.attach.GRPC", table)
     assert (grpc_offsets_of(version) is not None) is known
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [("v5.2.3", True), ("v5.2.9", True), ("v5.3.0", False), ("v5.1.0", True), ("v4.9.0", False)],
+)
+def test_a_router_is_not_guessed(
+    monkeypatch: pytest.MonkeyPatch, version: str, known: bool
+) -> None:
+    """Nothing tells a wrong text from a route: a newer minor version is left alone."""
+    row = {"chi_patterns": 176}
+    table = {"github.com/go-chi/chi/v5": {"5.0.12": row, "5.2.3": row}}
+    monkeypatch.setattr("waggle.probes.go.attach.ROUTERS", table)
+    assert (router_offsets_of("github.com/go-chi/chi/v5", version) is not None) is known

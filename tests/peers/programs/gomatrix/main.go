@@ -5,7 +5,8 @@
 //
 // GET /m/<shape>/<client>/<n> plays a shape (shapes.go) with a client (clients.go).
 // The same shapes are played by gRPC (grpc.go), and by HTTP/2 without TLS.
-// GET /n/<n> answers; /redirect/<n>, /flaky/<n>, /busy/<n> and /slow/<n> answer in their own ways.
+// GET /n/<n> answers; /redirect/<n>, /flaky/<n>, /busy/<n> and /slow/<n> answer in their own ways;
+// /park/<n> makes n goroutines that do nothing for ever.
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -83,27 +85,38 @@ var frameworks = map[string]func(play) http.Handler{
 	},
 	"chi": func(p play) http.Handler {
 		c := chi.NewRouter()
-		c.Get("/{kind}/{shape}/{client}/{n}", func(w http.ResponseWriter, r *http.Request) {
-			p(w, r, chi.URLParam(r, "shape"), chi.URLParam(r, "client"), chi.URLParam(r, "n"))
+		c.Route("/{kind}/{shape}", func(inner chi.Router) {
+			inner.Get("/{client}/{n}", func(w http.ResponseWriter, r *http.Request) {
+				p(w, r, chi.URLParam(r, "shape"), chi.URLParam(r, "client"), chi.URLParam(r, "n"))
+			})
 		})
 		return c
 	},
 	"mux": func(p play) http.Handler {
 		m := mux.NewRouter()
-		m.HandleFunc("/{kind}/{shape}/{client}/{n}", func(w http.ResponseWriter, r *http.Request) {
+		inner := m.PathPrefix("/{kind}").Subrouter()
+		inner.HandleFunc("/{shape}/{client}/{n}", func(w http.ResponseWriter, r *http.Request) {
 			v := mux.Vars(r)
 			p(w, r, v["shape"], v["client"], v["n"])
 		})
 		return m
 	},
-	"echo": func(p play) http.Handler {
-		e := echo.New()
-		e.GET("/:kind/:shape/:client/:n", func(c echo.Context) error {
-			p(c.Response(), c.Request(), c.Param("shape"), c.Param("client"), c.Param("n"))
-			return nil
-		})
-		return e
-	},
+	"echo":     func(p play) http.Handler { return echoed(p) },
+	"echo-pre": func(p play) http.Handler { e := echoed(p); e.Pre(passing); return e },
+}
+
+func echoed(p play) *echo.Echo {
+	e := echo.New()
+	e.GET("/:kind/:shape/:client/:n", func(c echo.Context) error {
+		p(c.Response(), c.Request(), c.Param("shape"), c.Param("client"), c.Param("n"))
+		return nil
+	})
+	return e
+}
+
+// passing is middleware that runs before the router.
+func passing(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error { return next(c) }
 }
 
 // addOwn adds what other instances call.
@@ -118,6 +131,13 @@ func addOwn(m *http.ServeMux) {
 		case <-time.After(30 * time.Second):
 		case <-r.Context().Done():
 		}
+	})
+	m.HandleFunc("/park/{n}", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.PathValue("n"))
+		for range n {
+			go func() { select {} }()
+		}
+		answer(w, r)
 	})
 	var tries sync.Map
 	first := func(n string) bool {

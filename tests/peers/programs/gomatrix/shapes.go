@@ -62,6 +62,7 @@ func newShapes(called *url.URL) *shapes {
 		"deep": func(_ http.ResponseWriter, ctx context.Context, do call) error {
 			return deep(200, func() error { return do(ctx, "/n/") })
 		},
+		"crowd":    crowd,
 		"redirect": func(_ http.ResponseWriter, ctx context.Context, do call) error { return do(ctx, "/redirect/") },
 		"flaky": func(_ http.ResponseWriter, ctx context.Context, do call) error {
 			do(ctx, "/flaky/")
@@ -229,6 +230,16 @@ func deep(depth int, do func() error) error {
 		return errors.New("the stack was damaged")
 	}
 	return err
+}
+
+// crowd makes many goroutines that end, and then calls.
+func crowd(_ http.ResponseWriter, ctx context.Context, do call) error {
+	var all sync.WaitGroup
+	for range 200 {
+		all.Go(func() { deep(4, func() error { return nil }) })
+	}
+	all.Wait()
+	return do(ctx, "/n/")
 }
 
 type job struct {

@@ -1,4 +1,7 @@
-"""Target program: an ASGI application on hypercorn, answering with the path: app.py HOST:PORT"""
+"""Target program: an ASGI application on hypercorn, answering with the path: app.py HOST:PORT
+
+A WebSocket is told the number at the path's end, and closed.
+"""
 
 import asyncio
 import sys
@@ -16,6 +19,12 @@ async def app(
     receive: Callable[[], Awaitable[Message]],
     send: Callable[[Message], Awaitable[None]],
 ) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        number = scope["path"].rpartition("/")[2]
+        await send({"type": "websocket.send", "text": f"n={number}\n"})
+        await send({"type": "websocket.close"})
     if scope["type"] != "http":
         return
     body = scope["path"].encode()

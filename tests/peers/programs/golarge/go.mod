@@ -1,0 +1,3 @@
+module waggle.test/golarge
+
+go 1.26.0

@@ -69,7 +69,7 @@ test-backends: build .venv/.packages-dev ## Servers that take minutes to build, 
 test-python: build .venv/.packages-dev ## Python: every server, client and shape, every interpreter of this machine
 	@$(AS_ROOT) tests/peers/install.sh python
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' \
-		tests/peers/test_python.py tests/peers/test_interpreters.py
+		tests/peers/test_python*.py tests/peers/test_interpreters.py tests/peers/test_lines.py
 	$(GIVE_BACK)
 
 .PHONY: test-go

@@ -37,11 +37,18 @@ struct context {
 	u64 answered_ns;   /* and when */
 	u32 epoch;
 	u32 open; /* requests it has read and not answered */
-	u32 called; /* in it, or in what was copied from it: its end is told */
+	u32 called; /* enum context_called */
 	u32 own; /* what it has answered last it had read itself */
 	u64 sock; /* on which it has read or answered last, */
 	u32 many; /* and whether there were others before */
-	u32 reserved;
+	u32 inherited; /* what it serves: that of the one it was copied from */
+	u32 after_call; /* a bit for each that was copied from the next when that had called itself */
+	u32 made; /* and for each that may have been made for a request, which had been read */
+};
+
+enum context_called {
+	CALLED_BELOW = 1, /* in it, or in what was copied from it: its end is told */
+	CALLED_ITSELF = 2,
 };
 
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
@@ -165,6 +172,43 @@ INLINE int writer_trusted(const struct waggle_python *python)
 	return !python->writer_contradicts && python->writer_agrees >= early_proof;
 }
 
+/* A context on its way to the one that was made for the request. */
+struct descent {
+	const struct context *context;
+	u32 tgid;
+	u32 queued; /* one in between is over, and had called itself before it began the next */
+};
+
+static long descent_step(u32 index, void *argument)
+{
+	struct descent *descent = argument;
+	u32 at = masked(index + 1, WAGGLE_CONTEXTS - 1);
+	u64 generation = descent->context->generations[at];
+	struct context_key key = {
+		.address = descent->context->addresses[at],
+		.tgid = descent->tgid,
+	};
+	struct context *context = bpf_map_lookup_elem(&contexts, &key);
+
+	if (context && context->generations[0] == generation)
+		return !context->inherited;
+	if (!(descent->context->after_call >> masked(index, WAGGLE_CONTEXTS - 1) & 1))
+		return 0;
+	descent->queued = 1;
+	return 1;
+}
+
+/* Whether what a context serves need not be what it was copied for: who is done may begin the
+ * next of a queue, whoever put it there. */
+INLINE int may_be_queued(const struct context *context, u32 tgid)
+{
+	struct descent descent = { .context = context, .tgid = tgid };
+
+	if (context->inherited && context->after_call)
+		LOOP(WAGGLE_CONTEXTS - 1, descent_step, &descent);
+	return descent.queued;
+}
+
 /* What the current context serves, where a prediction is trusted to say. */
 INLINE int task_owner(u32 tgid, struct owner *owner)
 {
@@ -176,7 +220,7 @@ INLINE int task_owner(u32 tgid, struct owner *owner)
 		return 0;
 	address = current_context(python);
 	context = address ? known_context(python, tgid, address) : 0;
-	if (!context)
+	if (!context || may_be_queued(context, tgid))
 		return 0;
 	*owner = copy_trusted(python) ? context->copied_for : context->writes_for;
 	return !!owner->sock;
@@ -227,7 +271,7 @@ static long lineage_step(u32 index, void *argument)
 		lineage->over |= 1U << at;
 		return 0;
 	}
-	context->called = 1;
+	context->called |= CALLED_BELOW;
 	if (may_be_elsewhere(context))
 		lineage->elsewhere |= 1U << at;
 	return 0;
@@ -272,6 +316,8 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 	lineage.context = context;
 	lineage.tgid = tgid;
 	LOOP(WAGGLE_CONTEXTS, lineage_step, &lineage);
+	if (kind == WAGGLE_EVIDENCE_CALL)
+		context->called |= CALLED_ITSELF;
 	evidence = begin_evidence(kind, facts);
 	if (!evidence)
 		return 0;
@@ -280,6 +326,8 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 	evidence->unanswered = python->unanswered;
 	evidence->answering = lineage.elsewhere;
 	evidence->over = lineage.over;
+	evidence->queued = lineage.over & context->after_call << 1;
+	evidence->made = context->made;
 	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
 			      context->generations);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
@@ -312,8 +360,10 @@ INLINE void predict(struct connection *connection, const struct waggle_python *p
 	if (!connection->writer || python->writer_contradicts)
 		return;
 	writer = known_context(python, tgid, connection->writer_context);
-	if (writer && writer->generations[0] == connection->writer)
+	if (writer && writer->generations[0] == connection->writer) {
 		writer->writes_for = owner;
+		writer->inherited = 0;
+	}
 }
 
 INLINE int is_open(const struct owner *owner)

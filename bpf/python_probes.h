@@ -44,7 +44,19 @@ INLINE void copied_for_request(struct context *child)
 		return;
 	child->copied_for = thread->read;
 	child->copied_for.sock = sock;
+	child->inherited = 0;
+	child->made |= 1;
 	connection->copied = thread->read.index + 1;
+}
+
+/* Who ends an answer begins the next request of that connection, where it has been read
+ * meanwhile. */
+INLINE int begins_next_request(const struct context *parent)
+{
+	u64 sock = parent->answered_sock;
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	return connection && open_requests(connection);
 }
 
 INLINE void descend(struct context *child, struct context *parent)
@@ -55,6 +67,11 @@ INLINE void descend(struct context *child, struct context *parent)
 			      parent->addresses);
 	child->copied_for = parent->copied_for;
 	child->writes_for = parent->writes_for;
+	child->inherited = 1;
+	child->made = (parent->made << 1 & 0xff) | begins_next_request(parent);
+	child->after_call = parent->after_call << 1 & 0xff;
+	if (parent->called & CALLED_ITSELF)
+		child->after_call |= 1;
 }
 
 /* `child` was copied from what the current thread works on. */

@@ -526,6 +526,11 @@ struct waggle_evidence {
 	unsigned char answering; /* CALL: a bit for each context in the middle of an answer, */
 	unsigned char over;	 /* and for each that is freed already */
 	unsigned char many; /* ANSWER: it read or answered on several connections: a loop's own */
+	unsigned char queued; /* CALL: a bit for each that is over, and that had called itself when it
+			       * began what the call is made in: the next of a queue, perhaps */
+	unsigned char made;   /* CALL: a bit for each that may have been made for a request: what
+			       * it was copied from is another's */
+	unsigned char reserved[6];
 };
 
 /* Where CPython keeps frames and code objects: value of the map `python_code`, measured
@@ -760,7 +765,7 @@ _Static_assert(sizeof(struct waggle_facts) == WAGGLE_FACTS_SIZE, "facts");
 _Static_assert(sizeof(struct waggle_exchange) == WAGGLE_RECORD_SIZE, "exchange");
 _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE, "large exchange");
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
-_Static_assert(sizeof(struct waggle_evidence) == 136, "evidence");
+_Static_assert(sizeof(struct waggle_evidence) == 144, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
 _Static_assert(sizeof(struct waggle_log) == WAGGLE_LOG_RECORD_SIZE, "log");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");

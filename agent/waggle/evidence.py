@@ -10,7 +10,8 @@ after it had called, and which contexts are no more. The rule, WK in docs/parent
     a call belongs to the request whose answer is the first that its context, or one that
     it descends from, writes after the call; the nearer of two wins; and the branch that
     the call grew on must have begun while that request was being served, and must end with
-    it: one that lives on may be a worker, who does anybody's work
+    it: one that lives on may be a worker, who does anybody's work; nor may it have grown on
+    one that had called by itself and is over: who is done may begin the next of a queue
 
 Where that answer might as well be the next piece of work of a context that has answered
 before, nothing is proven.
@@ -337,6 +338,7 @@ class Joins:
             self._calls["unsure"][rows[unsure]] |= bit
             # In the middle of an answer only that it goes on is proof.
             fits = in_time & (goes_on | ((self._calls["unsure"][rows] & bit) == 0))
+            fits &= ~_may_be_queued(self._calls["evidence"]["queued"][rows], depth)
             rows, met = rows[fits], met[fits]
             self._calls["depth"][rows] = depth
             self._calls["parent"][rows] = met
@@ -621,6 +623,12 @@ class _Answers:
             # When it began, its context may have been at work on the next request.
             after = index.first_after(chains[open_, depth], began)
             hit &= (after < 0) | (answers["start_ns"][after] > began)
+            hit &= ~_may_be_queued(calls["queued"][open_], depth)
+            if depth:
+                # What was made for a request is no part of one that was answered before. Where
+                # one is open it may be that one's, whose answer another context writes.
+                hit &= (calls["made"][open_] & np.uint8((1 << depth) - 1)) == 0
+                hit &= calls["unanswered"][open_] == 0
             depths[open_[hit]] = depth
             chosen[open_[hit]] = at[hit]
         return depths, answers[chosen[depths >= 0]]
@@ -669,6 +677,14 @@ class _Reused:
         sure: Mask = fresh | (~waited & ((answers["own"] != 0) | ~refuted))
         sure &= answers["shared"] == 0
         return sure
+
+
+def _may_be_queued(queued: npt.NDArray[np.uint8], depth: int) -> Mask:
+    """Whether a context between a call's own and the one at `depth` may have begun the next of a
+    queue, whoever had put it there."""
+    between = np.uint8((1 << depth) - 1 & ~1)
+    may: Mask = (queued & between) != 0
+    return may
 
 
 def _bit_below(bits: npt.NDArray[np.uint8], depth: npt.NDArray[np.int8]) -> Mask:

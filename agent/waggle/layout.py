@@ -605,7 +605,7 @@ TLS_LAYOUT = _dtype(
 )
 
 EVIDENCE = _dtype(
-    144,
+    152,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
@@ -627,6 +627,9 @@ EVIDENCE = _dtype(
         ("answering", "u1", 141),
         ("over", "u1", 142),
         ("many", "u1", 143),
+        ("queued", "u1", 144),
+        ("made", "u1", 145),
+        ("reserved", "(6,)u1", 146),
     ],
 )
 

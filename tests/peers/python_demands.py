@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .python_matrix import Cell
-from .python_servers import PYTHON_SERVERS
+from .python_servers import PYTHON_SERVERS, QUEUE_CLIENT
 
 ALL = 1.0
+TEN_AT_ONCE = 10  # calls of a request are three at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ _BY_SHAPE = {
     "executor": "`run_in_executor` and pools of threads hand no context over",
     "queue": "workers are older than the request whose work they do",
     "lazy-queue": "workers that were born in one request do the work of others, and live on",
+    "proxy": "a stream is written by a task of its own: who answers descends from who calls",
     "detached": "a task that outlives its request looks like a worker that was born in it",
 }
 _AFTER = (
@@ -34,6 +36,11 @@ _AFTER = (
 _QUEUE = (
     "more requests wait than it has threads: between two answers of a thread nothing tells what "
     "comes after the first from what is for the second"
+)
+_POOL = "tornado's own client makes ten calls at once: whoever is done begins the next of a queue"
+_HANDSHAKE = (
+    "it answers the handshake before the handler runs: what a branch calls after an answer, while "
+    "requests are open, may be theirs"
 )
 _GRANIAN = "its sockets are read and written by threads of Rust, which hold no context of Python"
 _DAEMON = "requests reach mod_wsgi's daemon by a protocol of its own, which is no HTTP"
@@ -55,8 +62,12 @@ def demand(cell: Cell) -> Demand:
     reason = _NOT_AT_ALL.get(cell.server) or _BY_SHAPE.get(cell.shape, "")
     if not reason and cell.concurrency > 1 and cell.shape != "stream":
         reason = _NOT_WHEN_BUSY.get(cell.server, "")
+    if not reason and cell.client == QUEUE_CLIENT and cell.concurrency * 3 > TEN_AT_ONCE:
+        reason = _POOL
     if reason:
         return Demand(0, reason)
+    if cell.shape == "websocket" and cell.server == "sanic" and cell.concurrency > 1:
+        return Demand(0, _HANDSHAKE)
     if cell.shape == "after" and cell.server == "http.server":
         return Demand(0, _EMPTY)
     if cell.shape == "after" and server.kind == "threads":
@@ -70,6 +81,8 @@ def reasons() -> Iterator[tuple[str, str]]:
         yield f"`{shape}`", reason
     yield "`after` on servers with threads, the first", _AFTER
     yield "`after` on http.server", _EMPTY
+    yield f"{QUEUE_CLIENT}, more than ten calls at once", _POOL
+    yield "`websocket` on sanic, many at once", _HANDSHAKE
     for server, reason in _NOT_WHEN_BUSY.items():
         yield f"{server}, all but `stream`", reason
     yield from _NOT_AT_ALL.items()

@@ -5,7 +5,7 @@ the other, one for each cell, with numbers of its own. The agent's spans are jud
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 from .agent import Agent, Ended, started_agent
 from .clients import WEBSOCKET, start_client
 from .python_servers import (
-    CALLS,
     HEAVY_CLIENTS,
     PYTHON_SERVERS,
+    QUEUE_CLIENT,
     SYNC_CLIENTS,
+    calls_of,
 )
 from .servers import Server, start_server
 from .toolchain import MATRIX_VENV, VENV
@@ -53,6 +54,7 @@ class Result:
     unserved: int
     missing: int | None
     split: int
+    astray: int
     links: dict[str, int]
     examples: tuple[str, ...] = ()
 
@@ -72,6 +74,7 @@ class Result:
         links = " ".join(f"{link}:{count}" for link, count in sorted(self.links.items()))
         words = f"{self.cell}: right {self.right} WRONG {self.wrong} none {self.none}"
         words += f" missing {self.missing} unserved {self.unserved} split {self.split}"
+        words += f" astray {self.astray}" if self.astray else ""
         return " ".join([words, f"[{links}]", *self.examples])
 
 
@@ -99,6 +102,8 @@ def cells_of(
     found = [(shape, server.client_for(shape)) for shape in server.shapes]
     more = ("one", "gather") if server.kind == "tasks" else ("one",)
     found += [(shape, client) for client in server.clients[1:] for shape in more]
+    if QUEUE_CLIENT in server.clients:
+        found += [(shape, QUEUE_CLIENT) for shape in ("twice", "retry", "cancel")]
     if server.kind == "tasks":
         found += [("sync", client) for client in SYNC_CLIENTS[1:]]
         found += [("one", "streams")]
@@ -113,17 +118,25 @@ def cells_of(
     ]
 
 
-def play(cells: Sequence[Cell], count: int, *, heavy: bool, flags: Sequence[str] = ()) -> Run:
+def play(
+    cells: Sequence[Cell],
+    count: int,
+    *,
+    heavy: bool,
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Run:
     """Plays cells of one server and one concurrency, `count` requests each.
 
-    heavy: with all that requirements-python.txt has. Raises ProgramError when a program fails.
+    heavy: with all that requirements-python.txt has. env: more for the server's environment.
+    Raises ProgramError when a program fails.
     """
     started = time.monotonic()
     name = cells[0].server
     server_kind = PYTHON_SERVERS[name].started_from((MATRIX_VENV if heavy else VENV) / "bin")
     with ExitStack() as stack:
         called = stack.enter_context(start_server("go-nethttp"))
-        env = {"CALLED": called.base_url}
+        env = {"CALLED": called.base_url, **(env or {})}
         server = stack.enter_context(start_server(name, env=env, kinds={name: server_kind}))
         agent = stack.enter_context(started_agent(*flags, pids=[called.pid, server.pid]))
         numbers = [range(1 + i * count, 1 + (i + 1) * count) for i in range(len(cells))]
@@ -134,7 +147,7 @@ def play(cells: Sequence[Cell], count: int, *, heavy: bool, flags: Sequence[str]
         ended = agent.stop()
         truth = judge(ended.spans, pids, [called.pid])
     results = [
-        result_of(cell, mine, truth, CALLS.get(cell.shape, 1))
+        result_of(cell, mine, truth, calls_of(cell.shape))
         for cell, mine in zip(cells, numbers, strict=True)
     ]
     services = frozenset(span.service for span in ended.spans if span.pid in pids)
@@ -187,6 +200,7 @@ def result_of(cell: Cell, numbers: range, truth: Truth, calls: int | None) -> Re
         unserved=len(numbers) - len(mine.requests),
         missing=None if calls is None else calls * len(numbers) - len(mine.calls),
         split=mine.split,
+        astray=mine.astray,
         links={str(link): count for link, count in mine.links.items()},
         examples=tuple(mine.examples("wrong")),
     )

@@ -15,6 +15,8 @@ NO_ROUTES: frozenset[str] = frozenset()
 
 SYNC_CLIENTS = ("requests", "requests-once", "urllib3", "http.client", "httpx", "pycurl", "boto3")
 ASYNC_CLIENTS = ("httpx-async", "aiohttp")
+# Makes ten calls at once: whoever is done begins the next, out of a queue, for whomever it is.
+QUEUE_CLIENT = "tornado-queue"
 # What base installations do not have: these are in requirements-python.txt only.
 HEAVY_CLIENTS = frozenset({"pycurl", "boto3"})
 
@@ -37,6 +39,13 @@ CALLS: Mapping[str, int | None] = {
     "task-group": 3,
     "cancel": None,
 }
+
+
+def calls_of(shape: str) -> int | None:
+    """How many calls a request of that shape makes; None: it depends."""
+    return 2 if shape.startswith("query-") else CALLS.get(shape, 1)
+
+
 # Shapes that call from a thread, by a client that is no coroutine.
 IN_THREADS = frozenset({"sync", "to-thread", "executor", "thread"})
 
@@ -230,7 +239,10 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         _script("matrix_http_server.py"), light=True, service="matrix_http_server"
     ),
     "fastapi-uvicorn-asyncio-h11": _tasks(
-        _uvicorn("matrix_fastapi:app", "asyncio", "h11"), "matrix_fastapi", light=True
+        _uvicorn("matrix_fastapi:app", "asyncio", "h11"),
+        "matrix_fastapi",
+        light=True,
+        extra=("proxy", "after"),
     ),
     "fastapi-uvicorn-uvloop-httptools": _tasks(
         _uvicorn("matrix_fastapi:app", "uvloop", "httptools"), "matrix_fastapi", light=True
@@ -252,12 +264,12 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         _uvicorn("matrix_starlette:app", "asyncio", "httptools"),
         "matrix_starlette",
         light=True,
-        extra=("after", "websocket"),
+        extra=("proxy", "after", "websocket"),
     ),
     "starlette-uvicorn-uvloop-h11": _tasks(
         _uvicorn("matrix_starlette:app", "uvloop", "h11"),
         "matrix_starlette",
-        extra=("after", "websocket"),
+        extra=("proxy", "after", "websocket"),
     ),
     "starlette-granian-asyncio": _tasks(
         _granian("matrix_starlette:app", "asyncio"),
@@ -289,7 +301,7 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         "matrix_tornado",
         light=True,
         extra=(),
-        clients=("tornado", *ASYNC_CLIENTS),
+        clients=("tornado", QUEUE_CLIENT, *ASYNC_CLIENTS),
     ),
     "sanic": _tasks(_sanic, "matrix_sanic", extra=("websocket",)),
 }

@@ -1,7 +1,8 @@
 """python -m tests.peers.python_table: plays the Python matrix, prints each cell, writes the tables.
 
-What was found is kept in build/python-matrix.json, so that parts can be played by themselves;
---write makes the tables in docs/python.md from all that is there.
+What was found, here or by `make test-python`, is kept in build/python-matrix.json, so that parts
+can be played by themselves; --write makes the tables in docs/python.md from all that is there,
+--kept plays nothing before.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ensure_called_server()
     results: list[Result] = []
     is_broken = False
-    for name in chosen.server or PYTHON_SERVERS:
+    for name in () if chosen.kept else chosen.server or PYTHON_SERVERS:
         if chosen.light and not PYTHON_SERVERS[name].is_light:
             continue
         for concurrency in chosen.concurrency or CONCURRENCIES:
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=320, help="requests a cell")
     parser.add_argument("--light", action="store_true", help="only what requirements.txt has")
     parser.add_argument("--flag", action="append", default=[], help="one more for the agent")
+    parser.add_argument("--kept", action="store_true", help="play nothing: only write")
     parser.add_argument("--write", action="store_true", help="write docs/python.md")
     return parser
 

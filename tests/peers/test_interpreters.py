@@ -1,6 +1,8 @@
 """Each CPython of this machine: one server with threads, one with an event loop."""
 
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -34,9 +36,9 @@ def built() -> None:
     ensure_called_server()
 
 
-def observe(interpreter: Interpreter, program: str, calls: int) -> tuple[Truth, set[str]]:
-    """The truth about `program`, which makes so many calls a request, at 32 requests at once; and
-    what its process is said to run on."""
+def observe(interpreter: Interpreter, program: str, calls: int) -> tuple[Truth, set[str], str]:
+    """The truth about `program`, which makes so many calls a request, at 32 requests at once; what
+    its process is said to run on; and what the agent said."""
     kind = ServerKind(lambda place, _: [interpreter.path, FOLDER / program, str(place.port)])
     with start_server("go-nethttp") as called:
         env = {"CALLED": called.base_url}
@@ -47,7 +49,7 @@ def observe(interpreter: Interpreter, program: str, calls: int) -> tuple[Truth, 
                 ended = agent.stop()
             assert ended.losses == ["nothing"]
             runtimes = {_runtime_of(span) for span in ended.spans if span.pid == server.pid}
-            return judge(ended.spans, [server.pid], [called.pid]), runtimes
+            return judge(ended.spans, [server.pid], [called.pid]), runtimes, ended.stderr
 
 
 def _runtime_of(span: SeenSpan) -> str:
@@ -57,9 +59,9 @@ def _runtime_of(span: SeenSpan) -> str:
 
 @each_interpreter
 def test_threads(interpreter: Interpreter) -> None:
-    """http.server's threads: every call is part of its thread's request; and
+    """http.server's threads: every call is part of its thread's request, without a GIL too; and
     process.runtime.version is what the interpreter says of itself."""
-    truth, runtimes = observe(interpreter, "plain_threads.py", calls=1)
+    truth, runtimes, _ = observe(interpreter, "plain_threads.py", calls=1)
     assert truth.verdicts == {"right": COUNT}, truth.examples("wrong")
     assert truth.split == 0
     assert runtimes == {f"cpython {interpreter.version_text}"}
@@ -67,10 +69,13 @@ def test_threads(interpreter: Interpreter) -> None:
 
 @each_interpreter
 def test_event_loop(interpreter: Interpreter) -> None:
-    """Three calls at once from a task of asyncio: all have the right parent, no trace is split."""
-    truth, _ = observe(interpreter, "plain_asyncio.py", calls=3)
-    assert truth.verdicts == {"right": 3 * COUNT}, truth.examples("wrong")
+    """Three calls at once from a task of asyncio: all have the right parent, no trace is split.
+    Without a GIL none has a parent, and the agent says why."""
+    truth, _, said = observe(interpreter, "plain_asyncio.py", calls=3)
+    verdict = "none" if interpreter.is_free else "right"
+    assert truth.verdicts == {verdict: 3 * COUNT}, truth.examples("wrong")
     assert truth.split == 0
+    assert ("without a GIL" in said) == interpreter.is_free
 
 
 @pytest.mark.slow
@@ -79,11 +84,33 @@ def test_event_loop(interpreter: Interpreter) -> None:
 )
 def test_subinterpreter(interpreter: Interpreter) -> None:
     """The same in a second interpreter of the process, whose thread has a state in both."""
-    truth, _ = observe(interpreter, "plain_inside.py", calls=3)
-    assert truth.verdicts == {"right": 3 * COUNT}, truth.examples("wrong")
+    truth, _, _ = observe(interpreter, "plain_inside.py", calls=3)
+    verdict = "none" if interpreter.is_free else "right"
+    assert truth.verdicts == {verdict: 3 * COUNT}, truth.examples("wrong")
     assert truth.split == 0
 
 
 def test_this_interpreter_is_among_them() -> None:
     """The list is not empty by mistake: the one that runs the tests is found."""
     assert sys.version_info[:3] in {one.version for one in FOUND}
+
+
+@pytest.mark.slow
+def test_contexts_too_many_to_follow() -> None:
+    """A program that copies contexts faster than is cheap to follow is let alone, and the agent
+    says so: its calls have the parents that threads tell."""
+    python = Path(sys.executable).resolve()
+    kind = ServerKind(lambda place, _: [python, FOLDER / "plain_copies.py", str(place.port)])
+    with ExitStack() as stack:
+        called = stack.enter_context(start_server("go-nethttp"))
+        env = {"CALLED": called.base_url}
+        server = stack.enter_context(start_server("copies", env=env, kinds={"copies": kind}))
+        agent = stack.enter_context(started_agent(pids=[called.pid, server.pid]))
+        agent.wait_for_stderr("copies contexts faster")
+        run_client("go", server.base_url, COUNT, 8)
+        agent.settle(3 * COUNT)
+        ended = agent.stop()
+    truth = judge(ended.spans, [server.pid], [called.pid])
+    assert truth.verdicts == {"right": COUNT}, truth.examples("wrong")
+    assert truth.links == {"thread": COUNT}
+    assert ended.losses == ["nothing"]

@@ -10,7 +10,7 @@ language, the library and the way in between.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .agent import SeenSpan
@@ -22,12 +22,14 @@ _EXAMPLES = 5
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One call, the request whose number it has (None: that has no span), and the verdict.
-    is_split: the called server's span is not the call's child, or in another trace."""
+    is_split: the called server's span is not the call's child, or in another trace. is_astray: it
+    has no parent, and yet the trace of another request."""
 
     call: SeenSpan
     request: SeenSpan | None
     verdict: Verdict
     is_split: bool
+    is_astray: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class Truth:
     def split(self) -> int:
         """Calls whose called server is not below them in their trace."""
         return sum(judged.is_split for judged in self.calls)
+
+    @property
+    def astray(self) -> int:
+        """Calls without a parent that are in the trace of a request that is not theirs."""
+        return sum(judged.is_astray for judged in self.calls)
 
     def within(self, numbers: Collection[int]) -> "Truth":
         """The part that has these numbers."""
@@ -90,7 +97,21 @@ def judge(
             below[span.parent_id].append(span)
             unclaimed[span.number] += 1
     calls = [span for span in spans if span.kind == "client" and span.pid in caller_pids]
-    return Truth(requests, tuple(_judged(call, requests, below, unclaimed) for call in calls))
+    seen = _Seen(requests, below, unclaimed)
+    for number, request in requests.items():
+        seen.traces[request.trace_id].add(number)
+    return Truth(requests, tuple(_judged(call, seen) for call in calls))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What calls are judged by. below: spans of the called servers by their parent; called: how
+    many of them each number has; traces: which requests are in each."""
+
+    requests: Mapping[int, SeenSpan]
+    below: Mapping[str, list[SeenSpan]]
+    called: Mapping[int | None, int]
+    traces: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
 
 def _is_answered(span: SeenSpan) -> bool:
@@ -98,20 +119,18 @@ def _is_answered(span: SeenSpan) -> bool:
     return any(code in span.attributes for code in codes)
 
 
-def _judged(
-    call: SeenSpan,
-    requests: Mapping[int, SeenSpan],
-    below: Mapping[str, list[SeenSpan]],
-    called: Mapping[int | None, int],
-) -> Judged:
-    request = requests.get(call.number or 0)
+def _judged(call: SeenSpan, seen: _Seen) -> Judged:
+    request = seen.requests.get(call.number or 0)
     verdict: Verdict = "none"
     if call.parent_id:
         wanted = (request.span_id, request.trace_id) if request else None
         verdict = "right" if (call.parent_id, call.trace_id) == wanted else "wrong"
-    answered_by = below.get(call.span_id, [])
+    answered_by = seen.below.get(call.span_id, [])
     is_whole = any(span.trace_id == call.trace_id for span in answered_by)
-    return Judged(call, request, verdict, bool(called.get(call.number)) and not is_whole)
+    others = seen.traces.get(call.trace_id, set())
+    is_astray = verdict == "none" and bool(others) and call.number not in others
+    is_split = bool(seen.called.get(call.number)) and not is_whole
+    return Judged(call, request, verdict, is_split, is_astray)
 
 
 def _in_words(judged: Judged, requests: Mapping[int, SeenSpan]) -> str:

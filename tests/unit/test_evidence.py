@@ -169,13 +169,37 @@ def test_a_branch_that_is_over_is_proof() -> None:
     assert parent_of(released(joins)[1]) == 9
 
 
-def test_a_context_that_was_over_before_the_call() -> None:
-    """Of what had ended when the call was made nothing more is waited for."""
+def test_a_queue_that_whoever_is_done_goes_on_with() -> None:
+    """A task that was begun by one that had called and is over may be the next of a queue, put
+    there by anybody: it is no part of the request in which it began, before its answer or after."""
+    ring, _, joins = fresh()
+    joins.hold(np.concatenate([record(1), record(2)]))
+    made, later = call(1, 250, [241, 201, 101]), call(2, 500, [451, 401, 101], unanswered=0)
+    for one in (made, later):
+        one["over"] = one["queued"] = 2
+    ring.put(made, over(241), answer(9, 100, 300, 101), later, over(451))
+    rows = released(joins)
+    assert parent_of(rows[1]) == parent_of(rows[2]) == 0
+
+
+def test_a_callback_that_was_over_before_the_call() -> None:
+    """What had ended when the call was made, and had not called, only handed on; nothing more is
+    waited for of it."""
     ring, _, joins = fresh()
     joins.hold(record(1))
     made = call(1, 250, [301, 201, 101])
     made["over"] = 2
     ring.put(made, over(301), answer(9, 100, 300, 101))
+    assert parent_of(released(joins)[1]) == 9
+
+
+def test_what_was_queued_further_up() -> None:
+    """How the answering context itself was begun says nothing against it."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    made = call(1, 250, [241, 201, 101, 51])
+    made["over"] = made["queued"] = 8
+    ring.put(made, over(241, 201), answer(9, 100, 300, 101))
     assert parent_of(released(joins)[1]) == 9
 
 
@@ -272,6 +296,27 @@ def test_a_worker_from_after_the_answer() -> None:
     ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=0))
     assert released(joins) == {}
     clock.now += AFTER_NS
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_request_below_an_answer() -> None:
+    """What was made for a request that was read later is no part of the one answered before,
+    though it descends from its context."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    made = call(1, 300, [281, 251, 101], unanswered=0)
+    made["made"] = 2
+    ring.put(answer(9, 100, 200, 101), made, over(281, 251))
+    assert parent_of(released(joins)[1]) == 0
+
+
+def test_a_request_that_another_context_answers() -> None:
+    """While a request is open, what descends from a context that has answered another may be a
+    part of the open one, though its own answer is written elsewhere."""
+    ring, _, joins = fresh()
+    joins.hold(record(1))
+    ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=1), over(251))
+    ring.put(answer(8, 240, 400, 301))
     assert parent_of(released(joins)[1]) == 0
 
 

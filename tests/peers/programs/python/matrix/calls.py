@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 CALLED = os.environ.get("CALLED", "")
+PATH = os.environ.get("CALLED_PATH", "/slow/{n}?ms={ms}")
 TIMEOUT_S = 30
 Call = Callable[[int], str]
 _per_thread = threading.local()
@@ -15,7 +16,7 @@ _per_thread = threading.local()
 
 def path(n: int) -> str:
     """Answers come out of order: each takes 0 to 4 ms."""
-    return f"/slow/{n}?ms={n * 7 % 5}"
+    return PATH.format(n=n, ms=n * 7 % 5)
 
 
 def failing_path(n: int) -> str:

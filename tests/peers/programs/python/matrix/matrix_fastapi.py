@@ -26,6 +26,13 @@ async def handle_stream(client: str, n: int) -> StreamingResponse:
     return StreamingResponse(shapes_async.stream(client, n), media_type="text/plain")
 
 
+@app.get("/m/proxy/{client}/{n}")
+async def handle_proxy(client: str, n: int) -> StreamingResponse:
+    """Calls, and streams what was answered."""
+    text = await calls_async.call(client, n)
+    return StreamingResponse(shapes_async.pieces(text), media_type="text/plain")
+
+
 @app.websocket("/m/websocket/{client}/{n}")
 async def handle_websocket(socket: WebSocket, client: str, n: int) -> None:
     """One call before the handshake is answered."""

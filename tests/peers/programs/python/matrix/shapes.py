@@ -9,9 +9,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 
 import calls
+import queries
 
 Shape = Callable[[str, int], "str | Iterator[str]"]
 
@@ -92,6 +93,14 @@ def _by_queue(client: str, n: int) -> str:
     return done.result(calls.TIMEOUT_S)
 
 
+def _between_queries(driver: str, client: str, n: int) -> str:
+    """Two calls, with a query before each."""
+    for _ in range(2):
+        queries.query(driver, n)
+        text = calls.call(client, n)
+    return text
+
+
 SHAPES: dict[str, Shape] = {
     "one": _one,
     "twice": _twice,
@@ -102,6 +111,7 @@ SHAPES: dict[str, Shape] = {
     "thread": _in_thread,
     "executor": _in_executor,
     "queue": _by_queue,
+    **{f"query-{driver}": partial(_between_queries, driver) for driver in queries.QUERIES},
 }
 
 

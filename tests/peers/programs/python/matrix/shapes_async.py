@@ -5,12 +5,13 @@ import contextvars
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import calls
 import calls_async
+import queries
 import shapes
 
 Shape = Callable[[str, int], Awaitable[str]]
@@ -158,6 +159,16 @@ async def _detach(client: str, n: int) -> str:
     return f"n={n} detached\n"
 
 
+async def _between_queries(driver: str, client: str, n: int) -> str:
+    """Two calls at once, after a query each."""
+
+    async def one() -> str:
+        await queries.query_async(driver, n)
+        return await calls_async.call(client, n)
+
+    return (await asyncio.gather(one(), one()))[0]
+
+
 SHAPES: dict[str, Shape] = {
     "one": _one,
     "late": _late,
@@ -175,6 +186,7 @@ SHAPES: dict[str, Shape] = {
     "queue": _by_queue,
     "lazy-queue": _by_lazy_queue,
     "detached": _detach,
+    **{f"query-{driver}": partial(_between_queries, driver) for driver in queries.ASYNC_QUERIES},
 }
 
 
@@ -188,6 +200,11 @@ async def stream(client: str, n: int) -> AsyncIterator[bytes]:
     yield f"n={n} streamed\n".encode()
     for _ in range(2):
         yield (await calls_async.call(client, n)).encode()
+
+
+async def pieces(text: str) -> AsyncIterator[bytes]:
+    """An answer that is there already, streamed."""
+    yield text.encode()
 
 
 async def after(client: str, n: int) -> None:

@@ -81,11 +81,12 @@ test-go: build .venv/.packages-dev ## Go: every framework, client and shape, eve
 WAGGLE_TEST_SOAK ?= 400
 
 .PHONY: soak
-soak: build .venv/.packages-dev ## At length: no byte altered by headers for strangers, or in Go programs under stress
+soak: build .venv/.packages-dev ## At length: no byte altered, in Go programs under stress, with agents that come and go
 	@$(AS_ROOT) tests/peers/install.sh
 	@$(AS_ROOT) tests/peers/install.sh grpc
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
-		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py tests/peers/test_unaltered.py
+		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py tests/peers/test_unaltered.py \
+		tests/peers/test_tls.py::test_killed_agent_harms_nobody
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
 		$(PYTEST) -m 'not vm' tests/peers/test_go_soak.py
 	$(GIVE_BACK)

@@ -10,7 +10,7 @@
 #include "http1_feed.h"
 #include "http2_feed.h"
 #include "python_parts.h"
-#include "tls_wire.h"
+#include "tls_failure.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
@@ -261,6 +261,13 @@ INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
 	return !!state->left;
 }
 
+INLINE int pass_wire(struct connection *connection, struct call *call)
+{
+	if (on_wire(connection, call))
+		tell_failure(connection, call->user, call->endpoint.sock);
+	return 0;
+}
+
 /* All flavours meet here. A global function: the verifier proves it once, for any
  * arguments, and not again at each place that calls it. */
 PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
@@ -286,7 +293,7 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 		connection->received_base = call->endpoint.received_base;
 	}
 	if (is_tls(connection) && call->user != SCRATCH_TLS)
-		return on_wire(connection, call);
+		return pass_wire(connection, call);
 	if (feed->sent && connection->flags & CONNECTION_WATCHED)
 		task_part(connection, feed->sock);
 	if (!is_http2(connection)) {
@@ -295,7 +302,7 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 		feed_call(&walk);
 		/* Or has just turned out to be encrypted. */
 		if (is_tls(connection) && call->user != SCRATCH_TLS)
-			return on_wire(connection, call);
+			return pass_wire(connection, call);
 	}
 	/* From where it is, or has just turned out to be, HTTP/2. */
 	if (is_http2(connection) && open_requests(connection))

@@ -17,6 +17,7 @@ enum tls_type { TLS_CHANGE_CIPHER = 20, TLS_ALERT = 21, TLS_HANDSHAKE = 22, TLS_
 
 /* How much longer a record is than what is in it: the tag, and what TLS 1.3 (a type) or 1.2
  * (a nonce, but for ChaCha20) add. */
+#define TLS_1_3 4 /* as versions are numbered here */
 enum tls_overhead { TLS_OVERHEAD_CHACHA12 = 16, TLS_OVERHEAD_13 = 17, TLS_OVERHEAD_GCM12 = 24 };
 
 /* One direction: the record that bytes are passing of. */
@@ -26,21 +27,38 @@ struct tls_walk {
 	u8 have;    /* bytes in `header` */
 	u8 known;   /* where records begin is known */
 	u8 changed; /* the last record was CHANGE_CIPHER */
-	u8 shaking; /* what comes next begins a record of the handshake */
+	u8 begun;   /* enum tls_type: what comes next begins a record of that */
 };
 
 #define TLS_HELLO_STEPS 24 /* extensions of a server's greeting that are looked at, and what is before */
+#define TLS_CLIENT_HELLO 1
 #define TLS_SERVER_HELLO 2
+#define TLS_SERVER_NAME 0
 #define TLS_SUPPORTED_VERSIONS 43
+#define TLS_NAME_MAX 64
+#define TLS_FATAL 2
+#define TLS_SEALED_ALERT 19 /* bytes of an alert that TLS 1.3 encrypts: two, a type and a tag */
 
-enum tls_hello_at { TLS_AT_HEAD, TLS_AT_SESSION, TLS_AT_EXTENSIONS, TLS_AT_EXTENSION, TLS_AT_END };
+enum tls_hello_at {
+	TLS_AT_HEAD,
+	TLS_AT_SESSION,
+	TLS_AT_CIPHERS,
+	TLS_AT_COMPRESSIONS,
+	TLS_AT_EXTENSIONS,
+	TLS_AT_EXTENSION,
+	TLS_AT_END,
+};
 
-/* A walk through a server's greeting (RFC 8446 section 4.1.3), by words of eight bytes. */
+/* A walk through a greeting (RFC 8446 sections 4.1.2 and 4.1.3), by words of eight bytes. */
 struct tls_hello {
 	u32 at;	     /* where the next word is wanted */
 	u32 end;     /* of the greeting */
-	u32 version; /* that was agreed on, 1 to 4 for TLS 1.0 to 1.3; true at TLS_AT_END */
+	u32 version; /* the server's, 1 to 4 for TLS 1.0 to 1.3; true at TLS_AT_END */
 	u32 stage;   /* enum tls_hello_at */
+	u32 kind;    /* TLS_CLIENT_HELLO, TLS_SERVER_HELLO, 0: not known yet */
+	u32 name;    /* where a client names the server, 0: nowhere */
+	u32 name_length;
+	u32 reserved;
 };
 
 struct tls_record {
@@ -79,12 +97,14 @@ INLINE int tls_may_begin(u64 word, u32 length, u32 from_start)
 }
 
 /* Whether a record of `length` bytes can hold just `plain` bytes, by the ciphers of TLS 1.3
- * and those of 1.2 that authenticate as they encrypt. */
-INLINE int tls_holds(u32 length, u32 plain)
+ * and those of 1.2 that authenticate as they encrypt. version: as in struct tls_hello. */
+INLINE int tls_holds(u32 version, u32 length, u32 plain)
 {
 	u32 more = length - plain;
 
-	return more == TLS_OVERHEAD_13 || more == TLS_OVERHEAD_GCM12 ||
+	if (version == TLS_1_3)
+		return more == TLS_OVERHEAD_13;
+	return (more == TLS_OVERHEAD_13 && !version) || more == TLS_OVERHEAD_GCM12 ||
 	       more == TLS_OVERHEAD_CHACHA12;
 }
 
@@ -105,6 +125,14 @@ INLINE int tls_is_data(struct tls_walk *walk, u64 header)
 	return type == TLS_DATA && !changed;
 }
 
+/* Whether a client's first encrypted record, of `length` bytes, is an alert: nothing else is
+ * so short there, since it would have to be the end of its handshake. */
+INLINE int tls_is_refusal(const struct tls_walk *walk, u64 header)
+{
+	return walk->changed && tls_type(header) == TLS_DATA &&
+	       tls_payload(header) == TLS_SEALED_ALERT;
+}
+
 INLINE u32 tls_big16(u64 word, u32 at)
 {
 	return (word >> (8 * at) & 0xff) << 8 | (word >> (8 * at + 8) & 0xff);
@@ -116,6 +144,30 @@ INLINE u32 tls_minor(u32 version)
 	return version >= 0x0301 && version <= 0x0304 ? version & 0xff : 0;
 }
 
+/* An extension: 1 when it is the one that was looked for, or cannot be told. */
+INLINE int tls_take_extension(struct tls_hello *hello, u64 word, u32 have)
+{
+	u32 type = tls_big16(word, 0), length = tls_big16(word, 2);
+	u32 wanted = hello->kind == TLS_CLIENT_HELLO ? TLS_SERVER_NAME : TLS_SUPPORTED_VERSIONS;
+
+	if (type == wanted && have < 6)
+		return 1;
+	if (type == wanted && wanted == TLS_SERVER_NAME) {
+		hello->name = hello->at + 9; /* behind both lengths, its type and its own length */
+		hello->name_length = tls_big16(word, 4) - 3;
+		return 1;
+	}
+	if (type == wanted && length == 2) {
+		hello->version = tls_minor(tls_big16(word, 4));
+		hello->stage = TLS_AT_END;
+		return 1;
+	}
+	hello->at += 4 + length;
+	if (hello->at == hello->end)
+		hello->stage = TLS_AT_END;
+	return 0;
+}
+
 /* Takes the word at `at`, of which `have` bytes are at hand: 1 when there is nothing more to take.
  * TLS 1.3 hides in an extension, and calls itself 1.2 before. */
 INLINE int tls_hello_step(struct tls_hello *hello, u64 word, u32 have)
@@ -124,7 +176,8 @@ INLINE int tls_hello_step(struct tls_hello *hello, u64 word, u32 have)
 		return 1;
 	switch (hello->stage) {
 	case TLS_AT_HEAD:
-		if ((word & 0xff) != TLS_SERVER_HELLO)
+		hello->kind = word & 0xff;
+		if (hello->kind != TLS_SERVER_HELLO && hello->kind != TLS_CLIENT_HELLO)
 			return 1;
 		hello->end = 4 + ((word >> 8 & 0xff) << 16 | tls_big16(word, 2));
 		hello->version = tls_minor(tls_big16(word, 4));
@@ -132,24 +185,28 @@ INLINE int tls_hello_step(struct tls_hello *hello, u64 word, u32 have)
 		hello->stage = TLS_AT_SESSION;
 		return 0;
 	case TLS_AT_SESSION:
-		hello->at += 1 + (word & 0xff) + 3; /* then cipher and compression */
+		hello->at += 1 + (word & 0xff);
+		hello->stage = TLS_AT_CIPHERS;
+		if (hello->kind == TLS_CLIENT_HELLO)
+			break;
+		hello->at += 3; /* one cipher and one compression */
 		hello->stage = hello->at == hello->end ? TLS_AT_END : TLS_AT_EXTENSIONS;
+		break;
+	case TLS_AT_CIPHERS:
+		hello->at += 2 + tls_big16(word, 0);
+		hello->stage = TLS_AT_COMPRESSIONS;
+		break;
+	case TLS_AT_COMPRESSIONS:
+		hello->at += 1 + (word & 0xff);
+		hello->stage = TLS_AT_EXTENSIONS;
 		break;
 	case TLS_AT_EXTENSIONS:
 		hello->at += 2;
 		hello->stage = TLS_AT_EXTENSION;
 		break;
 	default:
-		if (tls_big16(word, 0) == TLS_SUPPORTED_VERSIONS && tls_big16(word, 2) == 2) {
-			if (have < 6)
-				return 1;
-			hello->version = tls_minor(tls_big16(word, 4));
-			hello->stage = TLS_AT_END;
+		if (tls_take_extension(hello, word, have))
 			return 1;
-		}
-		hello->at += 4 + tls_big16(word, 2);
-		if (hello->at == hello->end)
-			hello->stage = TLS_AT_END;
 	}
 	return hello->at >= hello->end;
 }
@@ -167,7 +224,7 @@ INLINE int tls_take_header(struct tls_walk *walk, u64 bytes, u32 count, u64 *hea
 	walk->have = 0;
 	walk->remain = tls_payload(*header);
 	walk->known = walk->remain != 0;
-	walk->shaking = tls_type(*header) == TLS_HANDSHAKE;
+	walk->begun = tls_type(*header);
 	return 1;
 }
 

@@ -37,7 +37,16 @@ struct tls_connection {
 	u32 placed; /* the record of that has been sent, */
 	u32 shift;  /* and began so much later than was expected */
 	u32 version; /* of TLS, as in struct tls_hello */
+	u32 role; /* enum waggle_role: who greeted first */
+	u32 failed; /* enum tls_failure */
+	u32 read_overhead; /* of a record that was received; 0: not known yet */
+	u32 local_port; /* when it began: a socket that was reset has none any more */
+	u32 alert; /* that ended the handshake, where it came in the clear */
+	u32 name_length; /* of the server's, as the client calls it; 0: not known */
+	u8 name[TLS_NAME_MAX];
 };
+
+enum tls_failure { TLS_FINE = 0, TLS_FAILED = 1, TLS_TOLD = 2 };
 
 struct tls_session_key {
 	u64 ssl;
@@ -74,6 +83,8 @@ struct tls_thread {
 	u32 kind;   /* enum tls_call_kind */
 	u32 epoch;  /* another whenever probes are put into a process */
 	u32 by_bytes; /* the object has no socket of its own */
+	u32 unplaced; /* what it writes now has no place yet: lost, if it is written */
+	u32 reserved;
 	u64 unsure; /* an object of which some that was received may have been read before */
 };
 

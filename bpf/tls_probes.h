@@ -76,6 +76,13 @@ INLINE void mark_missed(u64 ssl)
 		session->missed = 1;
 }
 
+/* What passes now has no place. */
+INLINE void lose_plaintext(struct tls_session *session)
+{
+	session->missed = 1;
+	count(WAGGLE_COUNT_LOST_TLS_UNBOUND);
+}
+
 /* The thread enters a function. Returns what is kept of it, null for whom nobody traces. */
 INLINE struct tls_thread *enter_tls(struct pt_regs *registers, u32 kind)
 {
@@ -99,6 +106,7 @@ INLINE struct tls_thread *enter_tls(struct pt_regs *registers, u32 kind)
 	thread->result = cookie & TLS_RESULT_IS_COUNT ? 0 : registers->cx;
 	thread->stack = stack;
 	thread->sock = 0;
+	thread->unplaced = 0;
 	thread->layout = cookie & (TLS_LAYOUTS - 1);
 	thread->epoch = cookie >> TLS_EPOCH_SHIFT;
 	thread->mode = mode;
@@ -141,6 +149,8 @@ int tls_wrote(struct pt_regs *registers)
 	result = tls_result(thread, registers);
 	if (session && session->ahead)
 		session->ahead -= result < session->ahead ? result : session->ahead;
+	if (session && result && thread->unplaced)
+		lose_plaintext(session);
 	thread->ssl = 0;
 	return 0;
 }
@@ -342,6 +352,14 @@ INLINE u32 written_position(struct tls_connection *tls, u64 sock, u32 length)
 	return at;
 }
 
+/* By how much records that are received are longer than what is in them, as far as is known. */
+INLINE u32 read_overhead(const struct tls_connection *tls)
+{
+	if (tls->read_overhead)
+		return tls->read_overhead;
+	return tls->version && tls->version < TLS_1_3 ? TLS_OVERHEAD_GCM12 : TLS_OVERHEAD_13;
+}
+
 /* The plaintext that was just read is the first of this record. */
 INLINE u32 begin_record(struct tls_connection *tls, const struct tls_record *record, u32 next,
 			u32 length)
@@ -368,7 +386,7 @@ INLINE u32 read_position(struct tls_connection *tls, u32 length)
 
 	if (tls->received - at > TLS_QUEUE)
 		tls->unsure = 1;
-	if (!tls->unsure && tls->read_left >= length + TLS_OVERHEAD_13) {
+	if (!tls->unsure && tls->read_left >= length + read_overhead(tls)) {
 		at = tls->read_at + tls->read_used;
 		tls->read_used += length;
 		tls->read_left -= length;
@@ -381,8 +399,10 @@ INLINE u32 read_position(struct tls_connection *tls, u32 length)
 		record = &tls->queue[masked(at, TLS_QUEUE - 1)];
 		if ((s32)(tls->received - at) <= 0)
 			continue;
-		if (tls_holds(record->length, length))
+		if (tls_holds(tls->version, record->length, length)) {
+			tls->read_overhead = record->length - length;
 			return begin_record(tls, record, at + 1, length);
+		}
 		if (!found && record->length >= length + TLS_OVERHEAD_CHACHA12) {
 			enough = at;
 			found = 1;
@@ -462,10 +482,11 @@ OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *ca
 	if (!connection) {
 		now = bpf_ktime_get_ns();
 		bpf_map_update_elem(&tls_waiting, &key.tgid, &now, BPF_ANY);
-		if (thread->kind != TLS_SHAKES) {
-			session->missed = 1;
-			count(WAGGLE_COUNT_LOST_TLS_UNBOUND);
-		}
+		/* Before the handshake is over a write fails, and is tried again. */
+		if (thread->kind == TLS_WRITES)
+			thread->unplaced = 1;
+		else if (thread->kind != TLS_SHAKES)
+			lose_plaintext(session);
 		return 0;
 	}
 	tls = tls_of(sock);

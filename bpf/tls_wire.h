@@ -34,7 +34,7 @@ INLINE void on_tls_written(struct tls_connection *tls, u32 at, u32 length)
 		if (length > plain && length - plain < 256)
 			tls->overhead = TLS_HEADER + length - plain;
 		tls->expected = at + tls_wire_length(tls->written, tls->overhead);
-	} else if ((s32)(at - tls->written_at) > 0 && tls_holds(length, plain)) {
+	} else if ((s32)(at - tls->written_at) > 0 && tls_holds(tls->version, length, plain)) {
 		tls->placed = 1;
 		tls->shift = at - tls->written_at;
 	}
@@ -84,6 +84,9 @@ PROVEN_ONCE int wire_header(struct scratch *scratch, struct tls_connection *tls,
 	state->offset += want;
 	if (!tls_take_header(at, bytes, want, &header))
 		return 0;
+	if (tls->role && sent == (tls->role == WAGGLE_ROLE_CLIENT) && !tls->failed &&
+	    tls_is_refusal(at, header))
+		tls->failed = TLS_FAILED;
 	if (!at->known)
 		state->offset = state->length;
 	else if (tls_is_data(at, header))
@@ -107,17 +110,53 @@ static long hello_step(u32 index, void *context)
 			      (u32)walk->length - walk->hello.at);
 }
 
-/* A record of the handshake begins: which version does the server agree on? */
-PROVEN_ONCE int read_hello(struct tls_connection *tls, u64 base, u64 length)
+/* Who is the client, and what does it call the server? */
+INLINE void on_client_hello(struct tls_connection *tls, const struct hello_walk *walk, u32 sent)
+{
+	u32 length = walk->hello.name_length;
+
+	tls->role = sent ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
+	if (walk->hello.name && length && length < TLS_NAME_MAX &&
+	    walk->hello.name + length <= walk->length &&
+	    !bpf_probe_read_user(tls->name, masked(length, TLS_NAME_MAX - 1),
+				 (void *)(walk->base + walk->hello.name)))
+		tls->name_length = masked(length, TLS_NAME_MAX - 1);
+}
+
+/* A record of the handshake begins. */
+PROVEN_ONCE int read_hello(struct tls_connection *tls, u64 base, u64 length, u32 sent)
 {
 	struct hello_walk walk = { .base = base, .length = length };
 
 	if (!tls || tls->version || !base)
 		return 0;
 	LOOP(TLS_HELLO_STEPS, hello_step, &walk);
-	if (walk.hello.stage == TLS_AT_END)
+	if (walk.hello.kind == TLS_CLIENT_HELLO && !tls->role)
+		on_client_hello(tls, &walk, sent);
+	else if (walk.hello.kind == TLS_SERVER_HELLO && walk.hello.stage == TLS_AT_END)
 		tls->version = walk.hello.version;
 	return 0;
+}
+
+/* An alert in the clear, which ends the handshake unless it is a warning. */
+INLINE void read_alert(struct tls_connection *tls, u64 base, u64 length)
+{
+	u64 word = base && length >= 2 ? word_at(base) : 0;
+
+	if ((word & 0xff) != TLS_FATAL || tls->failed)
+		return;
+	tls->failed = TLS_FAILED;
+	tls->alert = word >> 8 & 0xff;
+}
+
+/* A record begins whose first bytes are at hand. */
+INLINE void on_record(struct tls_connection *tls, const struct tls_walk *at, u64 base, u64 length,
+		      u32 sent)
+{
+	if (at->begun == TLS_HANDSHAKE)
+		read_hello(tls, base, length, sent);
+	else if (at->begun == TLS_ALERT && at->remain == 2)
+		read_alert(tls, base, length);
 }
 
 static long wire_step(u32 index, void *context)
@@ -136,9 +175,10 @@ static long wire_step(u32 index, void *context)
 	}
 	if (left > at->remain)
 		left = at->remain;
-	if (at->shaking)
-		read_hello(walk->tls, state->base ? state->base + state->offset : 0, left);
-	at->shaking = 0;
+	if (at->begun)
+		on_record(walk->tls, at, state->base ? state->base + state->offset : 0, left,
+			  walk->sent);
+	at->begun = 0;
 	at->remain -= left;
 	state->offset += left;
 	return 0;
@@ -198,7 +238,7 @@ INLINE int seen_whole(const struct tls_session *session, const struct connection
 	if (session->at_hand == TLS_WRITING)
 		return !tls->sent;
 	return session->at_hand && tls->received == 1 &&
-	       tls_holds(tls->queue[0].length, session->at_hand);
+	       tls_holds(tls->version, tls->queue[0].length, session->at_hand);
 }
 
 /* The plaintext of an object is that of this connection, from here on. */
@@ -269,16 +309,18 @@ PROVEN_ONCE int hand_over_again(struct connection *connection, const struct tls_
 	return 0;
 }
 
-/* A call that passes bytes of an encrypted connection. */
+/* A call that passes bytes of an encrypted connection. Returns whether its handshake has failed. */
 PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 {
 	struct wire_walk walk = {};
 	struct http1_stream *stream;
 	struct scratch *scratch;
+	struct sock *sk;
 	u32 user;
 
 	if (!connection || !call)
 		return 0;
+	sk = (void *)call->endpoint.sock;
 	user = call->user;
 	scratch = bpf_map_lookup_elem(&scratches, &user);
 	walk.tls = tls_of(call->endpoint.sock);
@@ -301,7 +343,12 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	if (walk.tls->shift)
 		hand_over_again(connection, walk.tls, call->endpoint.sock);
 	walk.tls->shift = 0;
-	return 0;
+	if (walk.tls->role && !walk.tls->local_port)
+		walk.tls->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	if (walk.tls->failed != TLS_FAILED)
+		return 0;
+	walk.tls->failed = TLS_TOLD;
+	return 1;
 }
 
 #endif

@@ -25,6 +25,7 @@ enum waggle_protocol {
 	WAGGLE_PROTOCOL_NONE = 0,
 	WAGGLE_PROTOCOL_HTTP1 = 1,
 	WAGGLE_PROTOCOL_HTTP2 = 2, /* a stream of HTTP/2: head begins with struct waggle_http2 */
+	WAGGLE_PROTOCOL_TLS = 3, /* a handshake that failed; status: the alert, 0 where it is not known */
 };
 
 enum waggle_role {

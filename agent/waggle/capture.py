@@ -175,6 +175,7 @@ class Capture:
         self._injection: list[Link] = []
         #: Whether plaintext of TLS libraries can be had.
         self.tls = bpf.program(_TLS[0]).autoload
+        self.not_tls = ""  # why it cannot, where it was asked for
         #: The TCP option, where it is in use; else why it is not, if it was asked for.
         self.tcp_option: tcp_option.TcpOption | None = None
         self.tcp_option_refused = ""
@@ -201,7 +202,7 @@ class Capture:
         refused: list[str] = []
         for flavour in _wanted(options.capture):
             try:
-                return cls._load(flavour, options, path)
+                return cls._load_with_tls(flavour, options, path)
             except LoadError as error:
                 if error.exit_code == PrivilegeError.exit_code:
                     raise
@@ -213,6 +214,18 @@ class Capture:
                 "this kernel has no bpf_loop, which came with Linux 5.17: upgrade the kernel"
             )
         raise UnsupportedError("no way to capture works on this kernel\n  " + "\n  ".join(refused))
+
+    @classmethod
+    def _load_with_tls(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> Capture:
+        """Rather in the clear than not at all."""
+        if not options.tls:
+            return cls._load(flavour, options, path)
+        try:
+            return cls._load(flavour, options, path)
+        except LoadError as error:
+            capture = cls._load(flavour, replace(options, tls=False), path)
+            capture.not_tls = str(error)
+            return capture
 
     @classmethod
     def _load(cls, flavour: Flavour, options: CaptureOptions, path: Path) -> Capture:

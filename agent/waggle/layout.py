@@ -265,6 +265,7 @@ class Protocol(IntEnum):
     NONE = 0
     HTTP1 = 1
     HTTP2 = 2
+    TLS = 3
 
 
 class Register(IntEnum):

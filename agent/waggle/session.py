@@ -81,6 +81,8 @@ class Session:
             GoProbe(capture.bpf, say, tls=capture.tls),
             NodeProbe(capture.bpf),
         ]
+        if capture.not_tls:
+            say(f"what is encrypted is not seen: this kernel refuses it: {capture.not_tls}")
         if capture.tls:
             from waggle.probes.tls.attach import TlsProbe
 
@@ -134,6 +136,9 @@ class Session:
         )
         observing.start(pipeline, exporters, self._sampler)
         with self._stopping(pipeline):
+            if self._capture.tls:
+                # What is said before a probe is there is never seen, unlike bytes of a socket.
+                self._watcher.attach_first()
             with self._watcher.watching(), self._forwarding():
                 self._announce()
                 self._move_until_stopped(pipeline, exporters, observing)

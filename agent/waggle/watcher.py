@@ -95,6 +95,10 @@ class Watcher:
         with self._lock:
             return self.processes.known()
 
+    def attach_first(self) -> None:
+        """Attach to what is traced already, now: before watching() does it when there is time."""
+        self._attach()
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While it holds, events are taken as they come."""

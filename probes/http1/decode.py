@@ -139,6 +139,17 @@ def default_scheme(facts: Facts) -> str:
     return "https" if facts.flags & Flag.TLS else "http"
 
 
+def tls_attributes(facts: Facts) -> Attributes:
+    """Which TLS a connection speaks; nothing where that was not seen.
+
+    https://opentelemetry.io/docs/specs/semconv/registry/attributes/tls/
+    """
+    minor = facts.version >> Version.TLS_SHIFT
+    if not minor:
+        return {}
+    return {"tls.protocol.name": "tls", "tls.protocol.version": f"1.{minor - 1}"}
+
+
 def _target(exchange: Exchange) -> targets.Target:
     text = exchange.target.decode("utf-8", "replace")
     return targets.parse_target(text, exchange.facts.method == Method.CONNECT)
@@ -193,10 +204,7 @@ def _common_attributes(exchange: Exchange, attributes: Attributes) -> None:
     version = _VERSIONS.get(facts.version & Version.HTTP_MASK)
     if version is not None:
         attributes["network.protocol.version"] = version
-    tls = facts.version >> Version.TLS_SHIFT
-    if tls:  # https://opentelemetry.io/docs/specs/semconv/registry/attributes/tls/
-        attributes["tls.protocol.name"] = "tls"
-        attributes["tls.protocol.version"] = f"1.{tls - 1}"
+    attributes |= tls_attributes(facts)
     if facts.flags & Flag.REQUEST_BODY:
         attributes["http.request.body.size"] = min(facts.request_body, _INT64_MAX)
     if facts.flags & Flag.RESPONSE_BODY:

@@ -17,10 +17,14 @@ for: which connection it is shows in the calls that pass its ciphertext.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from waggle.elf import Image, read_image
+
+if TYPE_CHECKING:
+    from capstone import CsInsn
 
 READ, WRITE, SHAKE = "SSL_read", "SSL_write", "SSL_do_handshake"
 READ_EX, WRITE_EX, FREE = "SSL_read_ex", "SSL_write_ex", "SSL_free"
@@ -37,6 +41,7 @@ _ENDBR64 = bytes.fromhex("f30f1efa")
 _CODE_SIZE = 96  # bytes of a function that are looked at
 _CALL, _JUMP = 0xE8, 0xE9
 _FIRST = 3  # instructions of an accessor that are looked at
+_RETURNS = re.compile(r"rax, qword ptr \[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
 _FROM_ARGUMENT = re.compile(r"\[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
 
 
@@ -137,7 +142,7 @@ def _layout(code: "_Code", cryptography: str | None) -> Layout | None:
         if image is None:
             return None
         bio = _Code(code.path, image)
-    reader = code.loaded(GET_RBIO)
+    reader = code.returned(GET_RBIO)
     data, method, flags = (bio.loaded(name) for name in (GET_DATA, METHOD_TYPE, TEST_FLAGS))
     if reader is None or data is None or method is None or flags is None:
         return None
@@ -197,6 +202,32 @@ class _Code:
                 return int(found["offset"] or "0", 16)
         return None
 
+    def returned(self, symbol: str) -> int | None:
+        """The offset from its first argument of the one pointer that a function loads and returns.
+
+        Since OpenSSL 3.2 an accessor first looks whether it is given an SSL or another kind of
+        object: what it loads for that it does not return.
+        """
+        from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+        address = self.image.symbols.get(symbol)
+        if address is None:
+            return None
+        engine = Cs(CS_ARCH_X86, CS_MODE_64)
+        code = {one.address: one for one in engine.disasm(self._at(address), address)}
+        found: set[int] = set()
+        left, seen = [_Reached(address)], set[_Reached]()
+        while left:
+            at = left.pop()
+            one = code.get(at.address)
+            if one is None or at in seen:
+                continue
+            seen.add(at)
+            if one.mnemonic == "ret" and at.loaded is not None:
+                found.add(at.loaded)
+            left += _reached_from(at, one)
+        return found.pop() if len(found) == 1 else None
+
     def _after_mark(self, address: int) -> int:
         """A mark for indirect branches does nothing, but is not emulated."""
         return address + (len(_ENDBR64) if self._at(address).startswith(_ENDBR64) else 0)
@@ -208,3 +239,32 @@ class _Code:
         with Path(self.path).open("rb") as file:
             file.seek(offset)
             return file.read(_CODE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """A place that a function may come to. intact: its first argument is in its register still.
+    loaded: the offset from that of what it would return now, if it is a pointer from there."""
+
+    address: int
+    intact: bool = True
+    loaded: int | None = None
+
+
+def _reached_from(at: _Reached, one: "CsInsn") -> list[_Reached]:
+    """Where an instruction leads to."""
+    behind = at.address + one.size
+    if one.mnemonic == "ret":
+        return []
+    if one.mnemonic.startswith("j"):
+        target = [replace(at, address=int(one.op_str, 16))] if one.op_str[:2] == "0x" else []
+        return target if one.mnemonic == "jmp" else [*target, replace(at, address=behind)]
+    if one.mnemonic == "call":
+        return [_Reached(behind, intact=False)]
+    if one.mnemonic in ("test", "cmp"):
+        return [replace(at, address=behind)]
+    pointer = _RETURNS.match(one.op_str) if one.mnemonic == "mov" and at.intact else None
+    loaded = at.loaded
+    if one.op_str.startswith(("rax", "eax")):
+        loaded = int(pointer["offset"] or "0", 16) if pointer else None
+    return [_Reached(behind, at.intact and not one.op_str.startswith(("rdi", "edi")), loaded)]

@@ -25,6 +25,7 @@ from . import (
     servers,
     startup,
     targets,
+    tls_cost,
     untraced,
 )
 from .load import LoadError
@@ -99,6 +100,10 @@ def _option(chosen: argparse.Namespace) -> Sequence[Table]:
     return [option_cost.bench(chosen.rounds or 5)]
 
 
+def _tls(chosen: argparse.Namespace) -> Sequence[Table]:
+    return [tls_cost.bench(chosen.seconds or 3, chosen.rounds or 5)]
+
+
 BENCHES: dict[str, Bench] = {
     "go": _go,
     "flask": _flask,
@@ -115,6 +120,7 @@ BENCHES: dict[str, Bench] = {
     "sampling": _sampling,
     "inject": _inject,
     "option": _option,
+    "tls": _tls,
 }
 
 

@@ -27,6 +27,7 @@ class ClientKind:
     can_unix: bool = True
     can_send_traceparent: bool = True
     can_tls: bool = True
+    """Whether it speaks TLS in the process that was started: in a new one probes may come late."""
     can_pass_gate: bool = True
     """Whether its connections outlive the gate; all clients can wait at `gate=0`."""
 
@@ -46,7 +47,9 @@ _JAVA: list[str | Path] = [
 ]
 
 CLIENTS: dict[str, ClientKind] = {
-    "curl": ClientKind(_python("curl"), can_send_traceparent=False, can_pass_gate=False),
+    "curl": ClientKind(
+        _python("curl"), can_send_traceparent=False, can_pass_gate=False, can_tls=False
+    ),
     "requests": ClientKind(_python("requests"), can_unix=False),
     "httpx": ClientKind(_python("httpx")),
     "httpx-async": ClientKind(_python("httpx_async")),

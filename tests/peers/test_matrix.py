@@ -291,7 +291,6 @@ def _plans() -> list[Plan]:
     ]
     short += [
         Plan("nginx", _tls_jobs("nginx"), is_tls=True),
-        Plan("fastapi-uvicorn-uvloop", _tls_jobs("fastapi-uvicorn-uvloop"), is_tls=True),
     ]
     full = [
         Plan(server, _tls_jobs(server), flavour=flavour, is_slow=True, is_tls=True)
@@ -407,7 +406,7 @@ def test_attributes_tell_the_exchange(seen: Round) -> None:
             assert span.attributes["http.response.status_code"] == 200
             assert span.attributes["network.protocol.version"] in ("1.0", "1.1")
             version = span.attributes.get("tls.protocol.version")
-            assert version == ("1.3" if seen.plan.is_tls else None)
+            assert version in (("1.2", "1.3") if seen.plan.is_tls else (None,))
         assert server.attributes["url.path"] == f"/n/{n}"
         assert route in (None, "/n/{n}")
         assert server.attributes["url.scheme"] == scheme

@@ -516,7 +516,15 @@ def tls_records(stream: bytes, step: int) -> list[tuple[int, int]]:
 
 def tls_version(greeting: bytes) -> int:
     """What a server's greeting agrees on: 1 to 4 for TLS 1.0 to 1.3, 0 where it does not say."""
-    return int(_LIB.tls_version(greeting, len(greeting)))
+    return int(_LIB.tls_greeting(greeting, len(greeting), (ctypes.c_uint * 2)()))
+
+
+def tls_server_name(greeting: bytes) -> bytes | None:
+    """What a client's greeting calls the server; None where it does not, or not in these bytes."""
+    name = (ctypes.c_uint * 2)()
+    _LIB.tls_greeting(greeting, len(greeting), name)
+    found = greeting[name[0] : name[0] + name[1]]
+    return found if name[0] and len(found) == name[1] else None
 
 
 def tls_begins(first: bytes, *, from_start: bool) -> bool:

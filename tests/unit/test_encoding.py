@@ -179,7 +179,7 @@ COLUMNS = st.fixed_dictionaries(
         "end": st.sampled_from([*End, 1, 1, 1, 66]),
         "method": st.sampled_from([*Method, 1, 1, 1, 55]),
         "version": st.sampled_from([10, 11, 0, 20]),
-        "protocol": st.sampled_from([1, 1, 1, 1, 1, 0, 9]),
+        "protocol": st.sampled_from([1, 1, 1, 1, 1, 0, 3, 9]),
         "trace_flags": st.sampled_from([0, 1, 255]),
         "local": ADDRESSES,
         "peer": ADDRESSES,

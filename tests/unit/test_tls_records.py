@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.parsers import tls_begins, tls_records, tls_version
+from unit.parsers import tls_begins, tls_records, tls_server_name, tls_version
 
 LARGEST = 16384 + 2048
 KINDS = st.sampled_from([20, 21, 22, 23])
@@ -133,3 +133,17 @@ def test_version(version: ssl.TLSVersion, number: int, certificate: Path) -> Non
 def test_no_greeting_breaks_it(said: bytes) -> None:
     """Whatever comes is a version that exists, or none."""
     assert tls_version(b"\x02" + said) in range(5)
+
+
+def test_server_name() -> None:
+    """What a client calls the server is found in its greeting, and in none that is cut before."""
+    said = hello()[5:]
+    assert tls_server_name(said) == b"localhost"
+    assert {tls_server_name(said[:n]) for n in range(len(said))} == {None, b"localhost"}
+
+
+@given(st.binary(max_size=300))
+def test_no_client_breaks_it(said: bytes) -> None:
+    """Whatever a client says, a name lies within it or there is none."""
+    found = tls_server_name(b"\x01" + said)
+    assert found is None or found in b"\x01" + said

@@ -357,8 +357,9 @@ u32 tls_records(const u8 *bytes, u32 length, u32 step, u32 *found, u32 room)
 	return count;
 }
 
-/* The version that a server's greeting agrees on, of which `length` bytes are at hand. */
-u32 tls_version(const u8 *bytes, u32 length)
+/* What a greeting says of which `length` bytes are at hand: the version that a server agrees on;
+ * where, and behind how many bytes, a client names the server. */
+u32 tls_greeting(const u8 *bytes, u32 length, u32 *name)
 {
 	struct tls_hello hello = {};
 	u64 word;
@@ -369,7 +370,9 @@ u32 tls_version(const u8 *bytes, u32 length)
 		if (tls_hello_step(&hello, word, length - hello.at))
 			break;
 	}
-	return hello.stage == TLS_AT_END ? hello.version : 0;
+	name[0] = hello.name;
+	name[1] = hello.name_length;
+	return hello.kind == TLS_SERVER_HELLO && hello.stage == TLS_AT_END ? hello.version : 0;
 }
 
 u32 tls_begins(const u8 *bytes, u32 length, u32 from_start)

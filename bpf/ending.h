@@ -129,6 +129,14 @@ INLINE void on_close(struct connection *connection, u64 sock, u8 end)
 
 INLINE void on_listen(struct sock *sk);
 
+/* Both sides have closed in order, but what came before waits to be read by a client that
+ * holds the socket still: it said early that it would ask no more. */
+INLINE int waits_to_be_read(const struct connection *connection, struct sock *sk)
+{
+	return connection->role == WAGGLE_ROLE_CLIENT && !BPF_CORE_READ(sk, sk_err) &&
+	       BPF_CORE_READ(sk, sk_socket) && BPF_CORE_READ(sk, sk_receive_queue.qlen);
+}
+
 SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 {
@@ -154,6 +162,8 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 		connection->flags |= CONNECTION_PEER_CLOSED;
 		return 0;
 	}
+	if (new_state == TCP_CLOSE && waits_to_be_read(connection, sk))
+		return 0;
 	/* Closed, and not only its sending side: nothing can come any more. */
 	if (new_state == TCP_CLOSE ||
 	    (BPF_CORE_READ(sk, sk_shutdown) & SHUTDOWN_BOTH) == SHUTDOWN_BOTH)

@@ -60,6 +60,31 @@ OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 context, struc
 	return 0;
 }
 
+/* Whose request the current goroutine works on, for what it writes to its log: that changes
+ * nothing of what is known, as a call does. */
+PROVEN_ONCE int goroutine_writes(u32 tgid, struct owner *owner)
+{
+	struct waggle_go *go = go_of(tgid);
+	u64 goid = go ? current_goid(go) : 0;
+	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
+	struct go_request request;
+
+	if (!goroutine || !owner || goroutine->state == GO_SHARED)
+		return 0;
+	if (goroutine->state == GO_BORN &&
+	    !function_trusted(go_function_of(go, goroutine->function)))
+		return 0;
+	request = goroutine->request;
+	if (goroutine->state == GO_SERVES && goroutine->serves) {
+		if (!turn_to_served(&request, goid))
+			return 0;
+	} else if (goroutine->state == GO_SERVES) {
+		turn_to_oldest(&request, goid);
+	}
+	*owner = request.owner;
+	return !!owner->sock;
+}
+
 /* Never written: what a new goroutine begins as, too large for the stack. */
 MAP(blank_goroutine, BPF_MAP_TYPE_ARRAY, 1, u32, struct goroutine, 0);
 

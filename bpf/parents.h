@@ -70,7 +70,7 @@ INLINE int inherit(u8 link, struct owner *owner, struct waggle_facts *facts, int
 	struct found_exchange found;
 
 	if (!server || !find_exchange(server, owner->sock, owner->index, &found) ||
-	    ((link == WAGGLE_LINK_TASK || link == WAGGLE_LINK_TURN) &&
+	    (link != WAGGLE_LINK_THREAD &&
 	     request_mark(found.facts) != owner->tid) ||
 	    (is_log && may_be_adopted(server, found.facts))) {
 		__builtin_memset(owner, 0, sizeof(*owner));
@@ -143,6 +143,8 @@ PROVEN_ONCE int find_writer(struct waggle_facts *facts)
 		link = WAGGLE_LINK_THREAD;
 	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, &owner))
 		link = WAGGLE_LINK_TASK;
+	else if (process->mode & WAGGLE_PROCESS_RULE_GOROUTINE && goroutine_writes(tgid, &owner))
+		link = WAGGLE_LINK_GOROUTINE;
 	return inherit(link, &owner, facts, 1);
 }
 

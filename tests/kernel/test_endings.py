@@ -227,6 +227,35 @@ def test_shutdown_of_the_clients_half(capture: Capture) -> None:
         expect_pairs(pair.recorded, [1])
 
 
+def test_an_answer_is_read_when_both_halves_are_closed(capture: Capture) -> None:
+    """A client that ended its direction may read the answer when the server has closed too."""
+    with connected(capture) as pair:
+        pair.ask(request(1))
+        pair.client.do("end_sending", name="c")
+        assert pair.server.receive("c") == b""
+        pair.server.send("c", response())
+        pair.server.close("c")
+        pair.client.receive_to("c", response()[-40:])
+        assert pair.client.receive("c") == b""
+        pair.recorded.finish(2)
+        expect_pairs(pair.recorded, [1])
+
+
+def test_an_answer_that_nobody_reads(capture: Capture) -> None:
+    """A client that closes instead of reading what waits has not waited for its answer."""
+    with connected(capture) as pair:
+        pair.ask(request(1))
+        pair.client.do("end_sending", name="c")
+        assert pair.server.receive("c") == b""
+        pair.server.send("c", response())
+        pair.server.close("c")
+        pair.client.close("c")
+        pair.recorded.finish(2)
+        (client,) = pair.recorded.of(Role.CLIENT)
+        assert client.end == End.LOCAL_CLOSED
+        assert not pair.recorded.left_behind()
+
+
 def test_server_crashes_among_many(capture: Capture) -> None:
     """A process with many open connections that is killed leaves no request untold."""
     with connected(capture) as pair:

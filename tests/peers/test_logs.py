@@ -5,13 +5,15 @@ the truth. Wrong ids are worse than none, so `wrong` is 0 everywhere.
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from .agent import Ended, SeenLog, SeenSpan, started_agent
+from .agent import SEEN_WITHIN_S, Agent, Ended, SeenLog, SeenSpan, started_agent
 from .harness import Server, start_server
 from .log_servers import LOG_SERVERS, ask, ensure_log_servers
 
@@ -54,12 +56,22 @@ def _verdict(log: SeenLog, spans: dict[str, SeenSpan]) -> str:
     return "right" if same else "wrong"
 
 
-def watch(kind: str, paths: Sequence[str], records: int, *flags: str, answers: bool = True) -> Run:
-    """Request the paths of a server that the agent watches, until it has so many records."""
+def watch(
+    kind: str,
+    paths: Sequence[str],
+    records: int,
+    *flags: str,
+    answers: bool = True,
+    looked_into: bool = False,
+) -> Run:
+    """Request the paths of a server that the agent watches, until it has so many records.
+    looked_into: not before the agent knows the program so well that records have ids."""
     with (
         start_server(kind, kinds=LOG_SERVERS) as server,
         started_agent("--logs", *flags, pids=[server.pid]) as agent,
     ):
+        if looked_into:
+            _be_known(server, agent)
         begin = len(server.log.read_bytes())
         ask(server, paths, answers=answers)
         agent.wait_for_logs(lambda logs: len(_named(logs)) >= records)
@@ -67,6 +79,20 @@ def watch(kind: str, paths: Sequence[str], records: int, *flags: str, answers: b
         ended = agent.stop()
         logs = agent.logs()
     return Run(_named(logs), ended, _text(server, begin))
+
+
+def _be_known(server: Server, agent: Agent) -> None:
+    """Requests without a number until a record of one has ids."""
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while not any(log.span_id for log in agent.logs()):
+        assert time.monotonic() < deadline, agent.stderr()
+        seen = len(agent.logs()) + 1
+        ask(server, ["/n/none"], concurrency=1)
+        agent.wait_for_logs(partial(_are_many, seen))
+
+
+def _are_many(count: int, logs: Sequence[SeenLog]) -> bool:
+    return len(logs) >= count
 
 
 def _named(logs: list[SeenLog]) -> list[SeenLog]:
@@ -162,18 +188,27 @@ def test_exceptions_of_fastapi() -> None:
         )
 
 
-@pytest.mark.parametrize("kind", ["go", "node"])
-def test_no_rule_no_ids(kind: str) -> None:
+def test_no_rule_no_ids() -> None:
     """Where no rule holds yet, records have no ids; they are there, each once."""
-    run = watch(kind, paths("n"), 200)
+    run = watch("node", paths("n"), 200)
     assert run.verdicts()["wrong"] == 0
     lines = Counter(log.body for log in run.logs)
     assert lines == Counter(run.written.splitlines())
 
 
+def test_go() -> None:
+    """What a handler's goroutine logs has its request's ids, all of it; each line is one record."""
+    run = watch("go", paths("n"), 200, looked_into=True)
+    assert run.verdicts() == {"right": 200}
+    assert {log.attributes["waggle.link.method"] for log in run.logs} == {"goroutine"}
+    assert Counter(log.body for log in run.logs) == Counter(run.written.splitlines())
+
+
 def test_panics_of_go() -> None:
-    """What net/http logs of a handler's panic is one record, with what it says of it."""
-    run = watch("go", paths("fail", 20), 40, answers=False)
+    """What net/http logs of a handler's panic is one record, with what it says of it, and an
+    event on the span of its request."""
+    run = watch("go", paths("fail", 20), 40, answers=False, looked_into=True)
+    assert run.verdicts() == {"right": 40}
     panics = [log for log in run.logs if "panic serving" in log.body]
     assert len(panics) == 20
     for log in panics:
@@ -181,6 +216,8 @@ def test_panics_of_go() -> None:
         assert log.attributes["exception.message"] == f"request={number_of(log)} fails"
         assert "goroutine" in log.body
         assert "main.number" in log.body
+    numbered = [span for span in run.spans().values() if span.number]
+    assert [name for span in numbered for name, _ in span.events] == ["exception"] * 20
 
 
 def test_java() -> None:

@@ -285,7 +285,7 @@ def test_node(certificate: Path) -> None:
         assert below[path].parent_id == calling[path].span_id
 
 
-# Fails now and then, for what docs/tls.md says of Go: not a part of `make test` before that is mended.
+# Fails now and then, for what docs/tls.md says of Go: no part of `make test` until that is mended.
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--http1",)], ids=["http2", "http1"])
 def test_go(certificate: Path, folder: Path, flags: tuple[str, ...]) -> None:

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from waggle import layout
 from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 from waggle.spans import Records
-from waggle.turn_evidence import Turns
+from waggle.turn_evidence import Turns, count_down
 
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -279,7 +279,9 @@ class Joins:
         if len(self._calls):
             parts = evidence[kind == EvidenceKind.PART]
             self._match(np.concatenate([answers, parts]))
-            self._count_down(evidence[(kind == EvidenceKind.ANSWER) | (kind == EvidenceKind.GONE)])
+            count_down(
+                self._calls, evidence[(kind == EvidenceKind.ANSWER) | (kind == EvidenceKind.GONE)]
+            )
         self._answers.keep(answers)
 
     def _add_calls(self, evidence: Records) -> None:
@@ -343,17 +345,6 @@ class Joins:
             self._calls["depth"][rows] = depth
             self._calls["parent"][rows] = met
             self._calls["matched_ns"][rows] = met["time_ns"]
-
-    def _count_down(self, ended: Records) -> None:
-        """Of the requests that were open at each call, these are open no more."""
-        tgids = self._calls["evidence"]["tgid"]
-        times = self._calls["evidence"]["time_ns"]
-        for tgid in np.unique(ended["tgid"]).tolist():
-            of = ended["tgid"] == tgid
-            calls = np.flatnonzero(tgids == tgid)
-            begun = np.searchsorted(np.sort(ended["start_ns"][of]), times[calls], "right")
-            over = np.searchsorted(np.sort(ended["time_ns"][of]), times[calls], "right")
-            self._calls["left"][calls] -= begun - over
 
     def _settled(self) -> Mask:
         """Which calls need wait no longer."""

@@ -42,6 +42,20 @@ _CLAIM = np.dtype(
 Claims = npt.NDArray[np.void]
 
 
+def count_down(calls: Claims, ended: Records) -> None:
+    """Of the requests that were open at each call, these are open no more.
+
+    calls: with the columns `evidence`, of the call, and `left`, which is changed.
+    """
+    tgids, times = calls["evidence"]["tgid"], calls["evidence"]["time_ns"]
+    for tgid in np.unique(ended["tgid"]).tolist():
+        of = ended["tgid"] == tgid
+        rows = np.flatnonzero(tgids == tgid)
+        begun = np.searchsorted(np.sort(ended["start_ns"][of]), times[rows], "right")
+        over = np.searchsorted(np.sort(ended["time_ns"][of]), times[rows], "right")
+        calls["left"][rows] -= begun - over
+
+
 class Turns:
     """Claims that wait for answers.
 
@@ -65,7 +79,7 @@ class Turns:
             return
         speaks = ours["contexts"][:, 0] != 0
         self._prove(ours[(ours["kind"] == EvidenceKind.TURN_ANSWER) & speaks])
-        self._count_down(ours[np.isin(ours["kind"], _ENDS)])
+        count_down(self._claims, ours[np.isin(ours["kind"], _ENDS)])
         self._refute(ours["tgid"][ours["kind"] == EvidenceKind.TURN_REFUTED])
 
     def settle(self, now_ns: int, *, last: bool = False) -> tuple[Claims, Mask]:
@@ -106,17 +120,6 @@ class Turns:
         rows = np.flatnonzero(own & (self._claims["proven_ns"] == 0))
         self._claims["parent"][rows] = answers[at[rows]]
         self._claims["proven_ns"][rows] = answers["time_ns"][at[rows]]
-
-    def _count_down(self, ended: Records) -> None:
-        """Of the requests that were open at each call, these are open no more."""
-        tgids = self._claims["evidence"]["tgid"]
-        times = self._claims["evidence"]["time_ns"]
-        for tgid in np.unique(ended["tgid"]).tolist():
-            of = ended["tgid"] == tgid
-            rows = np.flatnonzero(tgids == tgid)
-            begun = np.searchsorted(np.sort(ended["start_ns"][of]), times[rows], "right")
-            over = np.searchsorted(np.sort(ended["time_ns"][of]), times[rows], "right")
-            self._claims["left"][rows] -= begun - over
 
     def _refute(self, tgids: Sequence[int] | npt.NDArray[np.uint32]) -> None:
         if len(tgids):

@@ -214,12 +214,17 @@ def test_half_a_response_head(capture: Capture) -> None:
         assert not pair.recorded.left_behind()
 
 
+def ask_and_end_sending(pair: Connection) -> None:
+    """The client has asked for request 1, and said that it will ask no more."""
+    pair.ask(request(1))
+    pair.client.do("end_sending", name="c")
+    assert pair.server.receive("c") == b""
+
+
 def test_shutdown_of_the_clients_half(capture: Capture) -> None:
     """A client may end its direction and still get its answer."""
     with connected(capture) as pair:
-        pair.ask(request(1))
-        pair.client.do("end_sending", name="c")
-        assert pair.server.receive("c") == b""
+        ask_and_end_sending(pair)
         pair.answer(response())
         pair.server.close("c")
         assert pair.client.receive("c") == b""
@@ -230,9 +235,7 @@ def test_shutdown_of_the_clients_half(capture: Capture) -> None:
 def test_an_answer_is_read_when_both_halves_are_closed(capture: Capture) -> None:
     """A client that ended its direction may read the answer when the server has closed too."""
     with connected(capture) as pair:
-        pair.ask(request(1))
-        pair.client.do("end_sending", name="c")
-        assert pair.server.receive("c") == b""
+        ask_and_end_sending(pair)
         pair.server.send("c", response())
         pair.server.close("c")
         pair.client.receive_to("c", response()[-40:])
@@ -244,9 +247,7 @@ def test_an_answer_is_read_when_both_halves_are_closed(capture: Capture) -> None
 def test_an_answer_that_nobody_reads(capture: Capture) -> None:
     """A client that closes instead of reading what waits has not waited for its answer."""
     with connected(capture) as pair:
-        pair.ask(request(1))
-        pair.client.do("end_sending", name="c")
-        assert pair.server.receive("c") == b""
+        ask_and_end_sending(pair)
         pair.server.send("c", response())
         pair.server.close("c")
         pair.client.close("c")

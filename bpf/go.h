@@ -211,21 +211,26 @@ INLINE void turn_to_oldest(struct go_request *request, u64 goid)
 		request->owner.tid = request_mark(found.facts);
 }
 
-/* What a goroutine works on now, into `request`, and whether that is open. Returns 0 when
- * nothing is known. */
+/* What a goroutine works on now, into `request`. Returns 0 when nothing is known. */
+INLINE int request_of(const struct goroutine *goroutine, u64 goid, struct go_request *request)
+{
+	if (goroutine->state == GO_SHARED)
+		return 0;
+	*request = goroutine->request;
+	if (goroutine->state == GO_SERVES && goroutine->serves)
+		return turn_to_served(request, goid);
+	if (goroutine->state == GO_SERVES)
+		turn_to_oldest(request, goid);
+	return 1;
+}
+
+/* The same, and whether that is open. */
 enum go_works { GO_NOTHING = 0, GO_ON_OPEN = 1, GO_ON_ANSWERED = 2 };
 
 INLINE int works_on(const struct goroutine *goroutine, u64 goid, struct go_request *request)
 {
-	if (goroutine->state == GO_SHARED)
+	if (!request_of(goroutine, goid, request))
 		return GO_NOTHING;
-	*request = goroutine->request;
-	if (goroutine->state == GO_SERVES && goroutine->serves) {
-		if (!turn_to_served(request, goid))
-			return GO_NOTHING;
-	} else if (goroutine->state == GO_SERVES) {
-		turn_to_oldest(request, goid);
-	}
 	return refresh_request(request) ? GO_ON_OPEN : GO_ON_ANSWERED;
 }
 

@@ -69,18 +69,11 @@ PROVEN_ONCE int goroutine_writes(u32 tgid, struct owner *owner)
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 	struct go_request request;
 
-	if (!goroutine || !owner || goroutine->state == GO_SHARED)
+	if (!goroutine || !owner || !request_of(goroutine, goid, &request))
 		return 0;
 	if (goroutine->state == GO_BORN &&
 	    !function_trusted(go_function_of(go, goroutine->function)))
 		return 0;
-	request = goroutine->request;
-	if (goroutine->state == GO_SERVES && goroutine->serves) {
-		if (!turn_to_served(&request, goid))
-			return 0;
-	} else if (goroutine->state == GO_SERVES) {
-		turn_to_oldest(&request, goid);
-	}
 	*owner = request.owner;
 	return !!owner->sock;
 }

@@ -105,7 +105,7 @@ MAP(http2_scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct http2
 /* Never written: what a new connection begins as. */
 MAP(blank_http2, BPF_MAP_TYPE_ARRAY, 1, u32, struct http2_connection, 0);
 
-/* Which sampling rules are for the paths in tables; one entry where no rule has a path. */
+/* Which sampling rules are for the paths in tables; a few entries where no rule has a path. */
 MAP(stream_paths, BPF_MAP_TYPE_LRU_HASH, 65536, struct stream_path_key, u32, 0);
 
 /* Everything that changes an HPACK table, in the order of the wire. */

@@ -8,9 +8,11 @@ out. The claim holds when
     turn of another: the true owner of a call that is claimed for somebody else goes on when
     its answer comes, in what the rule takes for the other's turn, and shows it by his own
 
-For the second no call waits longer than PATIENCE_NS after the first: a request may stay open
-for hours. One answer in the turn of another takes back all that is not settled in its process;
-the kernel has ended the rule there.
+For the second no call waits for ever, since a request may stay open for hours: it waits
+PATIENCE_TIMES as long as its own request took, within PATIENCE_NS. From one look of the agent to
+the next STEP_NS count at most: where the machine stood still nobody could answer. One answer in
+the turn of another takes back all that is not settled in its process; the kernel has ended the
+rule there.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,9 @@ from waggle.spans import Records
 
 Mask = npt.NDArray[np.bool_]
 
-PATIENCE_NS = 1_000_000_000
+PATIENCE_NS = (1_000_000_000, 5_000_000_000)
+PATIENCE_TIMES = 16
+STEP_NS = 250_000_000
 CLAIMS_KEPT = 65_536
 
 _ENDS = (EvidenceKind.TURN_ANSWER, EvidenceKind.TURN_REFUTED, EvidenceKind.TURN_GONE)
@@ -35,7 +39,8 @@ _CLAIM = np.dtype(
         ("evidence", layout.EVIDENCE),
         ("left", np.int64),  # requests that were open at the call and are not answered yet
         ("refuted", np.bool_),
-        ("proven_ns", np.uint64),  # when the claimed request was answered in its turn, or 0
+        ("is_proven", np.bool_),  # the claimed request was answered in its turn
+        ("patience_ns", np.int64),  # how long it waits for the others then
         ("parent", layout.EVIDENCE),  # that answer
     ]
 )
@@ -65,6 +70,7 @@ class Turns:
 
     def __init__(self, hold_ns: int) -> None:
         self._hold_ns = np.uint64(hold_ns)
+        self._looked_ns = 0
         self._claims: Claims = np.empty(0, _CLAIM)
 
     def __len__(self) -> int:
@@ -85,9 +91,9 @@ class Turns:
     def settle(self, now_ns: int, *, last: bool = False) -> tuple[Claims, Mask]:
         """Claims that wait no more, and which of them are proven. last: none may wait on."""
         claims, now = self._claims, np.uint64(max(0, now_ns))
-        is_proven = claims["proven_ns"] != 0
-        settled: Mask = claims["refuted"] | (claims["left"] <= 0)
-        settled |= is_proven & (claims["proven_ns"] + np.uint64(PATIENCE_NS) < now)
+        self._pass_time(now_ns)
+        done = (claims["left"] <= 0) | (claims["patience_ns"] < 0)
+        settled: Mask = claims["refuted"] | done
         settled |= claims["evidence"]["time_ns"] + self._hold_ns < now
         settled[: max(0, len(claims) - CLAIMS_KEPT)] = True
         if last:
@@ -95,9 +101,14 @@ class Turns:
         self._claims = claims[~settled]
         leaving = claims[settled]
         # What has to leave before the others were answered is not sure of them.
-        done = (leaving["left"] <= 0) | (leaving["proven_ns"] + np.uint64(PATIENCE_NS) < now)
-        proven: Mask = (leaving["proven_ns"] != 0) & ~leaving["refuted"] & done
+        proven: Mask = leaving["is_proven"] & ~leaving["refuted"] & done[settled]
         return leaving, proven
+
+    def _pass_time(self, now_ns: int) -> None:
+        """Proven claims have waited for the others since the last look."""
+        passed = min(max(0, now_ns - self._looked_ns), STEP_NS)
+        self._looked_ns = now_ns
+        self._claims["patience_ns"][self._claims["is_proven"]] -= passed
 
     def _add_claims(self, calls: Records) -> None:
         fresh = np.zeros(len(calls), _CLAIM)
@@ -117,9 +128,12 @@ class Turns:
         at[at == len(keys)] = 0
         own = keys[at] == claimed
         own &= answers["tgid"][at] == self._claims["evidence"]["tgid"]
-        rows = np.flatnonzero(own & (self._claims["proven_ns"] == 0))
-        self._claims["parent"][rows] = answers[at[rows]]
-        self._claims["proven_ns"][rows] = answers["time_ns"][at[rows]]
+        rows = np.flatnonzero(own & ~self._claims["is_proven"])
+        met = answers[at[rows]]
+        took = (met["time_ns"] - met["start_ns"]).astype(np.int64)
+        self._claims["parent"][rows] = met
+        self._claims["is_proven"][rows] = True
+        self._claims["patience_ns"][rows] = np.clip(took * PATIENCE_TIMES, *PATIENCE_NS)
 
     def _refute(self, tgids: Sequence[int] | npt.NDArray[np.uint32]) -> None:
         if len(tgids):

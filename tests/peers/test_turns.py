@@ -11,7 +11,7 @@ from .turn_matrix import CELLS, CONCURRENCIES, Played, play
 COUNT = 400
 # What holds where one turn leads to the next: the rest are first calls of a process, whose
 # turns are not known yet, and turns in which the thread slept.
-LEAST = 0.95
+LEAST = 0.9
 HOLDS = {
     *(("node", shape, "agent") for shape in ("one", "three", "mixed")),
     *(("node", "mixed", client) for client in ("fetch", "close")),
@@ -27,7 +27,7 @@ def built() -> None:
 def _least(one: Played) -> float:
     cell = one.result.cell
     if cell.shape == "query":  # each connection's first answer is nobody's
-        return 0.85
+        return 0.75
     return LEAST if (cell.server, cell.shape, cell.client) in HOLDS else 0.0
 
 

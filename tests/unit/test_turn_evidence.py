@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from waggle import layout
 from waggle.layout import EvidenceKind
-from waggle.turn_evidence import CLAIMS_KEPT, PATIENCE_NS, Turns
+from waggle.turn_evidence import CLAIMS_KEPT, PATIENCE_NS, STEP_NS, Turns
 
 Rows = npt.NDArray[np.void]
 S = 1_000_000_000
@@ -61,12 +61,39 @@ def test_others_that_were_open_have_their_say() -> None:
     assert settled(turns, 60) == [(A, False)]
 
 
+def looks_until_settled(turns: Turns, now: int, every_ns: int) -> int:
+    """How many looks after `now` it takes, each so long after the one before, until the claim of
+    A is proven."""
+    for looks in range(1, 1000):
+        if found := settled(turns, now + looks * every_ns):
+            assert found == [(A, True)]
+            return looks
+    raise AssertionError("never settled")
+
+
 def test_patience_ends() -> None:
-    """A request that stays open for hours holds nobody's proof up for longer than a second."""
+    """A request that stays open for hours holds the proof of a short one up for a second."""
     turns = Turns(30 * S)
+    assert settled(turns, 30) == []
     turns.add(np.concatenate([call(10, A, unanswered=2), answer(30, A)]))
-    assert settled(turns, 30 + PATIENCE_NS) == []
-    assert settled(turns, 31 + PATIENCE_NS) == [(A, True)]
+    assert looks_until_settled(turns, 30, S // 10) == PATIENCE_NS[0] // (S // 10) + 1
+
+
+def test_where_requests_take_long_patience_is_longer() -> None:
+    """The others may answer as much later as the claimed request took itself, within bounds."""
+    for took, patience in ((S // 8, 2 * S), (9 * S, PATIENCE_NS[1])):
+        turns = Turns(30 * S)
+        assert settled(turns, took) == []
+        turns.add(np.concatenate([call(10, A, unanswered=2), answer(took, A, start=0)]))
+        assert looks_until_settled(turns, took, S // 10) == patience // (S // 10) + 1
+
+
+def test_a_machine_that_stood_still_has_waited_for_nobody() -> None:
+    """Between two looks no more than a step counts: who could not run could not answer."""
+    turns = Turns(1000 * S)
+    assert settled(turns, 30) == []
+    turns.add(np.concatenate([call(10, A, unanswered=2), answer(30, A)]))
+    assert looks_until_settled(turns, 30, 7 * S) == PATIENCE_NS[0] // STEP_NS + 1
 
 
 def test_a_silent_answer_proves_nothing() -> None:

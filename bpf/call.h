@@ -193,18 +193,60 @@ OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u
 	return fresh;
 }
 
+/* Two connections that begin less than this apart in both directions are taken for one: FINs
+ * count, and a base may be read while its direction moves. */
+#define BASES_APART (1 << 20)
+
+INLINE int is_apart(u32 one, u32 other)
+{
+	return one - other + BASES_APART > 2 * BASES_APART;
+}
+
+/* The kernel does not run programs everywhere: the end of a connection may pass unseen, and its
+ * socket's address is soon another's. Of that both directions begin elsewhere. */
+INLINE int is_of_before(const struct connection *connection, const struct call *call)
+{
+	const struct endpoint *endpoint = &call->endpoint;
+	const struct http1_stream *stream = call->sent ? &connection->sent : &connection->received;
+
+	/* A UNIX socket's end is seen by no hook: another inode, another connection. */
+	if (connection->family == AF_UNIX || endpoint->family == AF_UNIX)
+		return connection->peer_sock != call->peer || connection->inode != call->inode;
+	if (stream->next == endpoint->position ||
+	    (!connection->sent.started && !connection->received.started))
+		return 0;
+	return is_apart(connection->sent_base, endpoint->sent_base) &&
+	       is_apart(connection->received_base, endpoint->received_base);
+}
+
+INLINE void forget_heads(u64 sock)
+{
+	struct partial_key key = { .sock = sock };
+
+	bpf_map_delete_elem(&partial_heads, &key);
+	key.sent = 1;
+	bpf_map_delete_elem(&partial_heads, &key);
+}
+
+/* The end of a connection has passed unseen. */
+INLINE void end_of_before(struct connection *connection, u64 sock)
+{
+	if (!(connection->flags & CONNECTION_DEAD))
+		end_connection(connection, sock, bpf_ktime_get_ns(), local_end(connection));
+	if (is_tls(connection))
+		forget_tls(sock);
+	forget_heads(sock);
+}
+
 /* The connection of a call, made when it is new; null when it is nothing to us. */
 OUT_OF_LINE struct connection *connection_of(const struct call *call)
 {
 	u64 sock = call->endpoint.sock;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
-	/* A UNIX socket's end is seen by no hook: another inode, another connection. */
-	if (!connection || (connection->family == AF_UNIX &&
-			    (connection->peer_sock != call->peer || connection->inode != call->inode))) {
+	if (!connection || is_of_before(connection, call)) {
 		if (connection)
-			end_connection(connection, sock, bpf_ktime_get_ns(),
-				       local_end(connection));
+			end_of_before(connection, sock);
 		connection = new_connection(&call->endpoint, call->sent);
 		if (connection) {
 			connection->peer_sock = call->peer;

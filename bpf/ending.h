@@ -63,11 +63,7 @@ OUT_OF_LINE int on_receive_end(struct connection *connection, const struct endpo
 
 INLINE void forget_connection(u64 sock)
 {
-	struct partial_key key = { .sock = sock };
-
-	bpf_map_delete_elem(&partial_heads, &key);
-	key.sent = 1;
-	bpf_map_delete_elem(&partial_heads, &key);
+	forget_heads(sock);
 	bpf_map_delete_elem(&connections, &sock);
 }
 
@@ -137,12 +133,16 @@ INLINE int waits_to_be_read(const struct connection *connection, struct sock *sk
 	       BPF_CORE_READ(sk, sk_socket) && BPF_CORE_READ(sk, sk_receive_queue.qlen);
 }
 
+/* An interrupt may run this hook while it runs for a call, and then the kernel leaves its
+ * program out. So what packets do to a connection must show elsewhere as well: in what is read,
+ * in how a call closes, or when the socket goes. */
 SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 {
 	u64 sock = (u64)sk;
 	struct connection *connection;
 
+	HOLD_CPU();
 	if (new_state == TCP_SYN_SENT) {
 		on_connect(sk);
 		return 0;
@@ -157,11 +157,12 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 	connection = bpf_map_lookup_elem(&connections, &sock);
 	if (!connection || connection->flags & CONNECTION_DEAD)
 		return 0;
-	HOLD_CPU();
 	if (new_state == TCP_CLOSE_WAIT) {
 		connection->flags |= CONNECTION_PEER_CLOSED;
 		return 0;
 	}
+	if (new_state == TCP_LAST_ACK)
+		connection->flags |= CONNECTION_PEER_CLOSED;
 	if (new_state == TCP_CLOSE && waits_to_be_read(connection, sk))
 		return 0;
 	/* Closed, and not only its sending side: nothing can come any more. */

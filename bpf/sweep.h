@@ -18,14 +18,31 @@ struct sweep {
 	u64 removed;
 };
 
+/* A TCP socket that is no more, whose end passed unseen. */
+INLINE int is_left_over(const struct connection *connection, u64 sock, u64 now)
+{
+	struct sock *sk = (void *)sock;
+
+	return now - connection->last_ns > UNIX_IDLE_NS &&
+	       BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE && !BPF_CORE_READ(sk, sk_socket);
+}
+
 static long sweep_step(void *map, const u64 *key, struct connection *connection, void *context)
 {
 	struct sweep *sweep = context;
 	u64 sock = *key, idle = sweep->now - connection->last_ns;
 	int gone, closed;
 
-	if (connection->family != AF_UNIX || connection->last_ns > sweep->now)
+	if (connection->last_ns > sweep->now)
 		return 0;
+	if (connection->family != AF_UNIX) {
+		if (!is_left_over(connection, sock, sweep->now))
+			return 0;
+		end_of_before(connection, sock);
+		bpf_map_delete_elem(&connections, &sock);
+		sweep->removed++;
+		return 0;
+	}
 	gone = is_gone(connection);
 	closed = unix_is_closed(sock, connection->peer_sock);
 	if (!closed && unix_is_closed(connection->peer_sock, sock)) {

@@ -10,10 +10,12 @@ from kernel.capturing import (
     expect_pair,
     expect_pairs,
     open_connection,
+    open_flavour,
+    recording,
     request,
     response,
 )
-from waggle.capture import Capture
+from waggle.capture import FLAVOURS, Capture
 from waggle.layout import End, Role
 
 capture = capture_fixture()
@@ -277,3 +279,29 @@ def test_server_crashes_among_many(capture: Capture) -> None:
             (number, End.PROCESS_EXIT) for number in range(1, 31)
         }
         assert (len(servers), len(clients)) == (30, 30)
+
+
+SEES_ENDS = ("tcp_destroy", "tcp_state_change")
+
+
+@pytest.mark.parametrize("flavour", [one.name for one in FLAVOURS])
+def test_ends_that_no_hook_sees(flavour: str) -> None:
+    """Where the ends of connections pass unseen, those that have the addresses of their sockets
+    afterwards are new ones all the same: each exchange is there, once."""
+    blind = open_flavour(flavour)
+    try:
+        for link in blind._links:
+            if link.name in SEES_ENDS:
+                link.close()
+        with recording(blind) as recorded:
+            server, client = recorded.actor(), recorded.actor()
+            numbers = range(1, 41)
+            for number in numbers:
+                pair = open_connection(server, client, recorded)
+                pair.exchange(request(number), response())
+                pair.close()
+            recorded.finish(2 * len(numbers))
+            expect_pairs(recorded, numbers)
+            assert len(blind.bpf.map("connections").items()[0]) < len(numbers), "no address again"
+    finally:
+        blind.close()

@@ -487,8 +487,12 @@ def held_by(pid: int) -> Held:
     """The ids of programs, links and maps of which this process holds descriptors."""
     held: Held = {"prog": set(), "link": set(), "map": set()}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            text = entry.read_text()
+        except FileNotFoundError:  # closed since
+            continue
         # A link's entry has its program's id too.
-        for kind, number in re.findall(r"^(prog|link|map)_id:\s+(\d+)", entry.read_text(), re.M):
+        for kind, number in re.findall(r"^(prog|link|map)_id:\s+(\d+)", text, re.M):
             held[kind].add(int(number))
     return held
 

@@ -39,6 +39,7 @@ def test_a_turn_is_proven_or_nobodys(concurrency: int) -> None:
     played, ended = play(CELLS, concurrency, COUNT)
     for one in played:
         print(one)
+    print(ended.losses)
     assert not [str(one) for one in played if one.wrong]
     assert not [str(one) for one in played if one.result.unserved or one.result.missing]
     assert not [str(one) for one in played if one.result.share < _least(one)]

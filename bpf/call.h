@@ -137,7 +137,7 @@ INLINE void feed_call(struct walk *walk)
 /* Lines the call up with what was seen before: bytes that were seen already are
  * skipped, bytes that no hook saw become a gap. */
 INLINE void align_position(struct feed_state *state, struct http1_stream *stream,
-			   const struct endpoint *endpoint, u32 sent)
+			   const struct endpoint *endpoint)
 {
 	s32 ahead;
 
@@ -152,8 +152,7 @@ INLINE void align_position(struct feed_state *state, struct http1_stream *stream
 
 		state->skip += seen;
 		state->left -= seen < state->left ? seen : state->left;
-	} else if (ahead > 1 || (ahead && (sent || !(endpoint->shutdown & RCV_SHUTDOWN)))) {
-		/* Data and the peer's FIN in one read move the position one further: no gap. */
+	} else {
 		state->gap = ahead;
 	}
 }
@@ -161,10 +160,8 @@ INLINE void align_position(struct feed_state *state, struct http1_stream *stream
 INLINE int from_start(const struct endpoint *endpoint, u8 sent)
 {
 	u32 base = sent ? endpoint->sent_base : endpoint->received_base;
-	u32 offset = endpoint->position - base;
 
-	return endpoint->family != AF_UNIX &&
-	       (!offset || (!sent && offset == 1 && (endpoint->shutdown & RCV_SHUTDOWN)));
+	return endpoint->family != AF_UNIX && endpoint->position == base;
 }
 
 OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u32 sent)
@@ -299,7 +296,7 @@ INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
 	state->fate = FATE_FINE;
 	state->answered = 0;
 	state->in_kernel = !!(call->memory.in_kernel & BYTES_IN_KERNEL);
-	align_position(state, stream, &call->endpoint, call->sent);
+	align_position(state, stream, &call->endpoint);
 	return !!state->left;
 }
 

@@ -18,15 +18,28 @@
 #define READ_DIRECT(pointer, field) ((pointer)->field)
 #define READ_BY_ADDRESS(pointer, field) BPF_CORE_READ(pointer, field)
 
+/* In order, for the compiler and with it for this machine. */
+#define IN_ORDER() __asm__ volatile("" ::: "memory")
+
+/* The flag of a socket that has the peer's FIN. */
+INLINE u64 fin_came(void)
+{
+	return 1ULL << (bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 63);
+}
+
 /* A base is where a direction is now, less what passed. The receiving side may move
- * while we look, so look until it stood still. */
+ * while we look, so look until it stood still. Once the FIN has come nothing moves. */
 #define DEFINE_POSITIONS(name, READ)                                                       \
 	INLINE void name(struct tcp_sock *tcp, struct positions *positions)                \
 	{                                                                                  \
-		u32 next = READ(tcp, rcv_nxt), again;                                      \
+		u64 flags = READ(((struct sock *)tcp), __sk_common.skc_flags);             \
+		u32 next, again;                                                           \
                                                                                            \
+		IN_ORDER();                                                                \
+		next = READ(tcp, rcv_nxt);                                                 \
 		positions->write_seq = READ(tcp, write_seq);                               \
 		positions->copied_seq = READ(tcp, copied_seq);                             \
+		positions->end_read = (flags & fin_came()) && positions->copied_seq == next; \
 		positions->sent_base = READ(tcp, snd_nxt) - (u32)READ(tcp, bytes_sent) +   \
 				       (u32)READ(tcp, bytes_retrans);                      \
 		for (int i = 0; i < 3; i++) {                                              \
@@ -56,7 +69,8 @@ INLINE void tcp_endpoint(struct call *call, u16 family)
 	call->endpoint.sent_base = call->positions.sent_base;
 	call->endpoint.received_base = call->positions.received_base;
 	call->endpoint.position = call->sent ? call->positions.write_seq :
-					       call->positions.copied_seq - call->result;
+					       call->positions.copied_seq - call->result -
+						       call->positions.end_read;
 }
 
 /* We have written into the request at `injected_at`. When it comes again without that, the
@@ -172,8 +186,6 @@ OUT_OF_LINE int on_receive(struct call *call)
 	}
 	if (endpoint->family == AF_UNIX)
 		endpoint->position = connection->received.next;
-	else if (endpoint->position != connection->received.next)
-		endpoint->shutdown = BPF_CORE_READ(sk, sk_shutdown);
 	if (!(call->flags & MSG_TRUNC)) /* TCP: thrown away, not copied */
 		memory_of_call(call);
 	call->memory.length = call->result;

@@ -40,6 +40,8 @@ struct positions {
 	u32 received_base;
 	u32 write_seq;
 	u32 copied_seq;
+	u32 end_read; /* 1 when copied_seq is beyond the peer's FIN, which is no byte */
+	u32 reserved;
 };
 
 /* One call that sends or receives. In a map and not on the stack, which is short. */

@@ -106,7 +106,7 @@ struct sock {
 	u16 sk_protocol;
 };
 
-enum sock_flags { SOCK_ZEROCOPY = 25 };
+enum sock_flags { SOCK_DONE = 1, SOCK_ZEROCOPY = 25 };
 
 struct page {
 	unsigned long flags;

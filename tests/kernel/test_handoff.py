@@ -75,6 +75,22 @@ def test_idle_connections_older_than_the_agent(capture: Capture) -> None:
         assert not any(one.facts.flags & Flag.RESYNCED for one in recorded.seen)
 
 
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_requests_that_are_read_with_the_end(capture: Capture, family: str) -> None:
+    """A request is joined, on a connection known from its first byte, when its reader gets the
+    end of the client's direction in the same read: the FIN has a place of its own."""
+    with connected(capture, family) as pair:
+        pair.client.send("c", request(1))
+        pair.client.do("end_sending", name="c")
+        pair.server.receive_to("c", request(1)[-40:])
+        pair.answer(response())
+        pair.server.close("c")
+        assert pair.client.receive("c") == b""
+        pair.recorded.finish(2)
+        expect_pairs(pair.recorded, [1])
+        assert not any(one.facts.flags & Flag.RESYNCED for one in pair.recorded.seen)
+
+
 @pytest.mark.parametrize("flavour", ["socket", "probe", "syscall"])
 def test_connections_older_than_the_load(flavour: str) -> None:
     """The same when the programs themselves were loaded later, with a request under way."""

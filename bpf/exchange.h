@@ -159,6 +159,8 @@ PROVEN_ONCE int finish_exchange(struct connection *connection, u64 sock, u64 now
 			facts->request_body = request_stream(connection)->body;
 		emit(&found);
 		forget_exchange(connection, sock, index);
+	} else {
+		count(WAGGLE_COUNT_LOST_EXCHANGE_GONE);
 	}
 	if (!open_requests(connection))
 		server_idle(connection, sock);

@@ -282,8 +282,11 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 	}
 	if (tls_wanted && judge_tls(connection, word, length))
 		return 0;
-	if ((connection->flags & CONNECTION_FROM_START) ||
-	    ++connection->tries > MID_STREAM_TRIES)
+	/* So there was a request, which we did not see; the next one may be seen. */
+	if ((connection->flags & CONNECTION_FROM_START) && BEGINS(word, "HTTP/1."))
+		feed_lost(feed, WAGGLE_COUNT_LOST_RESPONSE_UNMATCHED);
+	else if ((connection->flags & CONNECTION_FROM_START) ||
+		 ++connection->tries > MID_STREAM_TRIES)
 		feed_over(feed, WAGGLE_COUNT_CONNECTIONS_GIVEN_UP);
 	return 0;
 }
@@ -303,6 +306,16 @@ INLINE int skip_piece(struct feed_state *state)
 	return 0;
 }
 
+/* What a connection begins with cannot be read: whatever it is, it is not recorded. */
+INLINE int beginning_unreadable(struct feed *feed)
+{
+	u32 first = CONNECTION_FRESH | CONNECTION_FROM_START;
+
+	if ((feed->connection->flags & first) == first && !feed->connection->requests)
+		count(WAGGLE_COUNT_LOST_BYTES_UNREADABLE);
+	return skip_piece(&feed->scratch->state);
+}
+
 /* Where the position is unknown only the beginning of a call can be a head. */
 INLINE int feed_mid_stream(struct feed *feed)
 {
@@ -312,9 +325,11 @@ INLINE int feed_mid_stream(struct feed *feed)
 
 	if (length > 8)
 		length = 8;
-	if (!state->first_of_call || state->offset || !state->base ||
-	    read_bytes(state, &word, masked(length, 15) & 15, state->base) ||
-	    !may_be_head(feed, word, length))
+	if (!state->first_of_call || state->offset || !state->base)
+		return skip_piece(state);
+	if (read_bytes(state, &word, masked(length, 15) & 15, state->base))
+		return beginning_unreadable(feed);
+	if (!may_be_head(feed, word, length))
 		return skip_piece(state);
 	state->first_of_call = 0;
 	feed->stream->state = HTTP1_HEAD;

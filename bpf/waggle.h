@@ -738,7 +738,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_TLS_BOUND = 73,	/* whose plaintext is known to be theirs */
 	WAGGLE_COUNT_LOST_TLS_UNBOUND = 74, /* plaintext of which nobody knows whose it is */
 	WAGGLE_COUNT_LOST_TLS_BUSY = 75, /* plaintext that came while another was looked at */
-	WAGGLE_COUNTERS = 76,
+	WAGGLE_COUNT_LOST_EXCHANGE_GONE = 76, /* exchanges that were open and are not there */
+	WAGGLE_COUNTERS = 77,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

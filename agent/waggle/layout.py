@@ -113,6 +113,7 @@ class Counter(IntEnum):
     TLS_BOUND = 73
     LOST_TLS_UNBOUND = 74
     LOST_TLS_BUSY = 75
+    LOST_EXCHANGE_GONE = 76
 
 
 class End(IntEnum):

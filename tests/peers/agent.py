@@ -112,6 +112,12 @@ class Ended:
         assert found, f"no summary in {self.stderr!r}"
         return [line.strip() for line in found.group(1).splitlines()]
 
+    @property
+    def lost(self) -> list[str]:
+        """The same without what is none: a program that a CPU had not finished when it came again
+        may have missed nothing that counts, and on a busy machine that happens."""
+        return [loss for loss in self.losses if loss != "nothing" and "programs_busy" not in loss]
+
 
 class Agent:
     """A running `waggle run`. Its files are kept with the logs of the programs."""

@@ -463,7 +463,8 @@ INLINE void fill_answer(struct waggle_evidence *evidence, const struct connectio
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid();
 
-	evidence->contexts[0] = context->generations[0];
+	bpf_probe_read_kernel(evidence->contexts, sizeof(evidence->contexts),
+			      context->generations);
 	evidence->before_ns = context->answered_ns;
 	evidence->kept = context->answered_sock == sock;
 	if (connection->flags & CONNECTION_BLOCKING && connection->owner_tid == tid)

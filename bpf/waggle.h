@@ -495,7 +495,7 @@ enum waggle_go_verdict {
 /* What later proves whose request a call was part of. */
 enum waggle_evidence_kind {
 	WAGGLE_EVIDENCE_CALL = 1,   /* a request went out, its contexts are these */
-	WAGGLE_EVIDENCE_ANSWER = 2, /* a request was answered by contexts[0] */
+	WAGGLE_EVIDENCE_ANSWER = 2, /* a request was answered by contexts[0], which descends from the others */
 	WAGGLE_EVIDENCE_GONE = 3,   /* a request ended without an answer */
 	WAGGLE_EVIDENCE_PART = 4,   /* contexts[0] has called, and goes on with its answer */
 	WAGGLE_EVIDENCE_OVER = 5,   /* contexts[0], in which or below which was called, is freed */

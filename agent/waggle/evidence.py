@@ -16,6 +16,11 @@ after it had called, and which contexts are no more. The rule, WK in docs/parent
 Where that answer might as well be the next piece of work of a context that has answered
 before, nothing is proven.
 
+An answer may also be written by somebody whom the one that calls has begun, as Starlette's
+streams are. Then the context in which both began, the call's own or one that it descends
+from, was itself made after the request had been read, it is over before the agent would
+wait no more, and in all its life this was the only request answered below it.
+
     records = joins.hold(records)      what need not wait, ids made true; the rest is kept
     for records in joins.release():    what waited, now that more is known
 
@@ -73,6 +78,7 @@ _CALL = np.dtype(
         ("left", np.int64),  # requests that were open at the call and are not answered yet
         ("depth", np.int8),  # of the context that answered, _UNMATCHED: none yet
         ("after", np.bool_),  # the answer was written before the call
+        ("below", np.bool_),  # by what the context before `depth` has begun
         ("matched_ns", np.uint64),
         ("parent", layout.EVIDENCE),  # the answer
         # A bit for each context of the call's, the nearest the lowest:
@@ -348,12 +354,12 @@ class Joins:
 
     def _settled(self) -> Mask:
         """Which calls need wait no longer."""
+        self._look_below()
         self._look_back()
         calls, now = self._calls, np.uint64(max(0, self._seen_until))
         depth, times = calls["depth"], calls["evidence"]["time_ns"]
         matched = depth != _UNMATCHED
-        in_branch = np.where(matched, (1 << np.minimum(depth, 8).astype(np.int64)) - 1, 0)
-        over = (calls["over"] & in_branch) == in_branch
+        over = _all_over(calls)
         nearer_is_late = calls["matched_ns"] + np.uint64(NEARER_NS) < now
         answering = calls["evidence"]["answering"] & ~(calls["seen"] | calls["over"])
         exhausted = (calls["left"] <= 0) & (answering == 0)
@@ -368,7 +374,24 @@ class Joins:
         since = np.maximum(self._calls["matched_ns"], self._calls["evidence"]["time_ns"])
         late: Mask = since + patience <= now
         branch_is_over = _bit_below(self._calls["over"], self._calls["depth"])
-        return late | branch_is_over
+        # Who has begun an answer may wait for its end, which is told by his own.
+        enough: Mask = (late | branch_is_over) & ~self._calls["below"]
+        return enough
+
+    def _look_below(self) -> None:
+        """Calls whose requests are all answered, and by nobody above them: was one answered by
+        what they have begun?"""
+        alone = np.flatnonzero((self._calls["depth"] == _UNMATCHED) & (self._calls["left"] <= 0))
+        if not len(alone):
+            return
+        depth, answers = self._answers.below(self._calls["evidence"][alone])
+        found = depth >= 0
+        rows = alone[found]
+        # All that lies between must end with the request, and the common context too.
+        self._calls["depth"][rows] = depth[found] + 1
+        self._calls["below"][rows] = True
+        self._calls["parent"][rows] = answers
+        self._calls["matched_ns"][rows] = answers["time_ns"]
 
     def _look_back(self) -> None:
         """Calls that nobody who might have been meant has proven: then it is what comes after
@@ -411,14 +434,17 @@ class Joins:
 
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
         """Calls on branches that live on after the answer, or call again, are proven by nothing."""
-        on_branch = (calls["depth"] > 0) & (calls["depth"] != _UNMATCHED)
+        self._check_below(calls)
+        on_branch = (calls["depth"] > 0) & (calls["depth"] < _WORKER)
         lives_on = on_branch & ~_bit_below(calls["over"], calls["depth"])
         calls["depth"][lives_on] = _WORKER
         oldest = max(0, self._clock() - _CALLS_REMEMBERED_NS)
         self._latest = [
             batch for batch in self._latest[-_BATCHES_KEPT:] if batch["time_ns"].max() >= oldest
         ]
-        rows = np.flatnonzero((calls["depth"] > 0) & (calls["depth"] < _WORKER) & ~calls["after"])
+        # Of who has begun the answer himself, only what lies between him and the call.
+        top = calls["depth"] - calls["below"].astype(np.int8)
+        rows = np.flatnonzero((top > 0) & (calls["depth"] < _WORKER) & ~calls["after"])
         if not len(rows) or not self._latest:
             return
         latest = np.concatenate(self._latest)
@@ -426,11 +452,23 @@ class Joins:
         times = np.repeat(latest["time_ns"], latest["contexts"].shape[1])
         order = np.lexsort((times, contexts))
         contexts, times = contexts[order], times[order]
-        branch = calls["evidence"]["contexts"][rows, calls["depth"][rows].astype(np.intp) - 1]
+        branch = calls["evidence"]["contexts"][rows, top[rows].astype(np.intp) - 1]
         last = np.searchsorted(contexts, branch, "right") - 1
         known = (last >= 0) & (contexts[last] == branch)
         goes_on = known & (times[last] > calls["matched_ns"][rows])
         calls["depth"][rows[goes_on]] = _WORKER
+
+    def _check_below(self, calls: npt.NDArray[np.void]) -> None:
+        """Of calls whose answer was begun below them: all that began is over by now, and that
+        answer has remained the only one."""
+        rows = np.flatnonzero(calls["below"])
+        if not len(rows):
+            return
+        depth, answers = self._answers.below(calls["evidence"][rows])
+        holds = depth >= 0
+        same = answers["span_id"] == calls["parent"]["span_id"][rows[holds]]
+        holds[holds] = same.all(1)
+        calls["depth"][rows[~(holds & _all_over(calls[rows]))]] = _WORKER
 
     def _join(
         self, calls: npt.NDArray[np.void], proven: Mask, after: Mask, link: Link = Link.TASK
@@ -585,13 +623,37 @@ class _Answers:
 
     def __init__(self) -> None:
         self._batches: list[Records] = []
+        self._makers: list[U64] = []  # contexts below which a request was answered, a batch each
 
     def keep(self, answers: Records) -> None:
         if len(answers):
             self._batches.append(answers)
+            self._makers.append(_makers_of(answers))
         total = sum(len(batch) for batch in self._batches)
         while total > ANSWERS_KEPT and len(self._batches) > 1:
             total -= len(self._batches.pop(0))
+            self._makers.pop(0)
+
+    def below(self, calls: Records) -> tuple[Index, Records]:
+        """At which depth lies the context below which each call's request was answered (-1: at
+        none), and those answers."""
+        depths = np.full(len(calls), -1, np.intp)
+        makers = np.concatenate(self._makers) if self._makers else np.empty(0, np.uint64)
+        chains = calls["contexts"]
+        may = np.isin(chains, makers) if len(makers) else np.zeros(chains.shape, np.bool_)
+        rows = np.flatnonzero(may.any(1))
+        if not len(rows):
+            return depths, np.empty(0, layout.EVIDENCE)
+        # Only the nearest: what is answered below it is answered below those further up, too.
+        nearest = may[rows].argmax(1)
+        common = chains[rows, nearest]
+        answers = np.concatenate(self._batches)
+        answers = answers[answers["time_ns"] >= common.min()]
+        at = _only_answers(calls[rows], common, answers)
+        at[_may_be_queued(calls["queued"][rows], nearest + 1)] = -1
+        found = at >= 0
+        depths[rows[found]] = nearest[found]
+        return depths, answers[at[found]]
 
     def last_before(self, calls: Records, unsure: npt.NDArray[np.uint8]) -> tuple[Index, Records]:
         """At which depth each call was made after an answer (-1: at none), and those answers."""
@@ -623,6 +685,40 @@ class _Answers:
             depths[open_[hit]] = depth
             chosen[open_[hit]] = at[hit]
         return depths, answers[chosen[depths >= 0]]
+
+
+def _makers_of(answers: Records) -> U64:
+    """The contexts that were made after the request had been read, and in which somebody was
+    begun who answered it. Where nobody saw it being made, a context is no evidence: it is even."""
+    above = answers["contexts"][:, 1:]
+    fresh = (above >= answers["start_ns"][:, None]) & (above & np.uint64(1) != 0)
+    makers: U64 = above[fresh]
+    return makers
+
+
+def _only_answers(calls: Records, common: U64, answers: Records) -> Index:
+    """For each call the row of the answer that was written below a context, `common`, when there
+    is no other to a request that was there at the call, nor any before; else -1."""
+    chains = answers["contexts"]
+    places = np.flatnonzero(np.isin(chains, common))
+    places = places[np.argsort(chains.reshape(-1)[places], kind="stable")]
+    contexts = chains.reshape(-1)[places]
+    first = np.searchsorted(contexts, common, "left")
+    number = np.searchsorted(contexts, common, "right") - first
+    of = np.repeat(np.arange(len(calls)), number)
+    place = places[np.arange(len(of)) - np.repeat(np.cumsum(number) - number, number) + first[of]]
+    row, depth = place // chains.shape[1], place % chains.shape[1]
+    met, times = answers[row], calls["time_ns"][of]
+    meant = (met["time_ns"] >= times) & (met["start_ns"] <= times)
+    # Who answers himself, or has begun others that did before, may be at work on the next.
+    spoilt = (depth == 0) | (met["time_ns"] < times) | (met["shared"] != 0)
+    spoilt |= meant & (met["start_ns"] > common[of]) | (met["tgid"] != calls["tgid"][of])
+    alone = np.bincount(of[meant], minlength=len(calls)) == 1
+    alone &= np.bincount(of[spoilt], minlength=len(calls)) == 0
+    at = np.full(len(calls), -1, np.intp)
+    at[of[meant]] = row[meant]
+    at[~alone] = -1
+    return at
 
 
 class _Reused:
@@ -670,10 +766,10 @@ class _Reused:
         return sure
 
 
-def _may_be_queued(queued: npt.NDArray[np.uint8], depth: int) -> Mask:
+def _may_be_queued(queued: npt.NDArray[np.uint8], depth: int | Index) -> Mask:
     """Whether a context between a call's own and the one at `depth` may have begun the next of a
     queue, whoever had put it there."""
-    between = np.uint8((1 << depth) - 1 & ~1)
+    between = (np.int64(1) << np.asarray(depth, np.int64)) - 1 & ~1
     may: Mask = (queued & between) != 0
     return may
 
@@ -684,6 +780,14 @@ def _bit_below(bits: npt.NDArray[np.uint8], depth: npt.NDArray[np.int8]) -> Mask
     has: Mask = (bits >> below) & 1 != 0
     has |= depth == 0
     return has
+
+
+def _all_over(calls: npt.NDArray[np.void]) -> Mask:
+    """Whether no context of a matched call's below the one at `depth` is there any more."""
+    matched, depth = calls["depth"] != _UNMATCHED, calls["depth"]
+    in_branch = np.where(matched, (1 << np.minimum(depth, 8).astype(np.int64)) - 1, 0)
+    over: Mask = (calls["over"] & in_branch) == in_branch
+    return over
 
 
 def _has(records: npt.NDArray[np.void], flags: int) -> Mask:

@@ -27,7 +27,8 @@ _BY_SHAPE = {
     "executor": "`run_in_executor` and pools of threads hand no context over",
     "queue": "workers are older than the request whose work they do",
     "lazy-queue": "workers that were born in one request do the work of others, and live on",
-    "proxy": "a stream is written by a task of its own: who answers descends from who calls",
+    "lazy-proxy": "the same workers, before an answer that is streamed",
+    "drain-proxy": "workers that end when their queue is empty do the work of others, too",
     "detached": "a task that outlives its request looks like a worker that was born in it",
 }
 _AFTER = (

@@ -29,8 +29,14 @@ ASYNC_SHAPES = (
     *("context-run", "generator", "stream", "middleware", "sync", "to-thread"),
     *("executor", "thread", "queue", "lazy-queue", "detached"),
 )
+# An answer that is streamed by a task of its own, after calls of the handler's.
+PROXY_SHAPES = (
+    *("proxy", "proxy-length", "proxy-slow", "proxy-gather"),
+    *("lazy-proxy", "drain-proxy"),
+)
 # Calls of one request; where it is not said: one. None: it depends.
 CALLS: Mapping[str, int | None] = {
+    "proxy-gather": 3,
     "twice": 2,
     "retry": 2,
     "generator": 2,
@@ -242,7 +248,7 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         _uvicorn("matrix_fastapi:app", "asyncio", "h11"),
         "matrix_fastapi",
         light=True,
-        extra=("proxy", "after"),
+        extra=(*PROXY_SHAPES, "after"),
     ),
     "fastapi-uvicorn-uvloop-httptools": _tasks(
         _uvicorn("matrix_fastapi:app", "uvloop", "httptools"), "matrix_fastapi", light=True
@@ -264,12 +270,12 @@ PYTHON_SERVERS: dict[str, PythonServer] = {
         _uvicorn("matrix_starlette:app", "asyncio", "httptools"),
         "matrix_starlette",
         light=True,
-        extra=("proxy", "after", "websocket"),
+        extra=(*PROXY_SHAPES, "after", "websocket"),
     ),
     "starlette-uvicorn-uvloop-h11": _tasks(
         _uvicorn("matrix_starlette:app", "uvloop", "h11"),
         "matrix_starlette",
-        extra=("proxy", "after", "websocket"),
+        extra=(*PROXY_SHAPES, "after", "websocket"),
     ),
     "starlette-granian-asyncio": _tasks(
         _granian("matrix_starlette:app", "asyncio"),

@@ -1,5 +1,6 @@
 """Joining calls to the requests whose answers prove them, on evidence made by hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,12 +78,14 @@ def answer(
     kind: EvidenceKind = EvidenceKind.ANSWER,
     before: int = 0,
     own: bool = False,
+    above: Sequence[int] = (),
 ) -> Rows:
-    """Evidence of an answered request; its span and trace have its number."""
+    """Evidence of an answered request; its span and trace have its number. above: what the
+    context that answers descends from."""
     row = np.zeros(1, layout.EVIDENCE)
     row["kind"], row["time_ns"], row["start_ns"], row["tgid"] = kind, at, began, PROCESS
     row["trace_id"], row["span_id"] = trace(number), span(number)
-    row["contexts"][0, 0], row["flags"] = context, flags
+    row["contexts"][0, : 1 + len(above)], row["flags"] = [context, *above], flags
     row["before_ns"], row["own"] = before, own
     return row
 
@@ -318,6 +321,93 @@ def test_a_request_that_another_context_answers() -> None:
     ring.put(answer(9, 100, 200, 101), call(1, 300, [251, 101], unanswered=1), over(251))
     ring.put(answer(8, 240, 400, 301))
     assert parent_of(released(joins)[1]) == 0
+
+
+def settled(evidence: Sequence[Rows], later: int = 0) -> int:
+    """The parent of call 1 with that evidence, and so much later."""
+    ring, clock, joins = fresh()
+    joins.hold(record(1))
+    ring.put(*evidence)
+    found = released(joins)
+    if later:
+        assert not found
+        clock.now += later
+        found = released(joins)
+    return parent_of(found[1])
+
+
+def test_an_answer_by_what_the_caller_has_begun() -> None:
+    """A stream that is written by a task which the handler began, below all that it had called:
+    the calls are the request's, once the handler is over."""
+    calls = [call(1, 120, [101, 5])]
+    answered = answer(9, 90, 150, 131, above=[101, 5])
+    assert settled([*calls, answered, over(101)]) == 9
+    assert settled([call(1, 125, [121, 101, 5]), answered, over(121, 101)]) == 9
+
+
+def test_an_answer_below_what_is_older_than_the_request() -> None:
+    """Who was there before the request, or from nobody knows when, may have begun its task for
+    anybody."""
+    answered = answer(9, 110, 150, 131, above=[101, 5])
+    assert settled([call(1, 120, [101, 5]), answered, over(101)]) == 0
+    answered = answer(9, 90, 150, 131, above=[100, 5])
+    assert settled([call(1, 120, [100, 5]), answered, over(100)]) == 0
+
+
+def test_two_answers_below_the_caller() -> None:
+    """Who has begun the answers to two requests that were open at the call may have called for
+    either; one that came after the call is no matter."""
+    one, caller = answer(9, 90, 150, 131, above=[101, 5]), call(1, 120, [101, 5], unanswered=2)
+    assert settled([caller, one, answer(8, 95, 160, 141, above=[101, 5]), over(101)]) == 0
+    alone = call(1, 120, [101, 5])
+    assert settled([alone, one, answer(8, 130, 160, 141, above=[101, 5]), over(101)]) == 9
+
+
+def test_an_answer_below_who_has_answered() -> None:
+    """Who has answered by himself, or begun an answer before, may be at work on the next."""
+    caller = call(1, 120, [101, 5])
+    before = answer(8, 90, 110, 105, above=[101, 5])
+    answered = answer(9, 95, 150, 131, above=[101, 5])
+    assert settled([before, caller, answered, over(101)]) == 0
+    own = answer(8, 90, 110, 101, above=[5])
+    assert settled([own, caller, answered, over(101)]) == 8, "what it does after its own answer"
+
+
+def test_an_answer_below_who_lives_on() -> None:
+    """What does not end may be a worker: the common context, or one between it and the call; and
+    so may be one between them that calls again."""
+    answered = answer(9, 90, 150, 131, above=[101, 5])
+    assert settled([call(1, 120, [101, 5]), answered], later=int(2 * HOLD_S * S)) == 0
+    evidence = [call(1, 125, [121, 101, 5]), answered, over(101)]
+    assert settled(evidence, later=int(2 * HOLD_S * S)) == 0
+    again = call(2, 170, [121, 101, 5], unanswered=0)
+    assert settled([call(1, 125, [121, 101, 5]), answered, again, over(121, 101)]) == 0
+    again = call(2, 170, [151, 101, 5], unanswered=0)
+    assert settled([call(1, 125, [121, 101, 5]), answered, again, over(121, 101)]) == 9
+
+
+def test_an_answer_that_takes_long() -> None:
+    """Who has begun a stream waits for its end, however long that takes; unless another request
+    turns out to be answered below him."""
+    ring, clock, joins = fresh()
+    joins.hold(np.concatenate([record(1), record(2)]))
+    ring.put(call(1, 120, [101, 5]), answer(9, 90, 150, 131, above=[101, 5]))
+    ring.put(call(2, 125, [103, 5]), answer(8, 90, 150, 133, above=[103, 5]))
+    assert not released(joins)
+    clock.now += 10 * BRANCH_NS
+    assert not released(joins)
+    ring.put(over(101, 103), answer(7, 95, 10 * BRANCH_NS, 143, above=[103, 5]))
+    found = released(joins)
+    assert (parent_of(found[1]), parent_of(found[2])) == (9, 0)
+
+
+def test_an_answer_below_a_queue() -> None:
+    """Who is done and begins the next of a queue does so for anybody."""
+    queued = call(1, 140, [131, 121, 101, 5])
+    queued["queued"] = 0b10
+    queued["over"] = 0b10
+    answered = answer(9, 90, 150, 145, above=[101, 5])
+    assert settled([queued, answered, over(131, 121, 101)]) == 0
 
 
 def test_a_task_left_behind_on_a_connection_that_is_kept() -> None:

@@ -26,13 +26,6 @@ async def handle_stream(client: str, n: int) -> StreamingResponse:
     return StreamingResponse(shapes_async.stream(client, n), media_type="text/plain")
 
 
-@app.get("/m/proxy/{client}/{n}")
-async def handle_proxy(client: str, n: int) -> StreamingResponse:
-    """Calls, and streams what was answered."""
-    text = await calls_async.call(client, n)
-    return StreamingResponse(shapes_async.pieces(text), media_type="text/plain")
-
-
 @app.websocket("/m/websocket/{client}/{n}")
 async def handle_websocket(socket: WebSocket, client: str, n: int) -> None:
     """One call before the handshake is answered."""
@@ -44,6 +37,9 @@ async def handle_websocket(socket: WebSocket, client: str, n: int) -> None:
 
 @app.get("/m/{shape}/{client}/{n}")
 async def handle(shape: str, client: str, n: int, tasks: BackgroundTasks) -> Response:
+    if shape in shapes_async.PROXIES:
+        body, fields = await shapes_async.proxy(shape, client, n)
+        return StreamingResponse(body, headers=fields, media_type="text/plain")
     if shape == "after":
         tasks.add_task(shapes_async.after, client, n)
     text = await shapes_async.run(shape, client, n)

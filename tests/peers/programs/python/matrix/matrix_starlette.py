@@ -21,9 +21,9 @@ async def handle(request: Request) -> Response:
     shape, client, n = found["shape"], found["client"], found["n"]
     if shape == "stream":
         return StreamingResponse(shapes_async.stream(client, n), media_type="text/plain")
-    if shape == "proxy":
-        text = await calls_async.call(client, n)
-        return StreamingResponse(shapes_async.pieces(text), media_type="text/plain")
+    if shape in shapes_async.PROXIES:
+        body, fields = await shapes_async.proxy(shape, client, n)
+        return StreamingResponse(body, headers=fields, media_type="text/plain")
     task = BackgroundTask(shapes_async.after, client, n) if shape == "after" else None
     return PlainTextResponse(await shapes_async.run(shape, client, n), background=task)
 

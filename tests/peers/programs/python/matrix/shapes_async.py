@@ -146,6 +146,26 @@ async def _by_lazy_queue(client: str, n: int) -> str:
     return await _put(_jobs("lazy-queue", contextvars.copy_context()), client, n)
 
 
+async def _by_drained_queue(client: str, n: int) -> str:
+    """Who puts something into the queue when nobody works begins a worker, which ends when the
+    queue is empty."""
+    loop = asyncio.get_running_loop()
+    own = _queues.setdefault(loop, {})
+    jobs = own.setdefault("drained", asyncio.Queue())
+
+    async def drain() -> None:
+        while not jobs.empty():
+            done, client, n = jobs.get_nowait()
+            done.set_result(await calls_async.call(client, n))
+        own["drain"] = None
+
+    done: asyncio.Future[str] = loop.create_future()
+    jobs.put_nowait((done, client, n))
+    if own.get("drain") is None:
+        own["drain"] = asyncio.create_task(drain())
+    return await asyncio.wait_for(done, calls.TIMEOUT_S)
+
+
 async def _detach(client: str, n: int) -> str:
     """A task that nobody waits for: it calls after the response."""
 
@@ -202,9 +222,32 @@ async def stream(client: str, n: int) -> AsyncIterator[bytes]:
         yield (await calls_async.call(client, n)).encode()
 
 
-async def pieces(text: str) -> AsyncIterator[bytes]:
-    """An answer that is there already, streamed."""
-    yield text.encode()
+# Calls, and streams what was answered: how the call is made.
+PROXIES: dict[str, Shape] = {
+    "proxy": calls_async.call,
+    "proxy-length": calls_async.call,
+    "proxy-slow": calls_async.call,
+    "proxy-gather": _gather,
+    "lazy-proxy": _by_lazy_queue,
+    "drain-proxy": _by_drained_queue,
+}
+
+
+async def proxy(shape: str, client: str, n: int) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+    """The body of an answer to stream, and its header fields."""
+    text = await PROXIES[shape](client, n)
+    # Whoever knows the length may send the next request before the server sees the end.
+    fields = {"content-length": str(len(text))} if shape == "proxy-length" else {}
+    takes_long = shape == "proxy-slow" and n % 8 == 0
+    return pieces(text, 0.6 if takes_long else 0), fields
+
+
+async def pieces(text: str, pause_s: float) -> AsyncIterator[bytes]:
+    """An answer that is there already, streamed, with a pause in the middle and at the end."""
+    yield text[:1].encode()
+    await asyncio.sleep(pause_s)
+    yield text[1:].encode()
+    await asyncio.sleep(pause_s)
 
 
 async def after(client: str, n: int) -> None:

@@ -23,7 +23,7 @@ class Demand:
 
 
 _BY_SHAPE = {
-    "thread": "a plain thread begins with an empty context, and nothing says who started it",
+    "thread": "a plain thread has no context; who began it is known, but not for whom it works",
     "executor": "`run_in_executor` and pools of threads hand no context over",
     "queue": "workers are older than the request whose work they do",
     "lazy-queue": "workers that were born in one request do the work of others, and live on",

@@ -1,19 +1,28 @@
 """What the demo shows of Python: its FastAPI service asks three things at once."""
 
 import importlib.util
+import sys
 from types import ModuleType
 
 import pytest
 
 from .agent import SeenSpan, started_agent
 from .processes import ROOT
-from .toolchain import ensure_go_module, ensure_python_peers
+from .toolchain import (
+    SDK_REQUIREMENTS,
+    SDK_VENV,
+    ensure_go_module,
+    ensure_python_peers,
+    ensure_venv,
+)
 
 DEMO = ROOT / "deploy" / "demo"
 ASKED = ("price", "discount", "delivery")
 
 
 def loaded_demo() -> ModuleType:
+    """demo.py, which finds its own modules beside it, as where it is started from."""
+    sys.path.insert(0, str(DEMO))
     spec = importlib.util.spec_from_file_location("demo", DEMO / "demo.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -39,9 +48,10 @@ def test_three_calls_under_their_request_each_with_its_line() -> None:
     payment's request, and each tells the file, the line and the function that made it."""
     ensure_python_peers()
     demo = loaded_demo()
+    ensure_venv(SDK_VENV, SDK_REQUIREMENTS)
     ensure_go_module(DEMO / "stock", ["."], demo._BIN)
     with demo.running_shop() as shop, started_agent(pids=shop.pids) as agent:
-        demo.visit_all(shop.port)
+        demo.visit_all(shop)
         agent.wait_for(lambda spans: len([span for span in spans if is_asked(span)]) == 18)
         ended = agent.stop()
     payments = [

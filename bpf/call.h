@@ -288,9 +288,7 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 	state = &scratch->state;
 	state->now = bpf_ktime_get_ns();
 	connection->last_ns = state->now;
-	/* Once: a direction that moves meanwhile, on another CPU, would put them wrong. */
-	if (!connection->sent.started && !connection->received.started &&
-	    !is_tls(connection)) {
+	if (!connection->sent.started && !connection->received.started) {
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;
 	}

@@ -180,6 +180,7 @@ class Http2Flag(IntEnum):
     UPGRADED = 4
     PUSHED = 8
     NOT_GRPC = 16
+    HANDLER = 32
 
 
 class InjectMode(IntEnum):
@@ -201,6 +202,7 @@ class Kept(IntEnum):
     CALL_SITE = 9
     ROUTE = 10
     BAGGAGE = 11
+    HANDLER = 13
     VOID = 12
 
 
@@ -461,7 +463,9 @@ HTTP2 = _dtype(
         ("block_flags", "(4,)u1", 108),
         ("flags", "u1", 112),
         ("interims", "u1", 113),
-        ("reserved", "(6,)u1", 114),
+        ("route_offset", "<u2", 114),
+        ("route_length", "<u2", 116),
+        ("reserved", "(2,)u1", 118),
     ],
 )
 
@@ -520,7 +524,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    208,
+    240,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -555,22 +559,30 @@ GO = _dtype(
         ("response_conn", "<u4", 128),
         ("response_request", "<u4", 132),
         ("request_pattern", "<u4", 136),
-        ("served", "<u4", 140),
-        ("strangers", "<u4", 144),
-        ("used", "<u4", 148),
-        ("wanted", "<u4", 152),
-        ("unknown", "<u4", 156),
-        ("routers", "<u4", 160),
-        ("gin_place", "<u4", 164),
-        ("gin_path", "<u4", 168),
-        ("chi_place", "<u4", 172),
-        ("chi_patterns", "<u4", 176),
-        ("echo_place", "<u4", 180),
-        ("echo_before_place", "<u4", 184),
-        ("echo_path", "<u4", 188),
-        ("mux_path", "<u4", 192),
-        ("mux_template", "<u4", 196),
-        ("birth_ns", "<u8", 200),
+        ("http2_pattern", "<u4", 140),
+        ("served", "<u4", 144),
+        ("strangers", "<u4", 148),
+        ("used", "<u4", 152),
+        ("wanted", "<u4", 156),
+        ("unknown", "<u4", 160),
+        ("routers", "<u4", 164),
+        ("gin_place", "<u4", 168),
+        ("gin_path", "<u4", 172),
+        ("gin_request", "<u4", 176),
+        ("gin_handlers", "<u4", 180),
+        ("chi_place", "<u4", 184),
+        ("chi_patterns", "<u4", 188),
+        ("chi_parent", "<u4", 192),
+        ("chi_handler", "<u4", 196),
+        ("echo_place", "<u4", 200),
+        ("echo_before_place", "<u4", 204),
+        ("echo_path", "<u4", 208),
+        ("echo_request", "<u4", 212),
+        ("mux_path", "<u4", 216),
+        ("mux_template", "<u4", 220),
+        ("mux_handler", "<u4", 224),
+        ("reserved", "<u4", 228),
+        ("birth_ns", "<u8", 232),
     ],
 )
 

@@ -37,6 +37,7 @@ from waggle.probes.go.binary import (
     code_of,
     read_program,
 )
+from waggle.probes.go.handlers import HANDLERS
 from waggle.probes.go.sparing import Births, Introductions
 from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC, ROUTERS
@@ -55,6 +56,7 @@ _BIRTH, _READY = "runtime.newproc.func1", "runtime.runqput"
 _SLOT = "runtime.asmcgocall"
 _TLS_READ = "crypto/tls.(*Conn).Read"
 _COPY = "runtime.memmove"
+_OWN_HTTP2 = "net/http/internal/http2.(*serverConn).runHandler"
 _TLS = ("go_tls_write", "go_tls_read", "go_tls_did_read")
 # BPF program -> the functions at whose entry it looks; the names differ between versions.
 _ENTRIES: dict[str, tuple[str, ...]] = {
@@ -63,7 +65,7 @@ _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
     "go_http2_handler": (
         "net/http.(*http2serverConn).runHandler",
-        "net/http/internal/http2.(*serverConn).runHandler",
+        _OWN_HTTP2,
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
     "go_tls_write": ("crypto/tls.(*Conn).Write",),
@@ -118,10 +120,12 @@ _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
-    *("request_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
+    *("request_pattern", "http2_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
-    *("routers", "gin_place", "gin_path", "chi_place", "chi_patterns"),
-    *("echo_place", "echo_before_place", "echo_path", "mux_path", "mux_template"),
+    *("routers", "gin_place", "gin_path", "gin_request", "gin_handlers"),
+    *("chi_place", "chi_patterns", "chi_parent", "chi_handler"),
+    *("mux_path", "mux_template", "mux_handler"),
+    *("echo_place", "echo_before_place", "echo_path", "echo_request"),
 )
 # For functions whose goroutines call less often than this births are not looked at.
 _RARELY_NS = 300 * 10**9
@@ -194,6 +198,7 @@ class GoProbe:
         plan = self._plan(path)
         bias = _bias(target.tgid, plan.program)
         epoch = next(self._epochs)
+        HANDLERS.add(epoch, path, bias)
         keys = [_function_key(address + bias, epoch) for address in plan.verdicts]
         functions = self._kernel.map(FUNCTIONS)
         for key, verdict in zip(keys, plan.verdicts.values(), strict=True):
@@ -399,12 +404,23 @@ def make_plan(path: str) -> Plan:
     return Plan(
         program=program,
         slot=chooser.slot(),
-        offsets={**offsets, **(grpc or {}), **chooser.places},
+        offsets={
+            **offsets,
+            **(grpc or {}),
+            **chooser.places,
+            "http2_pattern": _http2_pattern(program, offsets),
+        },
         is_guess=is_guess,
         hooks=tuple(hooks),
         verdicts=_verdicts(program.functions.values()),
         missing=tuple(missing),
     )
+
+
+def _http2_pattern(program: GoProgram, offsets: Mapping[str, int]) -> int:
+    """Where what runHandler is given has the pattern that matched: since Go 1.27 that is no
+    net/http.Request."""
+    return 0 if _OWN_HTTP2 in program.functions else offsets.get("request_pattern", 0)
 
 
 def offsets_of(version: str) -> tuple[Mapping[str, int], bool]:
@@ -581,6 +597,7 @@ class _Chooser:
                 self._add(found, "go_route_mux", _MUX_MATCHED, instructions.at_entry)
             elif module == _CHI:
                 self._add_after(found, "go_route_chi", _CHI_ROUTE, _CHI_FIND, "rbx")
+                self._find_chi_handler(found)
             else:
                 self._add_after(found, "go_route_echo", _ECHO_SERVE, _ECHO_FIND, "r9")
                 before = f"{_ECHO_SERVE}.func1"
@@ -588,6 +605,18 @@ class _Chooser:
         if found:
             self.places["routers"] = 1
         return found
+
+    def _find_chi_handler(self, found: list[tuple[str, int]]) -> None:
+        """Where the handler is that FindRoute returns: the second word of its third result."""
+        from waggle.probes.go.instructions import is_left_alone
+
+        functions = self._program.functions
+        for program, offset in found:
+            if program == "go_route_chi":
+                code = self._code(functions[_CHI_ROUTE])
+                at = self._program.image.address_at(offset)
+                if at and is_left_alone(code, functions[_CHI_FIND].address, at, "rdi"):
+                    self.places["chi_handler"] = Register.DI
 
     def _add_after(
         self, found: list[tuple[str, int]], program: str, name: str, called: str, register: str

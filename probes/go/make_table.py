@@ -71,8 +71,21 @@ _MUX, _ECHO = "github.com/gorilla/mux", "github.com/labstack/echo/v4"
 # As it is called here -> its module, and what is read of it.
 MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "grpc": (GRPC_MODULE, GRPC_FIELDS),
-    "gin": (_GIN, {"gin_path": (f"{_GIN}.Context.fullPath",)}),
-    "chi": (_CHI, {"chi_patterns": (f"{_CHI}.Context.RoutePatterns",)}),
+    "gin": (
+        _GIN,
+        {
+            "gin_path": (f"{_GIN}.Context.fullPath",),
+            "gin_request": (f"{_GIN}.Context.Request",),
+            "gin_handlers": (f"{_GIN}.Context.handlers",),
+        },
+    ),
+    "chi": (
+        _CHI,
+        {
+            "chi_patterns": (f"{_CHI}.Context.RoutePatterns",),
+            "chi_parent": (f"{_CHI}.Context.parentCtx",),
+        },
+    ),
     "mux": (
         _MUX,
         {
@@ -80,9 +93,16 @@ MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "mux_regexp": (f"{_MUX}.routeConf.regexp",),
             "mux_path": (f"{_MUX}.routeRegexpGroup.path",),
             "mux_template": (f"{_MUX}.routeRegexp.template",),
+            "mux_handler": (f"{_MUX}.Route.handler",),
         },
     ),
-    "echo": (_ECHO, {"echo_path": (f"{_ECHO}.context.path",)}),
+    "echo": (
+        _ECHO,
+        {
+            "echo_path": (f"{_ECHO}.context.path",),
+            "echo_request": (f"{_ECHO}.context.request",),
+        },
+    ),
 }
 GRPC_HEADER = """
 # The same by version of grpc-go. A version between two that are alike is like them.

@@ -14,15 +14,20 @@ from .processes import Program, ProgramError
 from .toolchain import ToolMissingError, tool
 
 _START_S = 120.0
+_MANY = 500  # connections: who is given up on keeps the server's end for a while
+
+
+DATABASES = ("POSTGRES", "MYSQL", "REDIS")
 
 
 @contextmanager
-def started_databases() -> Iterator[dict[str, str]]:
-    """Starts all three, and ends them on leaving. Gives what the matrix's programs find them by:
-    variable of the environment -> HOST:PORT. Raises ProgramError when one does not start."""
+def started_databases(*names: str) -> Iterator[dict[str, str]]:
+    """Starts all of DATABASES, or those that are named, and ends them on leaving. Gives what the
+    matrix's programs find them by: variable of the environment -> HOST:PORT. Raises ProgramError
+    when one does not start."""
     with ExitStack() as stack:
         starts = {"POSTGRES": _postgres, "MYSQL": _mariadb, "REDIS": _redis}
-        yield {name: stack.enter_context(_started(start)) for name, start in starts.items()}
+        yield {name: stack.enter_context(_started(starts[name])) for name in names or DATABASES}
 
 
 _Start = Callable[[Path, int], list[str]]
@@ -58,6 +63,7 @@ def _postgres(folder: Path, port: int) -> list[str]:
     init = ["initdb", "-U", "postgres", "-A", "trust", "--no-sync", "-D", str(data)]
     _run([*before, str(found[-1] / init[0]), *init[1:]])
     settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
+    settings.append(f"max_connections={_MANY}")
     options = [word for setting in settings for word in ("-c", setting)]
     return [*before, str(found[-1] / "postgres"), "-D", str(data), "-p", str(port), *options]
 
@@ -67,7 +73,8 @@ def _mariadb(folder: Path, port: int) -> list[str]:
     install = ["--auth-root-authentication-method=normal", "--skip-test-db"]
     _run([tool("mariadb-install-db"), *data, *install])
     files = [f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}"]
-    return [tool("mariadbd"), *data, "--bind-address=127.0.0.1", f"--port={port}", *files]
+    listen = ["--bind-address=127.0.0.1", f"--port={port}", f"--max-connections={_MANY}"]
+    return [tool("mariadbd"), *data, *listen, *files]
 
 
 def _redis(_folder: Path, port: int) -> list[str]:

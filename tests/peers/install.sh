@@ -45,6 +45,7 @@ debian_packages() {
         want node nodejs
         want javac openjdk-17-jdk-headless
         want mvn maven
+        want mariadbd mariadb-server
     fi
     if [ "$1" = python ]; then
         want uwsgi-core uwsgi-core
@@ -52,7 +53,6 @@ debian_packages() {
         want apache2 apache2-bin
         [ -e /usr/lib/apache2/modules/mod_wsgi.so ] || packages="$packages libapache2-mod-wsgi-py3"
         [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || packages="$packages postgresql"
-        want mariadbd mariadb-server
         want redis-server redis-server
     fi
     if [ "$1" = go ]; then

@@ -1,106 +1,82 @@
-"""Go's clients of databases beside calls: they are not traced yet, and nothing goes wrong."""
+"""Go's clients of databases. Statements have no spans yet; what must hold already is that whose
+request a statement is part of is known where it is written, and that calls beside are right."""
 
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from .agent import started_agent
 from .clients import run_client
+from .databases import started_databases
 from .go_matrix import GOMATRIX, kind_of
-from .ports import lease_port
-from .processes import Program
 from .servers import ServerKind, start_server
-from .toolchain import GO_MATRIX_BIN, PROGRAMS, ensure_go_matrix, ensure_go_module, tool
+from .toolchain import GO_MATRIX_BIN, PROGRAMS, ensure_go_matrix, ensure_go_module
 from .truth import judge
 
-CLIENTS = ("pgx", "pgxpool", "pq", "redis", "pipeline")
-REQUESTS, CONCURRENCY = 200, 16
-POSTGRES = next(Path("/usr/lib/postgresql").glob("*/bin"), None)
-USER = "nobody"  # PostgreSQL refuses to run as root
+OF_POSTGRES, OF_MYSQL, OF_REDIS = ("pgx", "pgxpool", "pq"), ("mysql",), ("redis", "pipeline")
+EVERY = (*OF_POSTGRES, *OF_MYSQL, *OF_REDIS)
+# How: calls of one request.
+BESIDE = {"m": 1, "both": 1, "cancelled": 1}
+WRITES = {client: 2 if client == "redis" else 1 for client in EVERY}  # it sets, and then gets
+REQUESTS, CONCURRENCY = 160, 16
+MANY = 64
+GODB = ServerKind(lambda place, _: [GO_MATRIX_BIN / "godb", "--listen", place.address])
+
+Databases = Mapping[str, str]
 
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        POSTGRES is None or shutil.which("redis-server") is None,
-        reason="PostgreSQL or Redis is not installed: tests/peers/install.sh go",
-    ),
-]
+@pytest.fixture(scope="module")
+def mysql() -> Iterator[Databases]:
+    with started_databases("MYSQL") as places:
+        yield places
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """A new, empty server; how it is reached."""
-    assert POSTGRES is not None
-    lease = lease_port()
-    with TemporaryDirectory(prefix="waggle-postgres-") as name:
-        folder = Path(name)
-        shutil.chown(folder, USER)
-        as_user = ["setpriv", f"--reuid={USER}", "--clear-groups"]
-        data = str(folder / "data")
-        new = ["-D", data, "-A", "trust", "--no-sync", "-U", USER]
-        made = [*as_user, str(POSTGRES / "initdb"), *new]
-        subprocess.run(made, check=True, capture_output=True, cwd=folder)
-        settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
-        command = [*as_user, str(POSTGRES / "postgres"), "-D", data, "-p", str(lease.port)]
-        command += [word for setting in settings for word in ("-c", setting)]
-        program = Program("postgres", command, cwd=folder)
-        where = f"host=127.0.0.1 port={lease.port} user={USER} dbname=postgres sslmode=disable"
-        ready = [str(POSTGRES / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(lease.port)]
-        try:
-            program.wait_until(lambda: subprocess.run(ready).returncode == 0, 60)
-            yield where
-        finally:
-            program.stop()
-            lease.release()
+@pytest.fixture(scope="module")
+def databases() -> Iterator[Databases]:
+    with started_databases() as places:
+        where = "host={} port={} user=postgres dbname=postgres sslmode=disable"
+        postgres = where.format(*places["POSTGRES"].split(":"))
+        yield {**places, "POSTGRES": postgres}
 
 
-@contextmanager
-def redis() -> Iterator[str]:
-    lease = lease_port()
-    command = [tool("redis-server"), "--port", str(lease.port), "--bind", "127.0.0.1"]
-    program = Program("redis", [*command, "--save", "", "--appendonly", "no"])
-    ready = ["redis-cli", "-p", str(lease.port), "ping"]
-    try:
-        program.wait_until(
-            lambda: b"PONG" in subprocess.run(ready, capture_output=True).stdout, timeout_s=60
-        )
-        yield f"127.0.0.1:{lease.port}"
-    finally:
-        program.stop()
-        lease.release()
-
-
-def test_calls_beside_databases_have_the_right_parents() -> None:
-    """Before a call and at the same time, pooled or not: each statement is answered, no call has a
-    wrong parent, and none of the clients' connections becomes a span."""
+def play(databases: Databases, clients: Sequence[str], concurrency: int) -> None:
+    """Every client, beside a call in every way, and with a call by whoever writes the statement:
+    each is answered, each call has the right parent, and nothing else becomes a span."""
     ensure_go_matrix()
     ensure_go_module(PROGRAMS / "godb", ["."], GO_MATRIX_BIN)
-    godb = ServerKind(lambda place, _: [GO_MATRIX_BIN / "godb", "--listen", place.address])
-    kinds = {"called": kind_of(GOMATRIX, "nethttp"), "godb": godb}
-    with (
-        postgres() as database,
-        redis() as store,
-        start_server("called", kinds=kinds) as called,
-    ):
-        env = {"CALLED": called.base_url, "POSTGRES": database, "REDIS": store}
+    loads = {f"/{how}/{client}/{{}}": calls for how, calls in BESIDE.items() for client in clients}
+    loads |= {f"/writes/{client}/{{}}": WRITES[client] for client in clients}
+    kinds = {"called": kind_of(GOMATRIX, "nethttp"), "godb": GODB}
+    with start_server("called", kinds=kinds) as called:
+        env = {"CALLED": called.base_url, **databases}
         with (
             start_server("godb", env=env, kinds=kinds) as server,
             started_agent(pids=[called.pid, server.pid]) as agent,
         ):
-            loads = [f"/{how}/{client}/{{}}" for how in ("m", "both") for client in CLIENTS]
             for index, path in enumerate(loads):
                 first = 1 + index * REQUESTS
-                run_client("go", server.base_url, REQUESTS, CONCURRENCY, first=first, path=path)
-            agent.settle(3 * REQUESTS * len(loads))
+                run_client("go", server.base_url, REQUESTS, concurrency, first=first, path=path)
+            calls = REQUESTS * sum(loads.values())
+            agent.settle(REQUESTS * len(loads) + 2 * calls)
             spans = agent.stop().spans
     truth = judge(spans, [server.pid], [called.pid])
-    print(truth.verdicts)
-    assert truth.verdicts == {"right": REQUESTS * len(loads)}
+    for index, (path, each) in enumerate(loads.items()):
+        part = truth.within(range(1 + index * REQUESTS, 1 + (index + 1) * REQUESTS))
+        assert part.verdicts == {"right": each * REQUESTS}, (path, part.examples("wrong"))
     assert truth.split == 0
-    assert len(spans) == 3 * REQUESTS * len(loads)
+    assert len(spans) == REQUESTS * len(loads) + 2 * calls
+
+
+def test_statements_of_mysql(mysql: Databases) -> None:
+    """database/sql with go-sql-driver/mysql, whose connections have goroutines that watch for who
+    gives up: against a MariaDB, more requests at once than connections."""
+    play(mysql, OF_MYSQL, CONCURRENCY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, MANY])
+@pytest.mark.parametrize("client", EVERY)
+def test_statements_of_every_client(client: str, concurrency: int, databases: Databases) -> None:
+    """database/sql or not, pools, pipelines; one request at a time and many more than there are
+    connections."""
+    play(databases, [client], concurrency)

@@ -1,10 +1,13 @@
 // Command godb is a target program: it serves request n, asks a database for n on its behalf, and calls
 // another server with the same number.
 //
-//	godb --listen HOST:PORT      environment: CALLED=URL, POSTGRES=DSN, REDIS=HOST:PORT
+//	godb --listen HOST:PORT      environment: CALLED=URL, and of those that are asked
+//	                             POSTGRES=DSN, MYSQL=HOST:PORT, REDIS=HOST:PORT
 //
 // GET /m/<client>/<n> answers when the call has; /both/<client>/<n> makes the call in a goroutine of
-// its own beside the statement. Clients: pgx, pgxpool, pq, redis, pipeline.
+// its own beside the statement; /cancelled/<client>/<n> gives up a slow statement before both.
+// /writes/<client>/<n> makes no call: whoever writes a statement to the database calls (witness.go).
+// Clients: pgx, pgxpool, pq, mysql, redis, pipeline.
 package main
 
 import (
@@ -18,89 +21,80 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-
-	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib"
-	_ "github.com/lib/pq"
-	"github.com/redis/go-redis/v9"
+	"time"
 )
 
-type ask func(ctx context.Context, n int) (int, error)
+// client asks a database: for n, whose statement has `n=<n>;` in it, and for something that takes
+// longer than anybody waits.
+type client struct {
+	ask  func(ctx context.Context, n int) (string, error)
+	slow func(ctx context.Context) error
+}
 
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "HOST:PORT")
 	flag.Parse()
-	pool, err := pgxpool.New(context.Background(), os.Getenv("POSTGRES"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	store := redis.NewClient(&redis.Options{Addr: os.Getenv("REDIS"), PoolSize: 8})
-	clients := map[string]ask{
-		"pgx": queried("pgx"),
-		"pq":  queried("postgres"),
-		"pgxpool": func(ctx context.Context, n int) (got int, err error) {
-			return got, errors.Join(pool.QueryRow(ctx, "SELECT $1::int", n).Scan(&got))
-		},
-		"redis": func(ctx context.Context, n int) (int, error) {
-			key := strconv.Itoa(n)
-			if err := store.Set(ctx, key, n, 0).Err(); err != nil {
-				return 0, err
-			}
-			return store.Get(ctx, key).Int()
-		},
-		"pipeline": func(ctx context.Context, n int) (int, error) {
-			pipe, key := store.Pipeline(), strconv.Itoa(n)
-			pipe.Set(ctx, key, n, 0)
-			got := pipe.Get(ctx, key)
-			if _, err := pipe.Exec(ctx); err != nil {
-				return 0, err
-			}
-			return got.Int()
-		},
-	}
-	call := func(ctx context.Context, n int) error {
-		r, _ := http.NewRequestWithContext(ctx, "GET", fmt.Sprint(os.Getenv("CALLED"), "/n/", n), nil)
-		answer, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return err
-		}
-		defer answer.Body.Close()
-		_, err = io.Copy(io.Discard, answer.Body)
-		return err
-	}
+	clients, witnessed := newClients(plainly), newClients(witnessing)
 	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ready") })
-	serve := func(w http.ResponseWriter, r *http.Request, both bool) {
-		n, _ := strconv.Atoi(r.PathValue("n"))
-		ctx, called := r.Context(), make(chan error, 1)
-		if both {
-			go func() { called <- call(ctx, n) }()
-		}
-		got, err := clients[r.PathValue("client")](ctx, n)
-		if err == nil && got != n {
-			err = fmt.Errorf("%d came back", got)
-		}
-		if !both {
-			called <- call(ctx, n)
-		}
-		if err = errors.Join(err, <-called); err != nil {
-			http.Error(w, err.Error(), http.StatusBadGateway)
-			return
-		}
-		fmt.Fprintf(w, "n=%d\n", n)
+	handle := func(pattern string, known map[string]client, serve func(context.Context, client, int) error) {
+		http.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			n, _ := strconv.Atoi(r.PathValue("n"))
+			if err := serve(r.Context(), known[r.PathValue("client")], n); err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+				return
+			}
+			fmt.Fprintf(w, "n=%d\n", n)
+		})
 	}
-	http.HandleFunc("/m/{client}/{n}", func(w http.ResponseWriter, r *http.Request) { serve(w, r, false) })
-	http.HandleFunc("/both/{client}/{n}", func(w http.ResponseWriter, r *http.Request) { serve(w, r, true) })
+	handle("/m/{client}/{n}", clients, func(ctx context.Context, c client, n int) error {
+		return errors.Join(asked(ctx, c, n), call(ctx, n))
+	})
+	handle("/both/{client}/{n}", clients, func(ctx context.Context, c client, n int) error {
+		called := make(chan error, 1)
+		go func() { called <- call(ctx, n) }()
+		return errors.Join(asked(ctx, c, n), <-called)
+	})
+	handle("/cancelled/{client}/{n}", clients, func(ctx context.Context, c client, n int) error {
+		short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+		defer cancel()
+		c.slow(short) // to its end at times: a server may be told before it has begun
+		return errors.Join(asked(ctx, c, n), call(ctx, n))
+	})
+	handle("/writes/{client}/{n}", witnessed, asked)
 	log.Fatal(http.ListenAndServe(*address, nil))
 }
 
-// queried is a client of database/sql.
-func queried(driver string) ask {
-	db, err := sql.Open(driver, os.Getenv("POSTGRES"))
-	if err != nil {
-		log.Fatal(err)
+func asked(ctx context.Context, c client, n int) error {
+	got, err := c.ask(ctx, n)
+	if err == nil && got != marked(n) {
+		err = fmt.Errorf("%s came back", got)
 	}
+	return err
+}
+
+func call(ctx context.Context, n int) error {
+	r, _ := http.NewRequestWithContext(ctx, "GET", fmt.Sprint(os.Getenv("CALLED"), "/n/", n), nil)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(io.Discard, answer.Body)
+	return err
+}
+
+// queried is a client of database/sql.
+func queried(db *sql.DB, question, slow string) client {
 	db.SetMaxOpenConns(8)
-	return func(ctx context.Context, n int) (got int, err error) {
-		return got, errors.Join(db.QueryRowContext(ctx, "SELECT $1::int", n).Scan(&got))
+	db.SetMaxIdleConns(8)
+	return client{
+		func(ctx context.Context, n int) (got string, err error) {
+			err = db.QueryRowContext(ctx, question, marked(n)).Scan(&got)
+			return got, err
+		},
+		func(ctx context.Context) error {
+			_, err := db.ExecContext(ctx, slow)
+			return err
+		},
 	}
 }

@@ -45,13 +45,13 @@ enum go_state {
 struct goroutine {
 	struct go_request request;
 	u64 function; /* GO_BORN: what it runs */
-	u64 serves;  /* the net/http.conn whose requests it reads, */
-	u64 context; /* and that one's context, once it is in go_contexts */
+	u64 serves;  /* the net/http.conn whose requests it reads; GO_STREAM: its Request */
+	u64 context; /* that conn's context, once it is in go_contexts */
 	u32 state;
 	u32 calls;
 	u32 pipelined; /* it once had two requests open: contexts do not tell them apart */
 	u32 route_pieces; /* texts in the program (go_routers.h), */
-	u32 routed_index; /* of this request of its connection */
+	u32 routed_index; /* of this request of its connection, or this stream */
 	u32 reserved;
 	u64 route[GO_ROUTE_PIECES];
 	u64 route_length[GO_ROUTE_PIECES];

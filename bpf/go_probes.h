@@ -185,7 +185,7 @@ int go_grpc_send_headers(struct pt_regs *registers)
 
 /* The current goroutine serves this stream of HTTP/2, until it serves another; whoever is
  * handed its context works for it. */
-OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 context)
+OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 context, u64 request)
 {
 	struct goroutine_key key = { .epoch = go->epoch };
 	struct go_context_key context_key = { .address = context, .epoch = go->epoch };
@@ -200,7 +200,9 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 	if (!open || !key.goid || open->record.facts.role != WAGGLE_ROLE_SERVER)
 		return 0;
 	open->stream.owner.tid = HAS_CHILDREN;
+	open->stream.handler = key.goid;
 	keep_request(&fresh.request, &owner, &open->record.facts);
+	fresh.serves = request;
 	fresh.state = GO_STREAM;
 	bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
 	of_stream.owner = fresh.request.owner;
@@ -209,7 +211,7 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 	return 0;
 }
 
-/* net/http.(*http2serverConn).runHandler(connection, writer, ...), by its names: the
+/* net/http.(*http2serverConn).runHandler(connection, writer, request, ...), by its names: the
  * goroutine that was made for a stream. */
 SEC("uprobe")
 int go_http2_handler(struct pt_regs *registers)
@@ -222,7 +224,8 @@ int go_http2_handler(struct pt_regs *registers)
 	stream = word_at(word_at(GO_ARGUMENT_1(registers)));
 	serve_stream(go, socket_of_conn(go, connection + go->http2_conn),
 		     (u32)word_at(stream + go->http2_stream),
-		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA));
+		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA),
+		     go->http2_pattern ? GO_ARGUMENT_2(registers) : 0);
 	return 0;
 }
 
@@ -240,7 +243,7 @@ int go_grpc_handler(struct pt_regs *registers)
 		stream = word_at(stream);
 	serve_stream(go, socket_of_conn(go, transport + go->grpc_conn),
 		     (u32)word_at(stream + go->grpc_stream),
-		     word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
+		     word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA), 0);
 	return 0;
 }
 

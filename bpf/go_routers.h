@@ -3,7 +3,8 @@
  * Routers other than net/http's: each is asked once a request, when it has found the handler
  * and before that runs. What a pattern is written as stays where it is for as long as the
  * program routes by it, so the goroutine notes where; it is read when the answer's head is
- * written (go_routes.h). A middleware that serves in another goroutine has no route.
+ * written (go_routes.h, go_stream_routes.h). Middleware that serves in a goroutine of its own
+ * (http.TimeoutHandler) is found by the request's context: who serves that notes it.
  */
 #ifndef WAGGLE_GO_ROUTERS_H
 #define WAGGLE_GO_ROUTERS_H
@@ -11,21 +12,53 @@
 #include "go_probes.h"
 #include "go_routes.h"
 
-/* The goroutine that runs, if it serves a request of HTTP/1: the only one that is open. */
-INLINE struct goroutine *serving(struct waggle_go *go)
+/* The goroutine that has the route of a request: it reads that from its connection, and no
+ * other is open there; or it was made for that stream. */
+INLINE struct goroutine *server_of(const struct waggle_go *go, const struct owner *owner)
 {
-	u64 goid = current_goid(go), sock;
-	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
-	struct connection *connection;
+	u64 sock = owner->sock, goid;
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+	struct goroutine *goroutine;
+	struct open_stream *open;
+	u32 index;
 
-	if (!goroutine || goroutine->state != GO_SERVES)
+	if (!connection)
 		return 0;
-	sock = goroutine->request.owner.sock;
-	connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
-	if (!connection || connection->reader != goid || open_requests(connection) != 1)
-		return 0;
-	goroutine->routed_index = connection->responses;
+	if (is_http2(connection)) {
+		index = owner->index;
+		open = find_stream(sock, index);
+		goid = open ? open->stream.handler : 0;
+	} else {
+		index = connection->responses;
+		goid = open_requests(connection) == 1 ? connection->reader : 0;
+	}
+	goroutine = goid ? goroutine_of(go, goid) : 0;
+	if (goroutine)
+		goroutine->routed_index = index;
 	return goroutine;
+}
+
+/* Who has the route of what the current goroutine serves; where that serves nothing itself, of
+ * the request whose context, or one made from it, has its address at `context_at`. */
+OUT_OF_LINE struct goroutine *serving(struct waggle_go *go, u64 context_at)
+{
+	u64 goid = current_goid(go);
+	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0, *server;
+	struct go_request request;
+
+	if (goroutine && goroutine->state != GO_BORN) {
+		server = server_of(go, &goroutine->request.owner);
+		return server == goroutine ? server : 0;
+	}
+	if (!goid || !context_request(go, word_at(context_at), &request))
+		return 0;
+	return server_of(go, &request.owner);
+}
+
+/* Where a net/http.Request has the address of its context. */
+INLINE u64 context_of_request(const struct waggle_go *go, u64 request)
+{
+	return request + go->request_ctx + GO_INTERFACE_DATA;
 }
 
 INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
@@ -40,9 +73,9 @@ INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
 }
 
 /* The route of what is served now is the string at an address, none: nothing matched. */
-OUT_OF_LINE int note_route(struct waggle_go *go, u64 string)
+OUT_OF_LINE int note_route(struct waggle_go *go, u64 string, u64 request)
 {
-	struct goroutine *goroutine = serving(go);
+	struct goroutine *goroutine = serving(go, context_of_request(go, request));
 
 	if (goroutine)
 		goroutine->route_pieces = note_piece(goroutine, 0, string);
@@ -54,9 +87,10 @@ SEC("uprobe")
 int go_route_gin(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
+	u64 context = go ? go_register(registers, go->gin_place) : 0;
 
 	if (go)
-		note_route(go, go_register(registers, go->gin_place) + go->gin_path);
+		note_route(go, context + go->gin_path, word_at(context + go->gin_request));
 	return 0;
 }
 
@@ -65,9 +99,10 @@ SEC("uprobe")
 int go_route_echo(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
+	u64 context = go ? go_register(registers, go->echo_place) : 0;
 
 	if (go)
-		note_route(go, go_register(registers, go->echo_place) + go->echo_path);
+		note_route(go, context + go->echo_path, word_at(context + go->echo_request));
 	return 0;
 }
 
@@ -76,9 +111,10 @@ SEC("uprobe")
 int go_route_echo_before(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
+	u64 context = go ? go_register(registers, go->echo_before_place) : 0;
 
 	if (go)
-		note_route(go, go_register(registers, go->echo_before_place) + go->echo_path);
+		note_route(go, context + go->echo_path, word_at(context + go->echo_request));
 	return 0;
 }
 
@@ -93,7 +129,7 @@ int go_route_mux(struct pt_regs *registers)
 	if (!go)
 		return 0;
 	path = word_at(GO_ARGUMENT_1(registers) + go->mux_path);
-	note_route(go, path ? path + go->mux_template : 0);
+	note_route(go, path ? path + go->mux_template : 0, GO_ARGUMENT_0(registers));
 	return 0;
 }
 
@@ -102,12 +138,13 @@ SEC("uprobe")
 int go_route_chi(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	struct goroutine *goroutine = go ? serving(go) : 0;
-	u64 patterns, first, count;
+	u64 context = go ? go_register(registers, go->chi_place) : 0, patterns, first, count;
+	struct goroutine *goroutine =
+		go ? serving(go, context + go->chi_parent + GO_INTERFACE_DATA) : 0;
 
 	if (!goroutine)
 		return 0;
-	patterns = go_register(registers, go->chi_place) + go->chi_patterns;
+	patterns = context + go->chi_patterns;
 	first = word_at(patterns);
 	count = word_at(patterns + sizeof(u64));
 	goroutine->route_pieces = 0;

@@ -36,6 +36,7 @@ struct http2_connection {
 struct http2_stream {
 	struct owner owner; /* the server exchange that a client's stream is a child of */
 	u64 connection;	    /* http2_connection.id */
+	u64 handler;	    /* the goroutine that serves it; 0: none, or not known */
 	struct http2_messages messages[WAGGLE_SIDES];
 	u32 used; /* bytes of head */
 	u8 data;  /* the response's data has begun */

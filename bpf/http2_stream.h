@@ -5,6 +5,7 @@
 #ifndef WAGGLE_HTTP2_STREAM_H
 #define WAGGLE_HTTP2_STREAM_H
 
+#include "go_stream_routes.h"
 #include "http1_exchange.h"
 #include "http2_ending.h"
 #include "stream_paths.h"
@@ -293,9 +294,11 @@ INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given
 {
 	struct open_stream *open = find_stream(scratch->sock, given->stream);
 	struct hpack_walk *walk = &scratch->block.walk;
+	u64 handler;
 
 	if (!open)
 		return;
+	handler = open->stream.handler;
 	given->slot = answer_slot(open, walk, given->flags);
 	if (given->slot == 255)
 		return;
@@ -306,6 +309,8 @@ INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given
 			open->record.facts.flags |= WAGGLE_FLAG_RESPONSE_BODY;
 	}
 	keep_block(user, given->stream);
+	if (handler && given->slot == WAGGLE_BLOCK_RESPONSE)
+		keep_stream_route(scratch->sock, given->stream);
 }
 
 /* Of a stream: one side has said all. */

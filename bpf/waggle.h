@@ -277,7 +277,9 @@ struct waggle_http2 {
 	unsigned char block_flags[WAGGLE_BLOCKS];   /* enum waggle_block_flag */
 	unsigned char flags;			    /* enum waggle_http2_flag */
 	unsigned char interims; /* 1xx responses known as such, at most 255 */
-	unsigned char reserved[6];
+	unsigned short route_offset; /* in head: what a server's router matched, no HPACK, */
+	unsigned short route_length; /* 0: not known */
+	unsigned char reserved[2];
 };
 
 enum waggle_table_event_kind {
@@ -426,6 +428,7 @@ struct waggle_go {
 	unsigned int response_conn; /* of a net/http.response: its conn, */
 	unsigned int response_request; /* and its Request */
 	unsigned int request_pattern; /* of a net/http.Request: its Pattern (0: before Go 1.23) */
+	unsigned int http2_pattern; /* the same of what runHandler is given (0: no Request) */
 	unsigned int served;  /* requests and streams, up to a limit */
 	unsigned int strangers; /* requests of HTTP/1 by goroutines whose net/http.conn is not known */
 	unsigned int used;    /* a birth has told whose a call is */
@@ -433,12 +436,15 @@ struct waggle_go {
 	unsigned int unknown; /* calls of goroutines that serve nobody known */
 	unsigned int routers; /* there is one that is asked for the route (bpf/go_routers.h) */
 	unsigned int gin_place; /* enum waggle_register: where go_route_gin finds the Context */
-	unsigned int gin_path; /* of a gin.Context: its fullPath */
+	unsigned int gin_path; /* of a gin.Context: its fullPath, */
+	unsigned int gin_request; /* and its Request */
 	unsigned int chi_place; /* where go_route_chi finds the Context of a request */
-	unsigned int chi_patterns; /* of a chi.Context: its RoutePatterns */
+	unsigned int chi_patterns; /* of a chi.Context: its RoutePatterns, */
+	unsigned int chi_parent; /* and the context it was made from */
 	unsigned int echo_place; /* where go_route_echo finds the context, */
 	unsigned int echo_before_place; /* and go_route_echo_before */
-	unsigned int echo_path; /* of an echo.context: its path */
+	unsigned int echo_path; /* of an echo.context: its path, */
+	unsigned int echo_request; /* and its Request */
 	unsigned int mux_path; /* of a mux.Route: the routeRegexp of its path, */
 	unsigned int mux_template; /* and of that the text */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */

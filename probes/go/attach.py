@@ -55,6 +55,7 @@ _BIRTH, _READY = "runtime.newproc.func1", "runtime.runqput"
 _SLOT = "runtime.asmcgocall"
 _TLS_READ = "crypto/tls.(*Conn).Read"
 _COPY = "runtime.memmove"
+_OWN_HTTP2 = "net/http/internal/http2.(*serverConn).runHandler"
 _TLS = ("go_tls_write", "go_tls_read", "go_tls_did_read")
 # BPF program -> the functions at whose entry it looks; the names differ between versions.
 _ENTRIES: dict[str, tuple[str, ...]] = {
@@ -63,7 +64,7 @@ _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
     "go_http2_handler": (
         "net/http.(*http2serverConn).runHandler",
-        "net/http/internal/http2.(*serverConn).runHandler",
+        _OWN_HTTP2,
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
     "go_tls_write": ("crypto/tls.(*Conn).Write",),
@@ -118,10 +119,11 @@ _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
-    *("request_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
+    *("request_pattern", "http2_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
-    *("routers", "gin_place", "gin_path", "chi_place", "chi_patterns"),
-    *("echo_place", "echo_before_place", "echo_path", "mux_path", "mux_template"),
+    *("routers", "gin_place", "gin_path", "gin_request"),
+    *("chi_place", "chi_patterns", "chi_parent", "mux_path", "mux_template"),
+    *("echo_place", "echo_before_place", "echo_path", "echo_request"),
 )
 # For functions whose goroutines call less often than this births are not looked at.
 _RARELY_NS = 300 * 10**9
@@ -399,12 +401,23 @@ def make_plan(path: str) -> Plan:
     return Plan(
         program=program,
         slot=chooser.slot(),
-        offsets={**offsets, **(grpc or {}), **chooser.places},
+        offsets={
+            **offsets,
+            **(grpc or {}),
+            **chooser.places,
+            "http2_pattern": _http2_pattern(program, offsets),
+        },
         is_guess=is_guess,
         hooks=tuple(hooks),
         verdicts=_verdicts(program.functions.values()),
         missing=tuple(missing),
     )
+
+
+def _http2_pattern(program: GoProgram, offsets: Mapping[str, int]) -> int:
+    """Where what runHandler is given has the pattern that matched: since Go 1.27 that is no
+    net/http.Request."""
+    return 0 if _OWN_HTTP2 in program.functions else offsets.get("request_pattern", 0)
 
 
 def offsets_of(version: str) -> tuple[Mapping[str, int], bool]:

@@ -71,8 +71,17 @@ _MUX, _ECHO = "github.com/gorilla/mux", "github.com/labstack/echo/v4"
 # As it is called here -> its module, and what is read of it.
 MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "grpc": (GRPC_MODULE, GRPC_FIELDS),
-    "gin": (_GIN, {"gin_path": (f"{_GIN}.Context.fullPath",)}),
-    "chi": (_CHI, {"chi_patterns": (f"{_CHI}.Context.RoutePatterns",)}),
+    "gin": (
+        _GIN,
+        {"gin_path": (f"{_GIN}.Context.fullPath",), "gin_request": (f"{_GIN}.Context.Request",)},
+    ),
+    "chi": (
+        _CHI,
+        {
+            "chi_patterns": (f"{_CHI}.Context.RoutePatterns",),
+            "chi_parent": (f"{_CHI}.Context.parentCtx",),
+        },
+    ),
     "mux": (
         _MUX,
         {
@@ -82,7 +91,13 @@ MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "mux_template": (f"{_MUX}.routeRegexp.template",),
         },
     ),
-    "echo": (_ECHO, {"echo_path": (f"{_ECHO}.context.path",)}),
+    "echo": (
+        _ECHO,
+        {
+            "echo_path": (f"{_ECHO}.context.path",),
+            "echo_request": (f"{_ECHO}.context.request",),
+        },
+    ),
 }
 GRPC_HEADER = """
 # The same by version of grpc-go. A version between two that are alike is like them.

@@ -137,28 +137,31 @@ class Resolver:
         """What rows mean whose bytes were not seen before."""
         for row, facts in zip(rows.tolist(), raw.facts(rows), strict=True):
             blocks = [self._block(raw, facts, row, block) for block in _SIDE_OF]
-            key = (facts.keyed, *(block.known.number for block in blocks))
+            route = raw.block(row, facts.route_offset, facts.route_length)
+            key = (facts.keyed, route, *(block.known.number for block in blocks))
             resolved = None if facts.is_upgraded else self._meanings.get(key)
             if resolved is None:
-                resolved = self._resolved(raw, facts, row, blocks)
+                resolved = self._resolved(raw, facts, row, blocks, route)
                 _remember(self._meanings, key, resolved)
             yield resolved, blocks[0].timeout
 
     def _resolved(
-        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block]
+        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block], route: bytes
     ) -> Resolved:
-        head = self._head(raw, facts, row, Blocks(*(block.known.block for block in blocks)))
+        upgraded = raw.upgraded(row) if facts.is_upgraded else None
+        head = self._head(upgraded, Blocks(*(block.known.block for block in blocks)), route)
         stream = _about(facts, head)
         self.stats.decoded += 1
         self.stats.unknown += head.unknown > 0
         return Resolved(head, stream, _common_kept(head, stream))
 
-    def _head(self, raw: "_Raw", facts: "_Facts", row: int, blocks: Blocks) -> Head:
-        upgraded = raw.upgraded(row) if facts.is_upgraded else None
-        key = (upgraded, *((block.fields, block.unknown) for block in blocks))
+    def _head(
+        self, upgraded: tuple[int, bytes, bytes] | None, blocks: Blocks, route: bytes
+    ) -> Head:
+        key = (upgraded, route, *((block.fields, block.unknown) for block in blocks))
         head = self._heads.get(key)
         if head is None:
-            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256)
+            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256, route)
             _remember(self._heads, key, head)
         return head
 
@@ -226,6 +229,8 @@ class _Facts(NamedTuple):
     block_length: list[int]
     block_epoch: list[int]
     block_flags: list[int]
+    route_offset: int
+    route_length: int
     keyed: tuple[int, ...]  # of what a row means, all that is not in its blocks
 
     @property
@@ -319,6 +324,8 @@ class _Raw:
         there = (self.streams["block_flags"] & np.uint8(BlockFlag.PRESENT)) != 0
         ends = self.streams["block_offset"].astype(np.intp) + self.streams["block_length"]
         used = np.where(there, ends, 0).max(axis=1, initial=0)
+        routes = self.streams["route_offset"].astype(np.intp) + self.streams["route_length"]
+        used = np.maximum(used, routes)
         upgraded = self.records["target_len"].astype(np.intp) + self.records["kept_len"]
         used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
         whole: Positions = np.minimum(used, self.rows.shape[1] - _FACTS)

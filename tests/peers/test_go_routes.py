@@ -1,12 +1,16 @@
 """Names of requests in Go: the pattern by which a router found the handler."""
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 import pytest
+from _pytest.mark import ParameterSet
 
 from .agent import SeenSpan, started_agent
-from .clients import run_client
+from .clients import ClientKind, start_client
 from .go_matrix import GOMATRIX, kind_of
 from .servers import start_server
-from .toolchain import ensure_go_matrix
+from .toolchain import GO_MATRIX_BIN, ensure_go_matrix
 
 ROUTES = {
     "nethttp": "/{kind}/{shape}/{client}/{n}",
@@ -20,7 +24,11 @@ QUICK = ("gin", "mux", "echo")
 REQUESTS, CONCURRENCY = 400, 16
 
 
-def routes_of(framework: str, path: str) -> list[SeenSpan]:
+# A client of HTTP/2 without TLS. There is no other difference with TLS than who writes the bytes.
+H2C = ClientKind([GO_MATRIX_BIN / "load", "h2c"])
+
+
+def routes_of(framework: str, path: str, how: ClientKind | None = None) -> list[SeenSpan]:
     """The server's spans of requests that a framework was asked for, on a path."""
     ensure_go_matrix()
     kinds = {"go": kind_of(GOMATRIX, framework)}
@@ -28,22 +36,41 @@ def routes_of(framework: str, path: str) -> list[SeenSpan]:
         start_server("go", env={"CALLED": "http://127.0.0.1:1"}, kinds=kinds) as server,
         started_agent(pids=[server.pid]) as agent,
     ):
-        run_client("go", server.base_url, REQUESTS, CONCURRENCY, path=path)
+        with start_client("go", server.base_url, REQUESTS, CONCURRENCY, path=path, how=how) as load:
+            load.finish()
         agent.settle(REQUESTS)
         spans = agent.stop().spans
     return [span for span in spans if span.path.startswith(path.partition("{")[0])]
 
 
-@pytest.mark.parametrize(
-    "framework",
-    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in ROUTES],
-)
+def _some(quick: Sequence[str], every: Iterable[str]) -> list[str | ParameterSet]:
+    return [one if one in quick else pytest.param(one, marks=pytest.mark.slow) for one in every]
+
+
+def _check(found: Sequence[SeenSpan], route: str) -> None:
+    assert len(found) == REQUESTS
+    assert Counter(span.attributes.get("http.route") for span in found) == {route: REQUESTS}
+    assert {span.name for span in found} == {f"GET {route}"}
+
+
+@pytest.mark.parametrize("framework", _some(QUICK, ROUTES))
 def test_a_request_is_named_by_the_pattern_that_matched(framework: str) -> None:
     """Of the innermost router, and all that stand before it; every request, many at once."""
-    found = routes_of(framework, "/m/none/std/{}")
-    assert len(found) == REQUESTS
-    assert {span.attributes.get("http.route") for span in found} == {ROUTES[framework]}
-    assert {span.name for span in found} == {f"GET {ROUTES[framework]}"}
+    _check(routes_of(framework, "/m/none/std/{}"), ROUTES[framework])
+
+
+@pytest.mark.parametrize("framework", _some(("nethttp", "chi"), ROUTES))
+def test_a_stream_is_named_by_the_pattern_that_matched(framework: str) -> None:
+    """Over HTTP/2, many streams at once on a connection."""
+    _check(routes_of(framework, "/m/none/std/{}", H2C), ROUTES[framework])
+
+
+@pytest.mark.parametrize("how", _some(("http1",), ("http1", "h2c")))
+@pytest.mark.parametrize("framework", _some(("gin",), [one for one in ROUTES if one != "nethttp"]))
+def test_a_router_in_another_goroutine(framework: str, how: str) -> None:
+    """http.TimeoutHandler serves in a goroutine of its own, which has the request's context."""
+    found = routes_of(framework, "/limited/none/std/{}", H2C if how == "h2c" else None)
+    _check(found, ROUTES[framework])
 
 
 KNOWN_AFTER = 1000  # requests until a connection's reader is not looked at each time

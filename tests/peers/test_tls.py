@@ -302,6 +302,19 @@ def test_go(certificate: Path, folder: Path, flags: tuple[str, ...]) -> None:
     check_calls(spans, caller, called, "goroutine")
 
 
+@pytest.mark.slow  # as the test above
+def test_go_names_streams(certificate: Path, folder: Path) -> None:
+    """Over HTTP/2 in TLS the pattern of Go's ServeMux, as without."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(go_server(folder, certificate))
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid]))
+        curl("--http2", f"https://localhost:{port}/large/{{}}")
+        agent.wait_for(lambda spans: len(spans) >= COUNT)
+        spans = complete(agent)
+    assert {span.attributes["network.protocol.version"] for span in spans} == {"2"}
+    assert {span.attributes.get("http.route") for span in spans} == {"/large/"}
+
+
 def test_http2(certificate: Path, folder: Path) -> None:
     """HTTP/2 between curl and nginx over TLS: streams of both ends, joined by the record."""
     with ExitStack() as stack:

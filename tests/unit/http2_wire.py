@@ -85,6 +85,7 @@ def stream(
     number: int = 1,
     large: bool = False,
     columns: dict[str, object] | None = None,
+    route: bytes = b"",
     **facts: object,
 ) -> Records:
     """The record of one stream. columns: of layout.HTTP2; facts: of layout.EXCHANGE."""
@@ -101,6 +102,9 @@ def stream(
         changes = BlockFlag.CHANGES if sent.insertions else 0
         head["block_flags"][0, block] = BlockFlag.PRESENT | changes
         data += sent.data
+    if route:
+        head["route_offset"], head["route_length"] = at + len(data), len(route)
+        data += route
     for name, value in (columns or {}).items():
         head[name][0] = value
     raw = head.tobytes() + data

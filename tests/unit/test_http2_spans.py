@@ -239,6 +239,23 @@ def test_plain_http_is_http() -> None:
     assert client.attributes["url.full"] == "https://shop.test/items/7?page=2&token=REDACTED"
 
 
+def test_a_route_names_a_stream() -> None:
+    """Whatever its blocks say, each stream has its own; a gRPC call's name is its method."""
+    request = [(b":method", b"GET"), (b":path", b"/items/7"), (b":authority", b"shop.test")]
+    wire = Wire()
+    blocks = sent(wire, request, [(b":status", b"200")])
+    routes = (b"GET /items/{id}", b"", b"/items/:id")
+    rows = [stream(wire, blocks, number=1 + 2 * i, route=one) for i, one in enumerate(routes)]
+    call = stream(wire, sent(wire, CALL, [(b":status", b"200")]), number=9, route=b"/shop/")
+    (part,) = Resolver(Events(wire)).process(np.concatenate([*rows, call]))
+    made = [decode_span(batch([part]), i) for i in range(4)]
+    assert [one.attributes.get("http.route") for one in made] == [
+        *("/items/{id}", None, "/items/:id", None)
+    ]
+    names = [one.name for one in made]
+    assert names == ["GET /items/{id}", "GET", "GET /items/:id", "shop.v1.Orders/Place"]
+
+
 @pytest.mark.parametrize(
     ("content_type", "system"),
     [(b"application/grpc-web+proto", "grpc"), (b"application/connect+json", "connectrpc")],

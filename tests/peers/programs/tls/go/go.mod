@@ -1,3 +1,3 @@
 module waggle.test/tls
 
-go 1.21
+go 1.26

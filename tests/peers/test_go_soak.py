@@ -9,9 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from waggle.libbpf import RunTimeStats
+
 from .agent import Agent, started_agent
 from .clients import FINISH_TIMEOUT_S, run_client
 from .go_matrix import GOMATRIX, kind_of
+from .loaded import descriptors, programs
 from .processes import Program
 from .servers import Server, start_server
 from .toolchain import GO_MATRIX_BIN, ensure_go_matrix
@@ -126,6 +129,59 @@ def test_a_program_that_crashes_and_is_started_again() -> None:
                     _more(agent, 300)
                     server.program.process.kill()
         agent.stop()
+
+
+SWARM = 1000  # goroutines of a request of this shape
+WARM = 200
+NEARLY_ALL = 0.95  # as in go_demands
+MAY_GROW = 256 * 1024  # bytes: connections and functions that were met later
+
+
+@pytest.mark.slow
+def test_millions_of_goroutines() -> None:
+    """All looked at when they are born, many more than anything has room for, by a program whose
+    runtime uses their memory again and again: no call has a wrong parent, every request and call
+    has its span, what is forgotten is old, and nothing grows."""
+    ensure_go_matrix()
+    count = 25 * LENGTH  # make soak: 10 million goroutines
+    kinds = {"called": kind_of(GOMATRIX, "nethttp"), "go": kind_of(GOMATRIX, "gin")}
+    with (
+        start_server("called", kinds=kinds) as called,
+        start_server("go", env={"CALLED": called.base_url}, kinds=kinds) as server,
+        started_agent(pids=[called.pid, server.pid]) as agent,
+        RunTimeStats(),
+    ):
+        path = "/m/swarm/std/{}"
+        run_client("go", server.base_url, WARM, CONNECTIONS, path=path)
+        agent.settle(5 * WARM)
+        births, memory = programs(agent.pid)["go_birth"][1], _memory_of_maps(agent.pid)
+        numbers = range(WARM + 1, WARM + 1 + count)
+        run_client(
+            *("go", server.base_url, count, CONNECTIONS),
+            timeout_s=FINISH_TIMEOUT_S + count,
+            first=numbers.start,
+            path=path,
+        )
+        agent.settle(5 * (WARM + count))
+        born = programs(agent.pid)["go_birth"][1] - births
+        grown = _memory_of_maps(agent.pid) - memory
+        ended = agent.stop()
+    truth = judge(ended.spans, server.pids(), [called.pid])
+    print(f"{born} goroutines, maps have {grown} bytes more, {truth.within(numbers).verdicts}")
+    assert truth.verdicts["wrong"] == 0, truth.examples("wrong")
+    assert len(ended.spans) == 5 * (WARM + count)
+    assert truth.split == truth.astray == 0
+    assert truth.within(numbers).verdicts["right"] >= NEARLY_ALL * 2 * count
+    assert born >= SWARM * count
+    assert grown <= MAY_GROW
+    assert [loss for loss in ended.losses if not loss.endswith(" programs_busy")] in (
+        [],
+        ["nothing"],
+    )
+
+
+def _memory_of_maps(pid: int) -> int:
+    return sum(int(fields["memlock"]) for fields in descriptors(pid, "map_id"))
 
 
 def _wait_until_looked_into(agent: Agent, server: Server, first: int) -> None:

@@ -63,6 +63,7 @@ func newShapes(called *url.URL) *shapes {
 			return deep(200, func() error { return do(ctx, "/n/") })
 		},
 		"crowd":    crowd,
+		"swarm":    swarm,
 		"redirect": func(_ http.ResponseWriter, ctx context.Context, do call) error { return do(ctx, "/redirect/") },
 		"flaky": func(_ http.ResponseWriter, ctx context.Context, do call) error {
 			do(ctx, "/flaky/")
@@ -240,6 +241,21 @@ func crowd(_ http.ResponseWriter, ctx context.Context, do call) error {
 	}
 	all.Wait()
 	return do(ctx, "/n/")
+}
+
+// swarm makes a thousand goroutines that end, of which two call, without a context.
+func swarm(_ http.ResponseWriter, _ context.Context, do call) error {
+	var all sync.WaitGroup
+	errs := make(chan error, 2)
+	for i := range 1000 {
+		all.Go(func() {
+			if i%500 == 250 {
+				errs <- do(context.Background(), "/n/")
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(<-errs, <-errs)
 }
 
 type job struct {

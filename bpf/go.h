@@ -55,6 +55,7 @@ struct goroutine {
 	u32 reserved;
 	u64 route[GO_ROUTE_PIECES];
 	u64 route_length[GO_ROUTE_PIECES];
+	u64 handler; /* as WAGGLE_KEPT_HANDLER; 0: not known */
 };
 
 /* Where a request will be found that somebody has asked for: by the socket (net/http, one

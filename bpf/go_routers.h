@@ -72,14 +72,34 @@ INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
 	return 1;
 }
 
-/* The route of what is served now is the string at an address, none: nothing matched. */
-OUT_OF_LINE int note_route(struct waggle_go *go, u64 string, u64 request)
+/* What stands in records for the function that a closure runs, 0 where it is none. No two programs
+ * that were ever looked into have one number. */
+INLINE u64 function_number(const struct waggle_go *go, u64 closure)
+{
+	u64 code = closure && go->epoch <= 0xffff ? word_at(closure) : 0;
+
+	return code >= go->low && code < go->high ? code | (u64)go->epoch << 48 : 0;
+}
+
+/* The route of what is served now is the string at an address, none: nothing matched. Its
+ * handler is a closure. */
+OUT_OF_LINE int note_route(struct waggle_go *go, u64 string, u64 request, u64 handler)
 {
 	struct goroutine *goroutine = serving(go, context_of_request(go, request));
 
-	if (goroutine)
-		goroutine->route_pieces = note_piece(goroutine, 0, string);
+	if (!goroutine)
+		return 0;
+	goroutine->route_pieces = note_piece(goroutine, 0, string);
+	goroutine->handler = function_number(go, handler);
 	return 0;
+}
+
+/* Of a slice of gin's handlers the last: those before it are middleware. */
+INLINE u64 last_handler(u64 slice)
+{
+	u64 count = word_at(slice + sizeof(u64));
+
+	return count ? word_at(word_at(slice) + (count - 1) * sizeof(u64)) : 0;
 }
 
 /* gin.(*Engine).handleHTTPRequest: the context has its fullPath, and no handler has run. */
@@ -90,11 +110,13 @@ int go_route_gin(struct pt_regs *registers)
 	u64 context = go ? go_register(registers, go->gin_place) : 0;
 
 	if (go)
-		note_route(go, context + go->gin_path, word_at(context + go->gin_request));
+		note_route(go, context + go->gin_path, word_at(context + go->gin_request),
+			   last_handler(context + go->gin_handlers));
 	return 0;
 }
 
-/* echo.(*Echo).ServeHTTP: the router has set the context's path. */
+/* echo.(*Echo).ServeHTTP: the router has set the context's path. What is chosen there is always
+ * a function of echo's own, which calls the handler. */
 SEC("uprobe")
 int go_route_echo(struct pt_regs *registers)
 {
@@ -102,7 +124,7 @@ int go_route_echo(struct pt_regs *registers)
 	u64 context = go ? go_register(registers, go->echo_place) : 0;
 
 	if (go)
-		note_route(go, context + go->echo_path, word_at(context + go->echo_request));
+		note_route(go, context + go->echo_path, word_at(context + go->echo_request), 0);
 	return 0;
 }
 
@@ -114,7 +136,7 @@ int go_route_echo_before(struct pt_regs *registers)
 	u64 context = go ? go_register(registers, go->echo_before_place) : 0;
 
 	if (go)
-		note_route(go, context + go->echo_path, word_at(context + go->echo_request));
+		note_route(go, context + go->echo_path, word_at(context + go->echo_request), 0);
 	return 0;
 }
 
@@ -124,12 +146,13 @@ SEC("uprobe")
 int go_route_mux(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 path;
+	u64 route = GO_ARGUMENT_1(registers), path;
 
 	if (!go)
 		return 0;
-	path = word_at(GO_ARGUMENT_1(registers) + go->mux_path);
-	note_route(go, path ? path + go->mux_template : 0, GO_ARGUMENT_0(registers));
+	path = word_at(route + go->mux_path);
+	note_route(go, path ? path + go->mux_template : 0, GO_ARGUMENT_0(registers),
+		   word_at(route + go->mux_handler + GO_INTERFACE_DATA));
 	return 0;
 }
 
@@ -148,6 +171,7 @@ int go_route_chi(struct pt_regs *registers)
 	first = word_at(patterns);
 	count = word_at(patterns + sizeof(u64));
 	goroutine->route_pieces = 0;
+	goroutine->handler = function_number(go, go_register(registers, go->chi_handler));
 	if (count > GO_ROUTE_PIECES)
 		return 0;
 #pragma clang loop unroll(full)

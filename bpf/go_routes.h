@@ -48,6 +48,23 @@ INLINE int add_route(struct waggle_exchange *record, u64 text, u64 length, u32 m
 	return 1;
 }
 
+#define HANDLER_SIZE 8
+
+/* Adds what the router chose, if there is room behind the route. */
+INLINE void add_handler(struct waggle_exchange *record, u64 handler)
+{
+	struct waggle_facts *facts = &record->facts;
+	u32 used = head_used(facts);
+
+	if (!handler || used > WAGGLE_HEAD_SIZE - KEPT_HEADER - HANDLER_SIZE)
+		return;
+	clear_blocks(record->head, used, used + KEPT_HEADER + HANDLER_SIZE);
+	store32(record->head + used, WAGGLE_KEPT_HANDLER | HANDLER_SIZE << 16);
+	store64(record->head + used + KEPT_HEADER, handler);
+	facts->kept_len += KEPT_HEADER + HANDLER_SIZE;
+	facts->shape ^= handler * 0xc2b2ae3d27d4eb4fULL;
+}
+
 /* The net/http.conn of a connection, 0 where that is not sure. */
 INLINE u64 served_conn(const struct waggle_go *go, const struct connection *connection)
 {
@@ -111,9 +128,12 @@ INLINE int add_routed(const struct waggle_go *go, const struct connection *conne
 	if (!goroutine || !goroutine->route_pieces ||
 	    goroutine->routed_index != connection->responses)
 		return 0;
-	if (goroutine->route_pieces == 1)
-		return add_pattern(record, goroutine->route[0], goroutine->route_length[0]);
-	return add_pieces(record, goroutine);
+	if (!(goroutine->route_pieces == 1 ?
+		      add_pattern(record, goroutine->route[0], goroutine->route_length[0]) :
+		      add_pieces(record, goroutine)))
+		return 0;
+	add_handler(record, goroutine->handler);
+	return 1;
 }
 
 /* A request is answered on a connection that goroutines of net/http read. */

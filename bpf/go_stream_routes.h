@@ -31,7 +31,8 @@ INLINE int pattern_of_stream(const struct waggle_go *go, struct goroutine *gorou
 INLINE int add_stream_route(struct open_stream *open, const struct goroutine *goroutine)
 {
 	struct waggle_http2 *http2 = (void *)open->record.head;
-	u32 used = open->stream.used, at = used - WAGGLE_HTTP2_SIZE, total = 0;
+	u32 used = open->stream.used, at = used - WAGGLE_HTTP2_SIZE;
+	u32 total = goroutine->handler ? HANDLER_SIZE : 0;
 
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < GO_ROUTE_PIECES; i++)
@@ -46,10 +47,15 @@ INLINE int add_stream_route(struct open_stream *open, const struct goroutine *go
 		u32 length = masked((u32)goroutine->route_length[i], GO_ROUTE_MAX);
 
 		if (i >= goroutine->route_pieces)
-			return 1;
+			break;
 		bpf_probe_read_user(open->record.head + WAGGLE_HTTP2_SIZE + masked(at, 255), length,
 				    (void *)goroutine->route[i]);
 		at += length;
+	}
+	if (goroutine->handler) {
+		http2->flags |= WAGGLE_HTTP2_FLAG_HANDLER;
+		store64(open->record.head + WAGGLE_HTTP2_SIZE + masked(at, 255),
+			goroutine->handler);
 	}
 	return 1;
 }

@@ -148,8 +148,10 @@ enum waggle_kept {
 	WAGGLE_KEPT_TRACESTATE = 7,
 	WAGGLE_KEPT_UPGRADE = 8,
 	WAGGLE_KEPT_CALL_SITE = 9, /* the last: a number that stands for a line of the caller's code */
-	WAGGLE_KEPT_ROUTE = 10, /* the last, of a server: what its router matched */
+	WAGGLE_KEPT_ROUTE = 10, /* behind the others, of a server: what its router matched */
 	WAGGLE_KEPT_BAGGAGE = 11,  /* only where attributes are to be made of it */
+	WAGGLE_KEPT_HANDLER = 13, /* behind the route: the function that it chose, its address (48
+				   * bits) and its process's waggle_go.epoch (16) */
 	WAGGLE_KEPT_VOID = 12,	   /* a tracestate without a valid traceparent: means nothing */
 };
 
@@ -237,6 +239,7 @@ enum waggle_http2_flag {
 				       * server, so it is decoded by the server's table */
 	WAGGLE_HTTP2_FLAG_NOT_GRPC = 16, /* DATA is not framed as gRPC has it: message counts
 					  * mean nothing. Unset says nothing of itself */
+	WAGGLE_HTTP2_FLAG_HANDLER = 32,  /* the route's last 8 bytes are WAGGLE_KEPT_HANDLER's */
 };
 
 /* What facts.head begins with when facts.protocol is HTTP2; then, if there is one, the
@@ -437,16 +440,20 @@ struct waggle_go {
 	unsigned int routers; /* there is one that is asked for the route (bpf/go_routers.h) */
 	unsigned int gin_place; /* enum waggle_register: where go_route_gin finds the Context */
 	unsigned int gin_path; /* of a gin.Context: its fullPath, */
-	unsigned int gin_request; /* and its Request */
+	unsigned int gin_request; /* its Request, */
+	unsigned int gin_handlers; /* and what serves it */
 	unsigned int chi_place; /* where go_route_chi finds the Context of a request */
 	unsigned int chi_patterns; /* of a chi.Context: its RoutePatterns, */
 	unsigned int chi_parent; /* and the context it was made from */
+	unsigned int chi_handler; /* where go_route_chi finds the handler (0: nowhere) */
 	unsigned int echo_place; /* where go_route_echo finds the context, */
 	unsigned int echo_before_place; /* and go_route_echo_before */
 	unsigned int echo_path; /* of an echo.context: its path, */
 	unsigned int echo_request; /* and its Request */
 	unsigned int mux_path; /* of a mux.Route: the routeRegexp of its path, */
 	unsigned int mux_template; /* and of that the text */
+	unsigned int mux_handler; /* of a mux.Route: its handler */
+	unsigned int reserved;
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 };
 

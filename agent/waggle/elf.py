@@ -48,6 +48,13 @@ class Image:
                 return address - segment.address + segment.offset
         return None
 
+    def address_at(self, offset: int) -> int | None:
+        """The virtual address of a byte of the file."""
+        for segment in self.segments:
+            if segment.offset <= offset < segment.offset + segment.size:
+                return offset - segment.offset + segment.address
+        return None
+
 
 def read_image(path: str, names: Iterable[str]) -> Image | None:
     """An ELF file's segments and the dynamic symbols of these names; None when it is no ELF file.

@@ -179,6 +179,7 @@ class Http2Flag(IntEnum):
     UPGRADED = 4
     PUSHED = 8
     NOT_GRPC = 16
+    HANDLER = 32
 
 
 class InjectMode(IntEnum):
@@ -200,6 +201,7 @@ class Kept(IntEnum):
     CALL_SITE = 9
     ROUTE = 10
     BAGGAGE = 11
+    HANDLER = 13
     VOID = 12
 
 
@@ -521,7 +523,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    224,
+    240,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -566,16 +568,20 @@ GO = _dtype(
         ("gin_place", "<u4", 168),
         ("gin_path", "<u4", 172),
         ("gin_request", "<u4", 176),
-        ("chi_place", "<u4", 180),
-        ("chi_patterns", "<u4", 184),
-        ("chi_parent", "<u4", 188),
-        ("echo_place", "<u4", 192),
-        ("echo_before_place", "<u4", 196),
-        ("echo_path", "<u4", 200),
-        ("echo_request", "<u4", 204),
-        ("mux_path", "<u4", 208),
-        ("mux_template", "<u4", 212),
-        ("birth_ns", "<u8", 216),
+        ("gin_handlers", "<u4", 180),
+        ("chi_place", "<u4", 184),
+        ("chi_patterns", "<u4", 188),
+        ("chi_parent", "<u4", 192),
+        ("chi_handler", "<u4", 196),
+        ("echo_place", "<u4", 200),
+        ("echo_before_place", "<u4", 204),
+        ("echo_path", "<u4", 208),
+        ("echo_request", "<u4", 212),
+        ("mux_path", "<u4", 216),
+        ("mux_template", "<u4", 220),
+        ("mux_handler", "<u4", 224),
+        ("reserved", "<u4", 228),
+        ("birth_ns", "<u8", 232),
     ],
 )
 

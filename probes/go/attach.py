@@ -37,6 +37,7 @@ from waggle.probes.go.binary import (
     code_of,
     read_program,
 )
+from waggle.probes.go.handlers import HANDLERS
 from waggle.probes.go.sparing import Births, Introductions
 from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC, ROUTERS
@@ -121,8 +122,9 @@ _FIELDS = (
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
     *("request_pattern", "http2_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
-    *("routers", "gin_place", "gin_path", "gin_request"),
-    *("chi_place", "chi_patterns", "chi_parent", "mux_path", "mux_template"),
+    *("routers", "gin_place", "gin_path", "gin_request", "gin_handlers"),
+    *("chi_place", "chi_patterns", "chi_parent", "chi_handler"),
+    *("mux_path", "mux_template", "mux_handler"),
     *("echo_place", "echo_before_place", "echo_path", "echo_request"),
 )
 # For functions whose goroutines call less often than this births are not looked at.
@@ -196,6 +198,7 @@ class GoProbe:
         plan = self._plan(path)
         bias = _bias(target.tgid, plan.program)
         epoch = next(self._epochs)
+        HANDLERS.add(epoch, path, bias)
         keys = [_function_key(address + bias, epoch) for address in plan.verdicts]
         functions = self._kernel.map(FUNCTIONS)
         for key, verdict in zip(keys, plan.verdicts.values(), strict=True):
@@ -588,6 +591,7 @@ class _Chooser:
                 self._add(found, "go_route_mux", _MUX_MATCHED, instructions.at_entry)
             elif module == _CHI:
                 self._add_after(found, "go_route_chi", _CHI_ROUTE, _CHI_FIND, "rbx")
+                self._find_chi_handler(found)
             else:
                 self._add_after(found, "go_route_echo", _ECHO_SERVE, _ECHO_FIND, "r9")
                 before = f"{_ECHO_SERVE}.func1"
@@ -595,6 +599,18 @@ class _Chooser:
         if found:
             self.places["routers"] = 1
         return found
+
+    def _find_chi_handler(self, found: list[tuple[str, int]]) -> None:
+        """Where the handler is that FindRoute returns: the second word of its third result."""
+        from waggle.probes.go.instructions import is_left_alone
+
+        functions = self._program.functions
+        for program, offset in found:
+            if program == "go_route_chi":
+                code = self._code(functions[_CHI_ROUTE])
+                at = self._program.image.address_at(offset)
+                if at and is_left_alone(code, functions[_CHI_FIND].address, at, "rdi"):
+                    self.places["chi_handler"] = Register.DI
 
     def _add_after(
         self, found: list[tuple[str, int]], program: str, name: str, called: str, register: str

@@ -104,6 +104,23 @@ def read_program(path: str, names: Iterable[str], prefixes: Iterable[str]) -> Go
         return _read_program(file, tuple(sorted(names)), tuple(sorted(prefixes)))
 
 
+def name_at(path: str, address: int) -> str:
+    """The name of the function that begins at an address of the file; "" where none does.
+
+    Raises NoGoProgramError, and OSError when the file cannot be read.
+    """
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    with Path(path).open("rb") as stream:
+        try:
+            return _Table.of(ELFFile(stream)).name_at(address)
+        except (ELFError, struct.error, KeyError, IndexError, ValueError) as error:
+            if isinstance(error, NoGoProgramError):
+                raise
+            raise NoGoProgramError(f"its tables cannot be read: {error}") from error
+
+
 def build_id(path: str) -> str:
     """What Go's linker calls the program by: another for every other content, and the same in
     every file system that has a copy. "" where it has none. Raises OSError."""
@@ -253,6 +270,17 @@ class _Table:
             # Some functions have several entries (ABI0 and a wrapper): the first is the real one.
             functions.setdefault(name, Function(name, address + self.text, size))
         return functions
+
+    def name_at(self, address: int) -> str:
+        """The name of the function with this entry; "" where there is none."""
+        entries, records = self._entries()
+        row = int(np.searchsorted(entries[:-1], np.uint64(max(0, address - self.text))))
+        if row >= self.count or int(entries[row]) + self.text != address:
+            return ""
+        at = int(records[row]) + self.functions + (8 if self.is_wide else 4)
+        (offset,) = struct.unpack("<i", self.part.at(at, 4))
+        name = self.part.at(self.names + offset, _LONGEST_NAME)
+        return name.partition(b"\0")[0].decode("utf-8", "replace")
 
     def _name_offsets(self, names: tuple[str, ...], prefixes: tuple[str, ...]) -> dict[int, str]:
         """Where in the table of names the wanted ones begin."""

@@ -140,6 +140,15 @@ def after_call(code: Code, target: int, register: str) -> Found:
     raise NoInstructionError("what the call was given is gone before the next instruction of use")
 
 
+def is_left_alone(code: Code, target: int, at: int, register: str) -> bool:
+    """Whether a register has at an instruction what the one call of `target` returned in it."""
+    call = call_to(_followed(code), target)
+    between = [one for one in _disassembled(code) if call < one.address < at]
+    return call < at and not any(
+        one.mnemonic == "call" or register in _written(one) for one in between
+    )
+
+
 def after_store(code: Code, offset: int) -> Found:
     """The first emulated instruction after a string was stored at `offset` of something, whose
     address is still in its register."""

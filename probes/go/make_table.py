@@ -73,7 +73,11 @@ MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "grpc": (GRPC_MODULE, GRPC_FIELDS),
     "gin": (
         _GIN,
-        {"gin_path": (f"{_GIN}.Context.fullPath",), "gin_request": (f"{_GIN}.Context.Request",)},
+        {
+            "gin_path": (f"{_GIN}.Context.fullPath",),
+            "gin_request": (f"{_GIN}.Context.Request",),
+            "gin_handlers": (f"{_GIN}.Context.handlers",),
+        },
     ),
     "chi": (
         _CHI,
@@ -89,6 +93,7 @@ MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "mux_regexp": (f"{_MUX}.routeConf.regexp",),
             "mux_path": (f"{_MUX}.routeRegexpGroup.path",),
             "mux_template": (f"{_MUX}.routeRegexp.template",),
+            "mux_handler": (f"{_MUX}.Route.handler",),
         },
     ),
     "echo": (

@@ -257,14 +257,14 @@ GRPC: dict[str, dict[str, int]] = {
 # The same of routers: module -> version -> field -> bytes.
 ROUTERS: dict[str, dict[str, dict[str, int]]] = {
     "github.com/gin-gonic/gin": {
-        "1.5.0": {"gin_path": 112, "gin_request": 32},
-        "1.6.3": {"gin_path": 112, "gin_request": 32},
-        "1.7.7": {"gin_path": 112, "gin_request": 32},
-        "1.8.1": {"gin_path": 112, "gin_request": 32},
-        "1.9.1": {"gin_path": 112, "gin_request": 32},
-        "1.10.1": {"gin_path": 112, "gin_request": 32},
-        "1.11.0": {"gin_path": 112, "gin_request": 32},
-        "1.12.0": {"gin_path": 112, "gin_request": 32},
+        "1.5.0": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.6.3": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.7.7": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.8.1": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.9.1": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.10.1": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.11.0": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
+        "1.12.0": {"gin_path": 112, "gin_request": 32, "gin_handlers": 80},
     },
     "github.com/go-chi/chi/v5": {
         "5.0.0": {"chi_patterns": 48, "chi_parent": 192},
@@ -279,9 +279,9 @@ ROUTERS: dict[str, dict[str, dict[str, int]]] = {
         "5.5.0": {"chi_patterns": 176, "chi_parent": 16},
     },
     "github.com/gorilla/mux": {
-        "1.7.4": {"mux_path": 80, "mux_template": 0},
-        "1.8.0": {"mux_path": 80, "mux_template": 0},
-        "1.8.1": {"mux_path": 80, "mux_template": 0},
+        "1.7.4": {"mux_path": 80, "mux_template": 0, "mux_handler": 0},
+        "1.8.0": {"mux_path": 80, "mux_template": 0, "mux_handler": 0},
+        "1.8.1": {"mux_path": 80, "mux_template": 0, "mux_handler": 0},
     },
     "github.com/labstack/echo/v4": {
         "4.1.17": {"echo_path": 16, "echo_request": 0},

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle.layout import Flag, Kept, Method, Protocol, Role, Version
+from waggle.probes.go.handlers import HANDLERS
 from waggle.probes.http1 import forwarded, targets
 from waggle.spans import (
     END_ERRORS,
@@ -64,6 +65,8 @@ class Http1Decoder:
             if route := route_of(exchange.text(Kept.ROUTE)):
                 attributes["http.route"] = route
                 method = f"{method} {route}"
+            if function := _handler(exchange):
+                attributes["code.function.name"] = function
         else:
             kind = KIND_CLIENT
             _client_attributes(exchange, attributes, scheme)
@@ -84,6 +87,12 @@ class Http1Decoder:
         if text:
             attributes["http.request.method_original"] = text
         return "HTTP"
+
+
+def _handler(exchange: Exchange) -> str:
+    """The function that a router chose; "" where that is not known."""
+    number = exchange.kept.get(Kept.HANDLER)
+    return HANDLERS.name(int.from_bytes(number, "little")) if number else ""
 
 
 def route_of(pattern: str) -> str:

@@ -124,13 +124,13 @@ def read_head(
     blocks: Blocks,
     upgraded: tuple[int, bytes, bytes] | None = None,
     room: int = 3000,
-    route: bytes = b"",
+    routed: bytes = b"",
 ) -> Head:
     """What a stream's blocks say.
 
     upgraded: method, target and kept fields of a request that was sent as HTTP/1.
     room: bytes that target and kept fields may have; a longer target is cut.
-    route: what the server's router matched; a gRPC call's is its method.
+    routed: kept fields of what the server's router matched; a gRPC call's route is its method.
     """
     request = dict(blocks.request.fields)
     response, trailers = _answers(blocks)
@@ -148,8 +148,8 @@ def read_head(
     is_call = kind == _GRPC
     if is_call:
         target = b""  # the method is a kept field, so that it belongs to the shape
-    elif route:
-        fixed += kept_field(Kept.ROUTE, route)
+    else:
+        fixed += routed
     if len(target) + len(fixed) > room:
         target, fixed, flags = target[: max(0, room - len(fixed))], fixed[:room], Flag.TARGET_CUT
     return Head(

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from waggle import layout
 from waggle.columns import Bytes, Positions, equal_rows
-from waggle.layout import Block, BlockFlag, End, Http2Flag, Role, Side
+from waggle.layout import Block, BlockFlag, End, Http2Flag, Kept, Role, Side
 from waggle.probes.http2 import grpc, heads
 from waggle.probes.http2.blocks import Literal, decode
 from waggle.probes.http2.heads import Blocks, Head
-from waggle.probes.http2.kept import Known, MessageTimes, Stream
+from waggle.probes.http2.kept import Known, MessageTimes, Stream, kept_field
 from waggle.probes.http2.quick import known_fields
 from waggle.probes.http2.tables import Tables
 from waggle.spans import Records
@@ -31,6 +31,7 @@ _STREAM_SIZE = layout.HTTP2.itemsize
 _SMALL_HEAD = layout.EXCHANGE.itemsize - _FACTS
 _LARGE_HEAD = layout.LARGE_EXCHANGE.itemsize - _FACTS
 _REMEMBERED = 16384
+_HANDLER = 8  # bytes of layout.Kept.HANDLER
 _PREFIX = 5  # bytes before each message of gRPC
 # Of the record's own columns, those that a resolved head depends on.
 _KEYED_FACTS = ("end", "role", "method", "status", "target_len", "kept_len")
@@ -137,31 +138,31 @@ class Resolver:
         """What rows mean whose bytes were not seen before."""
         for row, facts in zip(rows.tolist(), raw.facts(rows), strict=True):
             blocks = [self._block(raw, facts, row, block) for block in _SIDE_OF]
-            route = raw.block(row, facts.route_offset, facts.route_length)
-            key = (facts.keyed, route, *(block.known.number for block in blocks))
+            routed = _routed(raw, facts, row)
+            key = (facts.keyed, routed, *(block.known.number for block in blocks))
             resolved = None if facts.is_upgraded else self._meanings.get(key)
             if resolved is None:
-                resolved = self._resolved(raw, facts, row, blocks, route)
+                resolved = self._resolved(raw, facts, row, blocks, routed)
                 _remember(self._meanings, key, resolved)
             yield resolved, blocks[0].timeout
 
     def _resolved(
-        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block], route: bytes
+        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block], routed: bytes
     ) -> Resolved:
         upgraded = raw.upgraded(row) if facts.is_upgraded else None
-        head = self._head(upgraded, Blocks(*(block.known.block for block in blocks)), route)
+        head = self._head(upgraded, Blocks(*(block.known.block for block in blocks)), routed)
         stream = _about(facts, head)
         self.stats.decoded += 1
         self.stats.unknown += head.unknown > 0
         return Resolved(head, stream, _common_kept(head, stream))
 
     def _head(
-        self, upgraded: tuple[int, bytes, bytes] | None, blocks: Blocks, route: bytes
+        self, upgraded: tuple[int, bytes, bytes] | None, blocks: Blocks, routed: bytes
     ) -> Head:
-        key = (upgraded, route, *((block.fields, block.unknown) for block in blocks))
+        key = (upgraded, routed, *((block.fields, block.unknown) for block in blocks))
         head = self._heads.get(key)
         if head is None:
-            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256, route)
+            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256, routed)
             _remember(self._heads, key, head)
         return head
 
@@ -330,6 +331,15 @@ class _Raw:
         used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
         whole: Positions = np.minimum(used, self.rows.shape[1] - _FACTS)
         return whole
+
+
+def _routed(raw: _Raw, facts: _Facts, row: int) -> bytes:
+    """What a server's router said of a row, as kept fields."""
+    route = raw.block(row, facts.route_offset, facts.route_length)
+    if not facts.flags & Http2Flag.HANDLER:
+        return kept_field(Kept.ROUTE, route) if route else b""
+    route, handler = route[:-_HANDLER], route[-_HANDLER:]
+    return kept_field(Kept.ROUTE, route) + kept_field(Kept.HANDLER, handler)
 
 
 def _about(facts: _Facts, head: Head) -> Stream:

@@ -1,5 +1,6 @@
 """Names of requests in Go: the pattern by which a router found the handler."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -71,6 +72,30 @@ def test_a_router_in_another_goroutine(framework: str, how: str) -> None:
     """http.TimeoutHandler serves in a goroutine of its own, which has the request's context."""
     found = routes_of(framework, "/limited/none/std/{}", H2C if how == "h2c" else None)
     _check(found, ROUTES[framework])
+
+
+@pytest.mark.parametrize("how", _some(("http1", "h2c"), ("http1", "h2c")))
+@pytest.mark.parametrize("framework", _some(("chi",), ("gin", "chi", "mux")))
+def test_the_function_that_a_router_chose(framework: str, how: str) -> None:
+    """By the name that the runtime has for it; where the router is net/http's none is told."""
+    ensure_go_matrix()
+    kinds = {"go": kind_of(GOMATRIX, framework)}
+    ask = H2C if how == "h2c" else None
+    with (
+        start_server("go", env={"CALLED": "http://127.0.0.1:1"}, kinds=kinds) as server,
+        started_agent(pids=[server.pid]) as agent,
+    ):
+        for path in ("/m/none/std/{}", "/n/{}"):
+            with start_client(
+                "go", server.base_url, REQUESTS, CONCURRENCY, path=path, how=ask
+            ) as load:
+                load.finish()
+        agent.settle(2 * REQUESTS)
+        spans = agent.stop().spans
+        said = re.findall("handler (.+)", server.program.output())
+    names = Counter((span.path[:3], span.attributes.get("code.function.name")) for span in spans)
+    assert said[0].startswith("main.")
+    assert names == {("/m/", said[0]): REQUESTS, ("/n/", None): REQUESTS}
 
 
 KNOWN_AFTER = 1000  # requests until a connection's reader is not looked at each time

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from waggle.probes.go.binary import build_id
+from waggle.probes.go.binary import build_id, name_at, read_program
 
 from .agent import started_agent
 from .clients import run_client
 from .go_matrix import GOMATRIX, kind_of
 from .go_table import WARM
 from .servers import start_server
-from .toolchain import PROGRAMS, ensure_go_matrix, ensure_go_old, tool
+from .toolchain import GO_WAYS, PROGRAMS, ensure_go_matrix, ensure_go_old, tool
 from .truth import judge
 
 REQUESTS = 160
@@ -94,6 +94,19 @@ def test_a_large_program_costs_little(tmp_path: Path) -> None:
     print(f"{cpu_s:.2f} s, {memory_mb:.0f} MB")
     assert memory_mb < 50
     assert cpu_s < 1
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.slow) for way in GO_WAYS])
+@pytest.mark.parametrize("version", ["1.17.13", "1.20.14", "1.27.0"])
+def test_functions_have_their_names(version: str, way: str) -> None:
+    """Where each begins, and nowhere else, however a program is built."""
+    path = str(ensure_go_old(version, way=way))
+    functions = read_program(path, ["main.main"], ["net/http.("]).functions
+    assert "main.main" in functions
+    for function in list(functions.values())[:20]:
+        assert name_at(path, function.address) == function.name
+        assert name_at(path, function.address + 1) == ""
+    assert name_at(path, 0) == name_at(path, 1 << 40) == ""
 
 
 def test_copies_of_a_program_are_one(tmp_path: Path) -> None:

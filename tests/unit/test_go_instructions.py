@@ -14,6 +14,7 @@ from waggle.probes.go.instructions import (
     call_to,
     is_emulated,
     is_emulated_on_arm64,
+    is_left_alone,
     thread_slot,
 )
 
@@ -204,6 +205,22 @@ def test_what_is_gone_behind_a_call_is_not_looked_for(
     code, _ = finding(before, after)
     with pytest.raises(NoInstructionError):
         after_call(code, FIND, "rbx")
+
+
+@pytest.mark.parametrize(
+    ("after", "is_there"),
+    [
+        ((TEST_CX, JNE, "90"), True),
+        (("488b7c2448", "90"), False),  # mov rdi, [rsp + 0x48]
+        ((CALL_DX, "90"), False),
+        (("31ff", "90"), False),  # xor edi, edi
+    ],
+)
+def test_a_result_is_where_a_call_left_it(after: tuple[str, ...], is_there: bool) -> None:
+    """Until something else is written there, or anything is called."""
+    code, goes_on = finding((BX_OF_STACK,), after)
+    nop = goes_on + len(bytes.fromhex("".join(after))) - 1
+    assert is_left_alone(code, FIND, nop, "rdi") is is_there
 
 
 LENGTH = "48894878"  # mov [rax + 0x78], rcx

@@ -16,6 +16,7 @@ from unit.records import SECOND, batch
 from waggle import layout
 from waggle.exporter.encoding import OtlpEncoder
 from waggle.layout import Block, End, Flag, Http2Flag, Link, Role, Side
+from waggle.probes.go.handlers import HANDLERS
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.http2.tables import EntryLog, Tables
@@ -254,6 +255,24 @@ def test_a_route_names_a_stream() -> None:
     ]
     names = [one.name for one in made]
     assert names == ["GET /items/{id}", "GET", "GET /items/:id", "shop.v1.Orders/Place"]
+
+
+def test_a_stream_tells_who_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number behind the route stands for the handler, and is no part of the route."""
+    monkeypatch.setattr(HANDLERS, "name", {7 << 48 | 0x1000: "main.items"}.__getitem__)
+    request = [(b":method", b"GET"), (b":path", b"/items/7"), (b":authority", b"shop.test")]
+    wire = Wire()
+    number = (7 << 48 | 0x1000).to_bytes(8, "little")
+    row = stream(
+        wire,
+        sent(wire, request, [(b":status", b"200")]),
+        route=b"/items/:id" + number,
+        columns={"flags": Http2Flag.HANDLER},
+    )
+    (part,) = Resolver(Events(wire)).process(row)
+    made = decode_span(batch([part]), 0)
+    assert made.attributes["http.route"] == "/items/:id"
+    assert made.attributes["code.function.name"] == "main.items"
 
 
 @pytest.mark.parametrize(

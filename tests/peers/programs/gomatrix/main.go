@@ -18,6 +18,8 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"reflect"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -78,31 +80,37 @@ var frameworks = map[string]func(play) http.Handler{
 	"gin": func(p play) http.Handler {
 		gin.SetMode(gin.ReleaseMode)
 		e := gin.New()
-		e.GET("/:kind/:shape/:client/:n", func(c *gin.Context) {
+		e.GET("/:kind/:shape/:client/:n", told(func(c *gin.Context) {
 			p(c.Writer, c.Request, c.Param("shape"), c.Param("client"), c.Param("n"))
-		})
+		}))
 		return e
 	},
 	"chi": func(p play) http.Handler {
 		c := chi.NewRouter()
 		c.Route("/{kind}/{shape}", func(inner chi.Router) {
-			inner.Get("/{client}/{n}", func(w http.ResponseWriter, r *http.Request) {
+			inner.Get("/{client}/{n}", told(func(w http.ResponseWriter, r *http.Request) {
 				p(w, r, chi.URLParam(r, "shape"), chi.URLParam(r, "client"), chi.URLParam(r, "n"))
-			})
+			}))
 		})
 		return c
 	},
 	"mux": func(p play) http.Handler {
 		m := mux.NewRouter()
 		inner := m.PathPrefix("/{kind}").Subrouter()
-		inner.HandleFunc("/{shape}/{client}/{n}", func(w http.ResponseWriter, r *http.Request) {
+		inner.HandleFunc("/{shape}/{client}/{n}", told(func(w http.ResponseWriter, r *http.Request) {
 			v := mux.Vars(r)
 			p(w, r, v["shape"], v["client"], v["n"])
-		})
+		}))
 		return m
 	},
 	"echo":     func(p play) http.Handler { return echoed(p) },
 	"echo-pre": func(p play) http.Handler { e := echoed(p); e.Pre(passing); return e },
+}
+
+// told says what the runtime calls a handler.
+func told[F any](handler F) F {
+	log.Println("handler", runtime.FuncForPC(reflect.ValueOf(handler).Pointer()).Name())
+	return handler
 }
 
 func echoed(p play) *echo.Echo {

@@ -72,11 +72,13 @@ INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
 	return 1;
 }
 
+#define GO_HANDLER_EPOCHS 65535 /* what a record has room for */
+
 /* What stands in records for the function that a closure runs, 0 where it is none. No two programs
  * that were ever looked into have one number. */
 INLINE u64 function_number(const struct waggle_go *go, u64 closure)
 {
-	u64 code = closure && go->epoch <= 0xffff ? word_at(closure) : 0;
+	u64 code = closure && go->epoch <= GO_HANDLER_EPOCHS ? word_at(closure) : 0;
 
 	return code >= go->low && code < go->high ? code | (u64)go->epoch << 48 : 0;
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from waggle.probes.go.binary import NoGoProgramError, name_at
 
-_PROGRAMS = 4096  # looked into at once, or lately
+MAX_PROGRAMS = 4096  # looked into at once, or lately
 _NAMES = 4096  # of each
 _ADDRESS_BITS = 48
 _ADDRESS = (1 << _ADDRESS_BITS) - 1
@@ -37,7 +37,7 @@ class Handlers:
 
     def add(self, epoch: int, path: str, bias: int) -> None:
         """A program is looked into. bias: what is added to its file's addresses."""
-        while len(self._programs) >= _PROGRAMS:
+        while len(self._programs) >= MAX_PROGRAMS:
             self._programs.popitem(last=False)
         self._programs[epoch] = _Program(path, bias)
 

@@ -12,6 +12,7 @@ import pytest
 from waggle import cli, config, errors, evidence, main
 from waggle.layout import Counter, Link
 from waggle.privileges import LOADING, RUNNING, TELLING
+from waggle.probes.go import handlers
 from waggle.probes.python import call_sites
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +231,7 @@ def test_bounds_are_those_of_the_code() -> None:
     }
     entries |= {"MAX_HELD": evidence.MAX_HELD, "HOLD_S": int(evidence.HOLD_S)}
     entries |= {"MAX_CODES": call_sites.MAX_CODES, "MAX_PLACES": call_sites.MAX_PLACES}
+    entries |= {"MAX_PROGRAMS": handlers.MAX_PROGRAMS}
     said = {
         name.group(1): int(row[1])
         for row in tables(ROOT / "docs/limitations.md")

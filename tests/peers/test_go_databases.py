@@ -58,11 +58,15 @@ def play(databases: Databases, clients: Sequence[str], concurrency: int) -> None
                 run_client("go", server.base_url, REQUESTS, concurrency, first=first, path=path)
             calls = REQUESTS * sum(loads.values())
             agent.settle(REQUESTS * len(loads) + 2 * calls)
-            spans = agent.stop().spans
+            ended = agent.stop()
+    spans = ended.spans
     truth = judge(spans, [server.pid], [called.pid])
     for index, (path, each) in enumerate(loads.items()):
         part = truth.within(range(1 + index * REQUESTS, 1 + (index + 1) * REQUESTS))
-        assert part.verdicts == {"right": each * REQUESTS}, (path, part.examples("wrong"))
+        assert part.verdicts == {"right": each * REQUESTS}, (
+            *(path, part.verdicts, part.examples("wrong"), part.examples("none")),
+            *(ended.losses, len(spans), REQUESTS * len(loads) + 2 * calls),
+        )
     assert truth.split == 0
     assert len(spans) == REQUESTS * len(loads) + 2 * calls
 

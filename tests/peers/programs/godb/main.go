@@ -34,6 +34,7 @@ type client struct {
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "HOST:PORT")
 	flag.Parse()
+	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 64
 	clients, witnessed := newClients(plainly), newClients(witnessing)
 	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ready") })
 	handle := func(pattern string, known map[string]client, serve func(context.Context, client, int) error) {

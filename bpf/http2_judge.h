@@ -13,40 +13,98 @@
 #define PREFACE_SECOND_WORD 0x0a0d302e322f5054ULL /* "TP/2.0\r\n" */
 #define FIRST_SETTINGS_MAX 384 /* bytes; far more than anybody sends */
 
-/* The connection speaks HTTP/2 from here on, `role` is ours, `came` bytes of the preface
- * came in earlier calls. Returns 0 when there is no room for another one. */
-PROVEN_ONCE int begin_http2(struct connection *connection, u64 sock, u32 tgid, u32 role, u32 came)
-{
-	u32 client = role == WAGGLE_ROLE_CLIENT ? 1 : 0; /* direction of the client's bytes */
-	u32 zero = 0;
-	struct http2_connection *http2 = bpf_map_lookup_elem(&blank_http2, &zero);
+/* What is known of a connection that turns out to speak HTTP/2. */
+struct http2_start {
+	u32 role; /* ours */
+	u32 came; /* bytes of the preface that came in earlier calls */
+	u32 old;  /* found in its middle, at the beginning of a frame of direction `here` */
+	u32 here;
+	u32 highest; /* as in struct http2_connection, of an old one */
+	u32 reserved;
+};
 
-	if (!connection || !http2)
+/* Two calls know by this that it is the same connection they are about. */
+INLINE u64 http2_mark(const struct connection *connection)
+{
+	if (connection->family == AF_UNIX)
+		return connection->inode;
+	return (u64)connection->sent_base << 32 | connection->received_base;
+}
+
+/* In memory of the CPU's own, since nobody may see a half of it. */
+INLINE void prepare_http2(struct http2_connection *http2, const struct connection *connection,
+			  const struct http2_start *start)
+{
+	u32 client = start->role == WAGGLE_ROLE_CLIENT ? 1 : 0; /* direction of the client's bytes */
+
+	http2->id = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	http2->mark = http2_mark(connection);
+	http2->tgid = bpf_get_current_pid_tgid() >> 32;
+	http2->highest = start->highest;
+	http2->resynced = start->old;
+	http2->side[0].old_table = start->old;
+	http2->side[1].old_table = start->old;
+	http2->side[client & 1].fill = start->came;
+	http2->side[(client ^ 1) & 1].fill = 0;
+	http2->side[client & 1].state = start->old ? HTTP2_SEEKING : HTTP2_AT_PREFACE;
+	http2->side[(client ^ 1) & 1].state = start->old ? HTTP2_SEEKING : HTTP2_AT_HEADER;
+	http2->from[client & 1] = WAGGLE_SIDE_CLIENT;
+	http2->from[(client ^ 1) & 1] = WAGGLE_SIDE_SERVER;
+}
+
+/* Keeps it as the connection's, unless the other direction has done so just now, on another
+ * CPU: a server may send its SETTINGS while it reads the preface. Null when there is no room. */
+INLINE struct http2_connection *keep_http2(u64 sock, const struct http2_connection *fresh)
+{
+	struct http2_connection *http2;
+
+	if (!bpf_map_update_elem(&http2_connections, &sock, fresh, BPF_NOEXIST)) {
+		count(WAGGLE_COUNT_HTTP2_CONNECTIONS);
+		return bpf_map_lookup_elem(&http2_connections, &sock);
+	}
+	http2 = bpf_map_lookup_elem(&http2_connections, &sock);
+	if (http2 && http2->mark == fresh->mark && !http2->ended_ns)
+		return http2;
+	if (!http2 || bpf_map_update_elem(&http2_connections, &sock, fresh, BPF_ANY))
 		return 0;
-	if (bpf_map_update_elem(&http2_connections, &sock, http2, BPF_ANY)) {
+	count(WAGGLE_COUNT_HTTP2_CONNECTIONS);
+	return bpf_map_lookup_elem(&http2_connections, &sock);
+}
+
+/* The connection speaks HTTP/2 from here on. Returns 0 when there is no room for another one. */
+PROVEN_ONCE int begin_http2(struct connection *connection, u64 sock, u32 user,
+			    const struct http2_start *start)
+{
+	struct http2_scratch *scratch = http2_scratch_of(user);
+	struct http2_connection *http2;
+
+	if (!connection || !scratch || !start)
+		return 0;
+	prepare_http2(&scratch->beginning, connection, start);
+	http2 = keep_http2(sock, &scratch->beginning);
+	if (!http2) {
 		count(WAGGLE_COUNT_LOST_HTTP2_MAP_FULL);
 		connection->flags |= CONNECTION_DEAD;
 		return 0;
 	}
-	http2 = bpf_map_lookup_elem(&http2_connections, &sock);
-	if (!http2)
-		return 0;
-	http2->id = (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
-	http2->tgid = tgid;
-	http2->side[client & 1].fill = came;
-	http2->side[(client ^ 1) & 1].state = HTTP2_AT_HEADER;
-	http2->from[client & 1] = WAGGLE_SIDE_CLIENT;
-	http2->from[(client ^ 1) & 1] = WAGGLE_SIDE_SERVER;
-	connection->role = role;
+	/* This direction is nobody's but ours. */
+	if (start->came)
+		http2->side[(start->role == WAGGLE_ROLE_CLIENT) & 1].fill = start->came;
+	if (start->old)
+		http2->side[start->here & 1].state = HTTP2_AT_HEADER;
+	/* The role comes last: who finds it without the states takes this for HTTP/1. */
 	connection->sent.state = HTTP1_IS_HTTP2;
 	connection->received.state = HTTP1_IS_HTTP2;
-	count(WAGGLE_COUNT_HTTP2_CONNECTIONS);
+	IN_THIS_ORDER();
+	connection->role = start->role;
 	return 1;
 }
 
 INLINE int adopt_http2(struct feed *feed, u32 role, u32 came)
 {
-	return begin_http2(feed->connection, feed->sock, feed->tgid, role, came);
+	struct http2_start start = { .role = role, .came = came };
+
+	return begin_http2(feed->connection, feed->sock, feed->user, &start);
 }
 
 /* A server may speak first: the header of a SETTINGS frame at the very beginning. */
@@ -91,9 +149,8 @@ OUT_OF_LINE int judge_old_http2(struct feed *feed)
 {
 	struct feed_state *state = &feed->scratch->state;
 	struct http2_header first = {}, second = {};
-	struct http2_connection *http2;
-	u32 at, sender, role, stream, here = feed->sent & 1;
-	u64 sock = feed->sock;
+	struct http2_start start = { .old = 1, .here = feed->sent & 1 };
+	u32 at, sender, stream;
 
 	if (!look_at(state, 0, &first))
 		return 0;
@@ -108,18 +165,11 @@ OUT_OF_LINE int judge_old_http2(struct feed *feed)
 	}
 	if (!sender)
 		return 2;
-	role = (sender == HPACK_FIRST_REQUEST) == here ? WAGGLE_ROLE_CLIENT : WAGGLE_ROLE_SERVER;
-	if (!adopt_http2(feed, role, 0))
+	start.role = (sender == HPACK_FIRST_REQUEST) == start.here ? WAGGLE_ROLE_CLIENT :
+								     WAGGLE_ROLE_SERVER;
+	start.highest = sender == HPACK_FIRST_REQUEST ? stream - 1 : stream;
+	if (!begin_http2(feed->connection, feed->sock, feed->user, &start))
 		return 0;
-	http2 = bpf_map_lookup_elem(&http2_connections, &sock);
-	if (!http2)
-		return 0;
-	http2->resynced = 1;
-	http2->side[0].old_table = 1;
-	http2->side[1].old_table = 1;
-	http2->side[here].state = HTTP2_AT_HEADER;
-	http2->side[here ^ 1].state = HTTP2_SEEKING;
-	http2->highest = sender == HPACK_FIRST_REQUEST ? stream - 1 : stream;
 	feed->stream->next = state->position;
 	count(WAGGLE_COUNT_HTTP2_RESYNCED);
 	return 1;

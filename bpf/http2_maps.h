@@ -19,6 +19,7 @@ INLINE int is_http2(const struct connection *connection)
 struct http2_connection {
 	u64 id;	      /* waggle_http2.connection */
 	u64 ended_ns; /* the connection is over; a sweep ends the streams that are left */
+	u64 mark;     /* tells it from others that had the same address (http2_mark()) */
 	struct http2_side side[2]; /* by enum direction */
 	u32 highest;  /* the latest stream that the client began, or was seen to use */
 	u32 pushed;   /* the latest that the server promised */
@@ -91,6 +92,7 @@ struct http2_scratch {
 	struct open_large_stream fresh; /* being made or moved */
 	u8 behind[8192 - WAGGLE_LARGE_HEAD_SIZE];
 	struct hpack_block block;
+	struct http2_connection beginning; /* one that turns out to be */
 };
 
 /* Set when a connection ended with more streams than could be ended at once. */
@@ -102,8 +104,6 @@ MAP(http2_streams, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_st
 MAP(large_streams, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_large_stream,
     ON_DEMAND);
 MAP(http2_scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct http2_scratch, 0);
-/* Never written: what a new connection begins as. */
-MAP(blank_http2, BPF_MAP_TYPE_ARRAY, 1, u32, struct http2_connection, 0);
 
 /* Which sampling rules are for the paths in tables; a few entries where no rule has a path. */
 MAP(stream_paths, BPF_MAP_TYPE_LRU_HASH, 65536, struct stream_path_key, u32, 0);

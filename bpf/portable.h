@@ -91,6 +91,9 @@ INLINE void clear_words(u8 *at, u32 size)
 		store64(at + i, 0);
 }
 
+/* What is written above this is written before what is below. */
+#define IN_THIS_ORDER() asm volatile("" ::: "memory")
+
 /* An index the verifier must see masked, even where the compiler knows better. */
 INLINE u64 masked(u64 index, u64 mask)
 {

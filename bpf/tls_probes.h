@@ -41,7 +41,12 @@ INLINE struct tls_session *tls_session_of(const struct tls_session_key *key, u32
 	/* While there were no probes, nobody knows what was said. */
 	fresh.missed = !!session;
 	fresh.seen_ns = bpf_ktime_get_ns();
-	bpf_map_update_elem(&tls_sessions, key, &fresh, BPF_ANY);
+	if (session) {
+		*session = fresh;
+		return session;
+	}
+	/* Another thread may just have made it: what it wrote there must not go elsewhere. */
+	bpf_map_update_elem(&tls_sessions, key, &fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tls_sessions, key);
 }
 

@@ -12,6 +12,8 @@
 
 /* Arguments are counted in words from 0: an interface or a string is two, a slice three.
  * go_word_in() is what is in a register that user space has chosen (enum waggle_register);
+ * go_jumps() whether the jump with which a function begins is taken: its stack must grow, or its
+ * goroutine make room for another; then it begins anew, and comes there once more;
  * go_thread_g() the g that the current thread runs. */
 #if defined(__TARGET_ARCH_arm64)
 
@@ -19,6 +21,8 @@
 struct user_pt_regs {
 	u64 regs[31];
 	u64 sp;
+	u64 pc;
+	u64 pstate;
 } __attribute__((preserve_access_index));
 
 #define GO_G 28 /* the register that has the g, whatever the thread does */
@@ -29,6 +33,14 @@ struct user_pt_regs {
 #define GO_ARGUMENT_2(registers) GO_WORD(registers, 2)
 #define GO_ARGUMENT_3(registers) GO_WORD(registers, 3)
 #define GO_REGISTERS 31
+
+/* b.ls: the carry is clear or zero is set. */
+INLINE int go_jumps(struct pt_regs *registers)
+{
+	u64 flags = BPF_CORE_READ((struct user_pt_regs *)(registers), pstate);
+
+	return !(flags >> 29 & 1) || (flags >> 30 & 1);
+}
 
 /* Registers have no names there: they are counted from 1 on. */
 INLINE u64 go_word_in(struct pt_regs *registers, u32 which)
@@ -51,6 +63,13 @@ INLINE u64 go_thread_g(s32 slot)
 #else
 
 #define GO_STACK(registers) BPF_CORE_READ(registers, sp)
+
+/* jbe: carry or zero is set. */
+INLINE int go_jumps(struct pt_regs *registers)
+{
+	return !!(BPF_CORE_READ(registers, flags) & (1 << 0 | 1 << 6));
+}
+
 #define GO_ARGUMENT_0(registers) BPF_CORE_READ(registers, ax)
 #define GO_ARGUMENT_1(registers) BPF_CORE_READ(registers, bx)
 #define GO_ARGUMENT_2(registers) BPF_CORE_READ(registers, cx)

@@ -237,6 +237,7 @@ struct pt_regs {
 	unsigned long ax;
 	unsigned long orig_ax;
 	unsigned long sp;
+	unsigned long flags;
 };
 
 enum iter_type { ITER_UBUF = 0, ITER_IOVEC = 1, ITER_BVEC = 2 };

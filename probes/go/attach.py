@@ -509,7 +509,13 @@ class _Chooser:
         found: list[tuple[str, int]] = []
         for program, names in _ENTRIES.items():
             for name in names:
-                self._add(found, program, name, instructions.at_entry)
+                is_once = program == "go_tls_write"  # must not be seen twice
+                self._add(
+                    found,
+                    program,
+                    name,
+                    instructions.at_stack_check if is_once else instructions.at_entry,
+                )
         self._add_call(found, _BORN, _BIRTH, _READY)
         self._add_call(found, "go_tls_did_read", _TLS_READ, _COPY)
         if _BORN not in dict(found):

@@ -62,6 +62,17 @@ def at_entry(code: Code) -> int:
     raise NoInstructionError("no emulated instruction at its entry")
 
 
+def at_stack_check(code: Code) -> int:
+    """As `at_entry`, where it must be the jump to where the stack grows: the function begins anew
+    after it, and what may not be seen twice tells by the flags whether it is taken (go_jumps())."""
+    address = at_entry(code)
+    machine = _machine(code)
+    chosen = next(i for i in _disassembled(code, _MAX_INSTRUCTIONS) if i.address == address)
+    if chosen.mnemonic != machine.grows:
+        raise NoInstructionError(f"it begins with {chosen.mnemonic}, not with a look at the stack")
+    return address
+
+
 def first_emulated(code: Code) -> int:
     """Address of the first instruction that is emulated, for who wants no arguments."""
     machine = _machine(code)
@@ -221,6 +232,7 @@ class _Machine:
     arguments: frozenset[str]
     call: str
     leaves: tuple[str, ...]
+    grows: str  # the jump to where the stack grows
     is_emulated: Callable[[bytes], bool]
 
 
@@ -230,6 +242,7 @@ _X86 = _Machine(
     frozenset({"rax", "rbx", "rcx", "rdi", "rsi", "r8", "r9", "r10", "r11"}),
     "call",
     ("ret", "jmp", "call", "int3", "ud2"),
+    "jbe",
     is_emulated,
 )
 _ARM64 = _Machine(
@@ -238,6 +251,7 @@ _ARM64 = _Machine(
     frozenset(f"x{n}" for n in range(16)),
     "bl",
     ("ret", "br", "blr", "b", "bl", "brk", "udf"),
+    "b.ls",
     is_emulated_on_arm64,
 )
 _X86_ONLY = "registers are not followed on this processor yet"

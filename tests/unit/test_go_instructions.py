@@ -11,6 +11,7 @@ from waggle.probes.go.instructions import (
     after_store,
     assignment_of,
     at_entry,
+    at_stack_check,
     call_to,
     is_emulated,
     is_emulated_on_arm64,
@@ -37,6 +38,13 @@ def test_a_large_frame_is_compared_through_r12() -> None:
 def test_a_leaf_function_that_begins_with_push_is_as_good() -> None:
     """Its first instruction is emulated."""
     assert at_entry(Code(REST, AT)) == AT
+
+
+def test_the_jump_of_the_stack() -> None:
+    """What may not be seen twice is put on the jump to where the stack grows, or nowhere."""
+    assert at_stack_check(Code(COMPARE + JUMP + REST, AT)) == AT + 4
+    with pytest.raises(NoInstructionError, match="not with a look at the stack"):
+        at_stack_check(Code(REST, AT))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +261,7 @@ def of_arm64(words: str) -> Code:
 @pytest.mark.parametrize(("words", "jump"), [(ARM64_ENTRY, 12), (ARM64_SMALL, 8)])
 def test_the_jump_of_arm64_is_chosen(words: str, jump: int) -> None:
     """`b.ls`, behind the comparison of the stack's end, arguments untouched."""
-    assert at_entry(of_arm64(words)) == AT + jump
+    assert at_entry(of_arm64(words)) == at_stack_check(of_arm64(words)) == AT + jump
 
 
 def test_an_argument_of_arm64_that_is_gone() -> None:

@@ -11,7 +11,8 @@
 #define TLS_HEADER 5
 #define TLS_PLAIN_MAX 16384		     /* bytes of plaintext in one record */
 #define TLS_PAYLOAD_MAX (TLS_PLAIN_MAX + 2048) /* what TLS 1.2 allows; 1.3 allows less */
-#define TLS_QUEUE 8 /* received records whose plaintext has not been asked for yet */
+#define TLS_QUEUE 128 /* received records whose plaintext has not been asked for yet */
+#define TLS_SEARCHED 8 /* of these, among which one is looked for that fits */
 
 enum tls_type { TLS_CHANGE_CIPHER = 20, TLS_ALERT = 21, TLS_HANDSHAKE = 22, TLS_DATA = 23 };
 

@@ -34,6 +34,7 @@ struct tls_connection {
 	u32 overhead; /* of a record that is sent, its header too */
 	u32 tails;
 	u32 unsure; /* which of the queue were read already is not known */
+	u32 pulls;  /* its object takes from the socket only when it has nothing left to read */
 	u32 placed; /* the record of that has been sent, */
 	u32 shift;  /* and began so much later than was expected */
 	u32 version; /* of TLS, as in struct tls_hello */
@@ -43,6 +44,7 @@ struct tls_connection {
 	u32 local_port; /* when it began: a socket that was reset has none any more */
 	u32 alert; /* that ended the handshake, where it came in the clear */
 	u32 name_length; /* of the server's, as the client calls it; 0: not known */
+	u32 reserved;
 	u8 name[TLS_NAME_MAX];
 };
 

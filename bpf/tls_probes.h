@@ -382,8 +382,22 @@ INLINE u32 at_no_record(const struct tls_connection *tls)
 	return tls->queue[masked(tls->received - 1, TLS_QUEUE - 1)].at + 3;
 }
 
+/* The first of the records that wait to be read, where it is certain that it is the next: what
+ * a client has sent once its first plaintext was read is plaintext, and is read in order. A
+ * server sends tickets in between, and there is a handshake before. */
+INLINE struct tls_record *next_record(struct tls_connection *tls, u32 length)
+{
+	struct tls_record *record = &tls->queue[masked(tls->taken, TLS_QUEUE - 1)];
+
+	if (!tls->pulls || tls->role != WAGGLE_ROLE_SERVER || !tls->taken ||
+	    record->length < length + read_overhead(tls))
+		return 0;
+	return record;
+}
+
 /* Which record held the plaintext that was just read, and where in it: what is left of the
- * last one; or the first that fits it to the byte; or the first that is long enough. */
+ * last one; or the next; or the first that fits it to the byte; or the first that is long
+ * enough. */
 INLINE u32 read_position(struct tls_connection *tls, u32 length)
 {
 	struct tls_record *record;
@@ -399,8 +413,14 @@ INLINE u32 read_position(struct tls_connection *tls, u32 length)
 	}
 	if (tls->unsure || tls->received == at)
 		return at_no_record(tls);
+	record = next_record(tls, length);
+	if (record) {
+		if (tls_holds(tls->version, record->length, length))
+			tls->read_overhead = record->length - length;
+		return begin_record(tls, record, at + 1, length);
+	}
 #pragma clang loop unroll(full)
-	for (u32 i = 0; i < TLS_QUEUE; i++, at++) {
+	for (u32 i = 0; i < TLS_SEARCHED; i++, at++) {
 		record = &tls->queue[masked(at, TLS_QUEUE - 1)];
 		if ((s32)(tls->received - at) <= 0)
 			continue;
@@ -506,6 +526,7 @@ OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *ca
 								TLS_WRITING;
 		bind_tls(session, connection, tls, &key, sock);
 	}
+	tls->pulls = !thread->by_bytes;
 	if (tls->unsure)
 		thread->unsure = key.ssl;
 	if (thread->kind == TLS_SHAKES ||

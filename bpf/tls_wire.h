@@ -199,6 +199,21 @@ INLINE int wants_tail(const struct tls_connection *tls)
 	return waiting && bpf_ktime_get_ns() - *waiting < TLS_WAITING_NS;
 }
 
+/* Before what a call has received is looked at: an object that asks for more has read all
+ * that came before, but for a record that is not whole. */
+INLINE void settle_reads(struct tls_connection *tls, u32 position)
+{
+	const struct tls_record *last = &tls->queue[masked(tls->received - 1, TLS_QUEUE - 1)];
+
+	if (!tls->ssl || !tls->pulls || !tls->received)
+		return;
+	tls->taken = tls->received;
+	if ((s32)(position - last->at - TLS_HEADER - last->length) < 0)
+		tls->taken--;
+	tls->read_left = 0;
+	tls->unsure = 0;
+}
+
 /* Keeps the end of what was received, for a library that is given it without its socket. */
 INLINE void keep_tail(struct tls_connection *tls, const struct call *call)
 {
@@ -333,6 +348,8 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	walk.sent = call->sent;
 	bind_in_call(connection, walk.tls, call->endpoint.sock);
 	stream = &walk.tls->wire[walk.sent & 1];
+	if (!walk.sent)
+		settle_reads(walk.tls, call->endpoint.position);
 	if (begin_call(&scratch->state, stream, call))
 		LOOP(TLS_STEPS, wire_step, &walk);
 	stream->next = call->endpoint.position + call->memory.length;

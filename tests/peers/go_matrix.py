@@ -35,8 +35,10 @@ CLIENTS = (
     *("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c", "grpc", "stream"),
     "connect",
 )
-# Asked by gRPC, or HTTP/2 without TLS: the handlers are those of net/http.
-MULTIPLEXED = ("grpc", "h2c")
+# Over TLS, by HTTP/1 or HTTP/2, with kept connections or a new one for each call.
+TLS_CLIENTS = ("https", "https-close", "https2", "https2-close")
+# Asked by gRPC, or HTTP/2 without TLS or over it: the handlers are those of net/http.
+MULTIPLEXED = ("grpc", "h2c", "https")
 # What tells frameworks apart: how they call the handler.
 EVERYWHERE = ("detached", "one", "parallel", "errgroup", "pool-ctx", "stream")
 GOMATRIX = GO_MATRIX_BIN / "gomatrix"
@@ -57,6 +59,8 @@ def cells_of(framework: str, concurrency: int) -> list[Cell]:
     found = [(shape, "std") for shape in shapes if shape not in left_out]
     if framework in MULTIPLEXED:
         found += [("one", "grpc"), ("one", "h2c"), ("parallel", "stream")]
+    if framework == "https":
+        found += [(shape, client) for client in TLS_CLIENTS for shape in ("one", "parallel")]
     if framework == "nethttp":
         found += [(shape, client) for client in CLIENTS[1:] for shape in ("one", "parallel")]
     return [Cell(framework, shape, client, concurrency) for shape, client in found]
@@ -78,6 +82,8 @@ def play(
     started = time.monotonic()
     framework = cells[0].server
     load = None
+    if framework == "https":
+        flags = (*flags, "--tls=auto")
     if framework in MULTIPLEXED:
         load = ClientKind([GO_MATRIX_BIN / "load", framework])
         framework = "nethttp"

@@ -285,12 +285,12 @@ def test_node(certificate: Path) -> None:
         assert below[path].parent_id == calling[path].span_id
 
 
-# Fails now and then, for what docs/tls.md says of Go: no part of `make test` until that is mended.
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--http1",)], ids=["http2", "http1"])
+@pytest.mark.parametrize(
+    "flags", [(), ("--fresh",), ("--http1",)], ids=["http2", "http2-fresh", "http1"]
+)
 def test_go(certificate: Path, folder: Path, flags: tuple[str, ...]) -> None:
     """Go's crypto/tls, by instructions that are emulated and no return probe: calls belong to
-    the goroutines that serve."""
+    the goroutines that serve, over a kept connection or a new one each."""
     with ExitStack() as stack:
         caller, port = stack.enter_context(go_server(folder, certificate, *flags))
         called, other = stack.enter_context(go_server(folder, certificate))

@@ -27,8 +27,11 @@ func newClients(base *url.URL) clients {
 		return &http.Transport{MaxIdleConnsPerHost: 128, IdleConnTimeout: time.Minute}
 	}
 	plain := keep()
-	closing := keep()
-	closing.DisableKeepAlives = true
+	closes := func(transport *http.Transport) *http.Transport {
+		transport.DisableKeepAlives = true
+		return transport
+	}
+	closing := closes(keep())
 	wrapped := keep()
 	wrapped.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
@@ -55,6 +58,11 @@ func newClients(base *url.URL) clients {
 		"stream":  c.streaming(),
 		"connect": c.connected(),
 	}
+	safe := clients{base: &url.URL{Scheme: "https", Host: encrypted(base.Host)}}
+	c.known["https"] = safe.with(&http.Client{Transport: overTLS(keep(), false)})
+	c.known["https-close"] = safe.with(&http.Client{Transport: overTLS(closes(keep()), false)})
+	c.known["https2"] = safe.with(&http.Client{Transport: overTLS(keep(), true)})
+	c.known["https2-close"] = safe.with(&http.Client{Transport: overTLS(closes(keep()), true)})
 	return c
 }
 

@@ -4,7 +4,7 @@
 //	gomatrix --listen HOST:PORT --framework NAME      environment: CALLED=URL of another gomatrix
 //
 // GET /m/<shape>/<client>/<n> plays a shape (shapes.go) with a client (clients.go).
-// The same shapes are played by gRPC (grpc.go), and by HTTP/2 without TLS.
+// The same shapes are played by gRPC (grpc.go), by HTTP/2 without TLS, and over TLS (https.go).
 // GET /n/<n> answers; /redirect/<n>, /flaky/<n>, /busy/<n> and /slow/<n> answer in their own ways;
 // /park/<n> makes n goroutines that do nothing for ever.
 package main
@@ -57,6 +57,7 @@ func main() {
 	root.Handle("/m/", make(s.play))
 	root.Handle("/proxied/", http.StripPrefix("/proxied", httputil.NewSingleHostReverseProxy(called)))
 	root.Handle("/limited/", http.TimeoutHandler(make(s.play), 20*time.Second, "too late"))
+	go serveHTTPS(*address, root)
 	if *framework == "fiber" {
 		log.Fatal(serveFiber(listener, root, s.play))
 	}

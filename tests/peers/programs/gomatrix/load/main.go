@@ -1,11 +1,13 @@
-// Command load is a client of gomatrix over HTTP/2: by gRPC, or without TLS by prior knowledge.
+// Command load is a client of gomatrix over HTTP/2: by gRPC, without TLS by prior knowledge, or over
+// TLS.
 //
-//	load grpc|h2c URL_BASE COUNT CONCURRENCY --first N --path /m/<shape>/<client>/{}
+//	load grpc|h2c|https URL_BASE COUNT CONCURRENCY --first N --path /m/<shape>/<client>/{}
 package main
 
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"flag"
 	"io"
 	"log"
@@ -36,7 +38,10 @@ func main() {
 	first := flags.Int("first", 1, "first number")
 	path := flags.String("path", "/n/{}", "path, {} is the number")
 	flags.Parse(os.Args[5:])
-	ask := map[string]func(string, string) func(int) error{"grpc": byGRPC, "h2c": byHTTP2}[how](base, *path)
+	ways := map[string]func(string, string) func(int) error{
+		"grpc": byGRPC, "h2c": byHTTP2, "https": byHTTPS,
+	}
+	ask := ways[how](base, *path)
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range concurrency {
@@ -54,6 +59,21 @@ func main() {
 func byHTTP2(base, path string) func(int) error {
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	transport.Protocols.SetUnencryptedHTTP2(true)
+	return byTransport(transport, base, path)
+}
+
+func byHTTPS(base, path string) func(int) error {
+	where, _ := url.Parse(base)
+	_, port, _ := net.SplitHostPort(where.Host)
+	transport := &http.Transport{
+		Protocols:       new(http.Protocols),
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}
+	transport.Protocols.SetHTTP2(true)
+	return byTransport(transport, "https://127.0.0.3:"+port, path)
+}
+
+func byTransport(transport *http.Transport, base, path string) func(int) error {
 	client := &http.Client{Transport: transport}
 	return func(n int) error {
 		answer, err := client.Get(base + strings.ReplaceAll(path, "{}", strconv.Itoa(n)))

@@ -16,10 +16,12 @@ func main() {
 	port := flag.Int("port", 0, "port")
 	certificate := flag.String("certificate", "", "file with key and certificate")
 	http1 := flag.Bool("http1", false, "call by HTTP/1 only")
+	fresh := flag.Bool("fresh", false, "a new connection for each call")
 	flag.Parse()
 	transport := &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 		ForceAttemptHTTP2: !*http1,
+		DisableKeepAlives: *fresh,
 	}
 	client := &http.Client{Transport: transport}
 	http.HandleFunc("/call/", func(w http.ResponseWriter, r *http.Request) {

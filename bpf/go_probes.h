@@ -10,6 +10,7 @@
 #include "go_calls.h"
 
 #define GO_WRAPPERS 3 /* connections in connections */
+#define GO_CLOSED 1   /* of internal/poll.fdMutex.state, a descriptor's first word: since Go 1.9 */
 
 INLINE struct sock *socket_of_fd(u32 descriptor)
 {
@@ -48,6 +49,9 @@ OUT_OF_LINE u64 socket_of_conn(const struct waggle_go *go, u64 address)
 	family = word_at(first + go->family);
 	sk = socket_of_fd((u32)word_at(first + go->descriptor));
 	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_family) != family)
+		return 0;
+	/* Last: before a descriptor is closed this is set, and after that it may be another's. */
+	if (word_at(first) & GO_CLOSED)
 		return 0;
 	return (u64)sk;
 }

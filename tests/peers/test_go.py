@@ -11,6 +11,7 @@ from .go_matrix import (
     FRAMEWORKS,
     GOMATRIX,
     MULTIPLEXED,
+    TLS_CLIENTS,
     cells_of,
     kind_of,
     old_cells,
@@ -68,11 +69,21 @@ def test_calls_are_part_of_their_request() -> None:
     check(play([Cell("gin", shape, client, 64) for shape, client in QUICK], FEW, warm=WARM))
 
 
-@pytest.mark.parametrize("how", MULTIPLEXED)
+@pytest.mark.parametrize("how", ["grpc", "h2c"])
 def test_streams_have_their_handlers(how: str) -> None:
     """Requests that share a connection: what each handler calls is part of its own."""
     ensure_go_matrix()
     cells = [Cell(how, "one", "std", 64), Cell(how, "parallel", "grpc", 64)]
+    check(play(cells, FEW, warm=WARM))
+
+
+def test_calls_over_tls() -> None:
+    """HTTP/1 and HTTP/2 in crypto/tls, kept connections and one for each call, asked by HTTP/2 over
+    TLS: what the called server did is below each call."""
+    ensure_go_matrix()
+    # Its goroutines end, so that births tell of the others.
+    cells = [Cell("https", "detached", "std", 64)]
+    cells += [Cell("https", "parallel", client, 64) for client in TLS_CLIENTS]
     check(play(cells, FEW, warm=WARM))
 
 

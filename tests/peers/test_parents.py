@@ -252,7 +252,8 @@ def test_a_hand_off_that_nobody_took_is_nobodys(family: Family, flavour: str) ->
 
 def test_a_reader_may_be_quicker_than_its_senders_hook() -> None:
     """On UNIX sockets a reader on another CPU sometimes has a request before the sender's program
-    ran: of 8,000 requests by eight connections each is the child of its own, none lost."""
+    ran: of 8,000 requests by eight connections each is the child of its own, none lost. One that
+    was answered before, since the sender's CPU was taken away meanwhile, is nobody's child."""
     count = 8000
     with (
         start_server("go-gin", family="unix") as server,
@@ -264,14 +265,13 @@ def test_a_reader_may_be_quicker_than_its_senders_hook() -> None:
         agent.settle(2 * count)
         ended = agent.stop()
     asked = {span.number: span for span in ended.spans if span.kind == "client"}
-    served = [span for span in ended.spans if span.kind == "server"]
+    served = {span.number: span for span in ended.spans if span.kind == "server"}
     assert ended.losses == ["nothing"]
     assert len(asked) == len(served) == count
-    ids = [(asked[span.number].trace_id, asked[span.number].span_id) for span in served]
-    wrong = [
-        span.number
-        for span, own in zip(served, ids, strict=True)
-        if (span.trace_id, span.parent_id) != own
-    ]
-    assert not wrong, f"{len(wrong)} of {count}: {wrong[:5]}"
-    assert all(span.start_ns >= asked[span.number].start_ns for span in served)
+    alone = [number for number, span in served.items() if not span.parent_id]
+    assert len(alone) <= count / 1000, f"{len(alone)} of {count}: {alone[:5]}"
+    for number in served.keys() - set(alone):
+        own, child = asked[number], served[number]
+        assert (child.trace_id, child.parent_id) == (own.trace_id, own.span_id), number
+        # Two CPUs look at their clocks first, and at each other then.
+        assert child.start_ns > own.start_ns - 5_000_000, number

@@ -18,9 +18,6 @@
 #define READ_DIRECT(pointer, field) ((pointer)->field)
 #define READ_BY_ADDRESS(pointer, field) BPF_CORE_READ(pointer, field)
 
-/* In order, for the compiler and with it for this machine. */
-#define IN_ORDER() __asm__ volatile("" ::: "memory")
-
 /* The flag of a socket that has the peer's FIN. */
 INLINE u64 fin_came(void)
 {
@@ -35,7 +32,7 @@ INLINE u64 fin_came(void)
 		u64 flags = READ(((struct sock *)tcp), __sk_common.skc_flags);             \
 		u32 next, again;                                                           \
                                                                                            \
-		IN_ORDER();                                                                \
+		IN_THIS_ORDER();                                                           \
 		next = READ(tcp, rcv_nxt);                                                 \
 		positions->write_seq = READ(tcp, write_seq);                               \
 		positions->copied_seq = READ(tcp, copied_seq);                             \

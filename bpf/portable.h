@@ -91,7 +91,8 @@ INLINE void clear_words(u8 *at, u32 size)
 		store64(at + i, 0);
 }
 
-/* What is written above this is written before what is below. */
+/* What is read or written above this is so before what is below: for the compiler, and with it
+ * for this machine. */
 #define IN_THIS_ORDER() asm volatile("" ::: "memory")
 
 /* An index the verifier must see masked, even where the compiler knows better. */

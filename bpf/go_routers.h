@@ -117,17 +117,22 @@ int go_route_gin(struct pt_regs *registers)
 	return 0;
 }
 
-/* echo.(*Echo).ServeHTTP: the router has set the context's path. What is chosen there is always
- * a function of echo's own, which calls the handler. */
+/* echo's router has set the path of its context. What is chosen there is always a function of
+ * echo's own, which calls the handler. */
+INLINE int note_echo(struct waggle_go *go, u64 context)
+{
+	if (go)
+		note_route(go, context + go->echo_path, word_at(context + go->echo_request), 0);
+	return 0;
+}
+
+/* echo.(*Echo).ServeHTTP, behind the router. */
 SEC("uprobe")
 int go_route_echo(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 context = go ? go_register(registers, go->echo_place) : 0;
 
-	if (go)
-		note_route(go, context + go->echo_path, word_at(context + go->echo_request), 0);
-	return 0;
+	return note_echo(go, go ? go_register(registers, go->echo_place) : 0);
 }
 
 /* The same where middleware runs before the router. */
@@ -135,11 +140,8 @@ SEC("uprobe")
 int go_route_echo_before(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 context = go ? go_register(registers, go->echo_before_place) : 0;
 
-	if (go)
-		note_route(go, context + go->echo_path, word_at(context + go->echo_request), 0);
-	return 0;
+	return note_echo(go, go ? go_register(registers, go->echo_before_place) : 0);
 }
 
 /* mux.requestWithRoute(request, route): the one that matched; its text is that of all routers

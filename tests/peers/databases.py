@@ -17,17 +17,14 @@ _START_S = 120.0
 _MANY = 500  # connections: who is given up on keeps the server's end for a while
 
 
-DATABASES = ("POSTGRES", "MYSQL", "REDIS")
-
-
 @contextmanager
 def started_databases(*names: str) -> Iterator[dict[str, str]]:
-    """Starts all of DATABASES, or those that are named, and ends them on leaving. Gives what the
+    """Starts all three, or those that are named, and ends them on leaving. Gives what the
     matrix's programs find them by: variable of the environment -> HOST:PORT. Raises ProgramError
     when one does not start."""
     with ExitStack() as stack:
         starts = {"POSTGRES": _postgres, "MYSQL": _mariadb, "REDIS": _redis}
-        yield {name: stack.enter_context(_started(starts[name])) for name in names or DATABASES}
+        yield {name: stack.enter_context(_started(starts[name])) for name in names or starts}
 
 
 _Start = Callable[[Path, int], list[str]]

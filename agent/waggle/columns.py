@@ -5,6 +5,7 @@ Indexing a window with positions moves `width` bytes per row in one memcpy: 10 t
 20 ns a row, where an index per byte costs 100.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,6 +52,12 @@ def low_bytes(column: npt.NDArray[np.unsignedinteger], width: int) -> npt.NDArra
     """The `width` lowest bytes of each number (little-endian), as one void per row."""
     column = np.ascontiguousarray(column)
     return np.ndarray((len(column),), f"V{width}", column, 0, (column.itemsize,))
+
+
+def multipliers(count: int) -> npt.NDArray[np.uint64]:
+    """Odd numbers that nobody can foresee, to hash with: a sum of products meets no collision
+    that somebody prepared. From the system: numpy.random would be imported for nothing else."""
+    return np.frombuffer(os.urandom(8 * count), np.uint64) | np.uint64(1)
 
 
 def gather_bytes(buffer: Bytes, starts: Positions, lengths: Positions) -> Bytes:

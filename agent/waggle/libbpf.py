@@ -104,6 +104,16 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "libbpf_set_print": (_PTR, _PTR),
 }
 
+# What only looks into libbpf's own memory keeps the interpreter's lock. To give it away for
+# each of the some hundred such calls of a start means to wait for it again: for as long as the
+# thread that imports likes to keep it.
+_QUICK = frozenset(
+    name
+    for name in _SIGNATURES
+    if name.startswith(("bpf_program__", "bpf_map__", "bpf_object__next", "bpf_object__find"))
+    and "attach" not in name
+)
+
 _PRINT_CALLBACK = ctypes.CFUNCTYPE(_INT, _INT, _STR, _PTR)
 _LEVEL_DEBUG = 2
 
@@ -357,8 +367,10 @@ def library() -> Any:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise missing_library(str(error)) from None
+    quick = ctypes.PyDLL("libbpf.so.1", use_errno=True)
     for name, (result, *arguments) in _SIGNATURES.items():
-        function = getattr(lib, name)
+        function = getattr(quick if name in _QUICK else lib, name)
+        setattr(lib, name, function)
         function.restype = result
         function.argtypes = arguments
     _print_callback = _formatter()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from waggle.columns import Positions
+from waggle.columns import Positions, multipliers
 from waggle.layout import End, Flag, Protocol, Role
 from waggle.sampling import Tail
 from waggle.spans import (
@@ -384,4 +384,4 @@ def _path_words(heads: U8, lengths: npt.NDArray[np.uint16]) -> U64:
 
 
 _ID_MARK = np.uint8(0xFF)
-_MULTIPLIERS = np.random.default_rng().integers(1, 1 << 63, 4096, dtype=np.uint64) | np.uint64(1)
+_MULTIPLIERS = multipliers(4096)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.columns import Bytes, Positions, equal_rows
+from waggle.columns import Bytes, Positions, equal_rows, multipliers
 from waggle.layout import Block, BlockFlag, End, Http2Flag, Kept, Role, Side
 from waggle.probes.http2 import grpc, heads
 from waggle.probes.http2.blocks import Literal, decode
@@ -492,8 +492,7 @@ def _take_prefixes_off(
 def _multipliers(count: int) -> npt.NDArray[np.uint64]:
     global _known_multipliers
     while len(_known_multipliers) < count:
-        more = np.random.default_rng().integers(0, 1 << 63, count, dtype=np.uint64)
-        _known_multipliers = np.concatenate((_known_multipliers, more * 2 + 1))
+        _known_multipliers = np.concatenate((_known_multipliers, multipliers(count)))
     return _known_multipliers[:count]
 
 

@@ -10,7 +10,6 @@ bits by multipliers that differ from run to run: two of the at most 32,768 that 
 same once in 10^10 runs.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.columns import Positions, Slices, words
+from waggle.columns import Positions, Slices, multipliers, words
 from waggle.layout import Flag, Kept, Role
 from waggle.metrics.instruments import ATTRIBUTES, Kind
 from waggle.metrics.series import NO_SERIES, Numbers, Pairs, SeriesTable
@@ -35,7 +34,7 @@ _MOST_LEARNED = 256  # first keys of one batch
 
 _HEAD: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
 _FAMILY: int = layout.EXCHANGE.fields["family"][1]  # type: ignore[index]
-_MULTIPLIERS = np.frombuffer(os.urandom(512), np.uint64) | np.uint64(1)
+_MULTIPLIERS = multipliers(64)
 # family, role, link, end, method, version, protocol and trace_flags lie side by side: all but link
 # and trace_flags decide.
 _DECIDING = np.uint64(0x00FF_FFFF_FF00_FFFF)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from waggle import features
+
 from .errors import KernelMissingError
 from .guest_check import (
     CLIENT,
@@ -12,6 +14,7 @@ from .guest_check import (
     Seen,
     expected_parent,
     expected_spans,
+    less_preempted,
     problems_of,
     read_spans,
 )
@@ -124,3 +127,28 @@ def test_no_mirror_is_said(tmp_path: Path) -> None:
     """Where apt names no Debian archive, the error says that these tests need one."""
     with pytest.raises(KernelMissingError, match="need Debian"):
         machine_mirror(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("capture", "hooks", "busy", "problems", "left"),
+    [
+        ("syscall", True, 1, ["missing: a", "missing: b"], 0),
+        ("syscall", True, 1, ["missing: a", "missing: b", "missing: c"], 3),
+        ("syscall", True, 0, ["missing: a"], 1),
+        ("syscall", True, 1, ["missing: a", "no parent: b"], 2),
+        ("syscall", False, 1, ["missing: a"], 1),
+        ("socket", True, 1, ["missing: a"], 1),
+    ],
+)
+def test_what_is_preempted_must_be_counted(
+    capture: str,
+    hooks: bool,
+    busy: int,
+    problems: list[str],
+    left: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Spans may be missing only of system calls, where `socket` works, and no more than counted."""
+    monkeypatch.setattr(features, "typed_tracepoint", lambda *_given: hooks)
+    said = f"  lost       {busy} programs_busy: why" if busy else "  lost       nothing"
+    assert len(less_preempted(capture, problems, said)) == left

@@ -177,7 +177,13 @@ class RingMemory:
         for name in self._used:
             kind, offset = self.record.fields[name][:2]  # type: ignore[index]
             used += np.ndarray((len(slots),), kind, slots, offset, (slots.strides[0],))
-        return _shortened(self.record, int(used.max()) // _WIDTH_STEP)
+        return narrowed(self.record, int(used.max()))
+
+
+def narrowed(record: "np.dtype[np.void]", used: int) -> "np.dtype[np.void]":
+    """A record's layout, whose last field has room for so many bytes, and a few that may be
+    looked at beyond them, where it had them before."""
+    return _shortened(record, used // _WIDTH_STEP)
 
 
 @cache

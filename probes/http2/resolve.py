@@ -24,6 +24,7 @@ from waggle.probes.http2.heads import Blocks, Head
 from waggle.probes.http2.kept import Known, MessageTimes, Stream, kept_field
 from waggle.probes.http2.quick import known_fields
 from waggle.probes.http2.tables import Tables
+from waggle.ring import narrowed
 from waggle.spans import Records
 
 _FACTS: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
@@ -116,11 +117,12 @@ class Resolver:
         if not is_stream.any():
             return (records,)
         self.poll()
+        if is_stream.all():  # as where one service speaks gRPC: nothing to sort out
+            self.stats.streams += len(records)
+            return self._resolve(np.ascontiguousarray(records))
         rows = is_stream.nonzero()[0]
         self.stats.streams += len(rows)
-        resolved = self._resolve(np.ascontiguousarray(records[rows]))
-        others = records[~is_stream]
-        return [others, *resolved] if len(others) else resolved
+        return [records[~is_stream], *self._resolve(np.ascontiguousarray(records[rows]))]
 
     def _resolve(self, records: Records) -> list[Records]:
         raw = _Raw(records)
@@ -455,15 +457,16 @@ def _write(
     tails: list[bytes],
     dtype: "np.dtype[np.void]",
 ) -> Records:
-    made = np.zeros(len(rows), dtype)
-    out: Bytes = made.view(np.uint8).reshape(len(rows), dtype.itemsize)
-    out[:, :_FACTS] = raw.rows[rows, :_FACTS]
+    full = dtype.itemsize
     used, index = np.unique(group, return_inverse=True)
-    width = max(len(tails[one]) for one in used.tolist())
-    matrix = np.frombuffer(b"".join(tails[one].ljust(width, b"\0") for one in used), np.uint8)
-    if width:
-        out[:, _FACTS : _FACTS + width] = matrix.reshape(len(used), width)[index]
-    made["ring_length"] = dtype.itemsize - 8
+    dtype = narrowed(dtype, max(len(tails[one]) for one in used.tolist()))
+    made = np.empty(len(rows), dtype)
+    facts, heads = _part(raw.rows, 0, _FACTS), made.view(np.uint8).reshape(len(rows), -1)
+    _part(heads, 0, _FACTS)[:] = facts if len(rows) == len(facts) else facts[rows]
+    width = dtype.itemsize - _FACTS
+    texts = np.frombuffer(b"".join(tails[one].ljust(width, b"\0") for one in used), f"V{width}")
+    _part(heads, _FACTS, width)[:] = texts[index]
+    made["ring_length"] = full - 8
     made["method"] = columns.method[group]
     status = columns.status[group]
     made["status"] = np.where(status != 0, status, made["status"])
@@ -476,14 +479,20 @@ def _write(
     return made
 
 
+def _part(rows: Bytes, start: int, width: int) -> npt.NDArray[np.void]:
+    """So many bytes of each row as one value, which is moved in one go."""
+    return np.ndarray((len(rows),), f"V{width}", rows, start, (rows.strides[0],))
+
+
 def _take_prefixes_off(
     raw: _Raw, rows: Positions, made: Records, is_call: npt.NDArray[np.bool_]
 ) -> None:
     """Bytes of messages instead of bytes of DATA, where messages were counted."""
-    streams = raw.streams[rows]
-    counted = is_call & ((streams["flags"] & np.uint8(Http2Flag.NOT_GRPC)) == 0)
+    # Column by column: all of a row's columns are half a kilobyte.
+    counted = is_call & ((raw.streams["flags"][rows] & np.uint8(Http2Flag.NOT_GRPC)) == 0)
+    messages = raw.streams["messages"][rows]
     for name, side in (("request_body", Side.CLIENT), ("response_body", Side.SERVER)):
-        prefixes = streams["messages"][:, side].astype(np.uint64) * np.uint64(_PREFIX)
+        prefixes = messages[:, side].astype(np.uint64) * np.uint64(_PREFIX)
         bodies = made[name]
         less = np.where(counted, np.minimum(prefixes, bodies), 0)
         made[name] = bodies - less

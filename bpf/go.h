@@ -45,7 +45,7 @@ enum go_state {
 struct goroutine {
 	struct go_request request;
 	u64 function; /* GO_BORN: what it runs */
-	u64 serves;  /* the net/http.conn whose requests it reads; GO_STREAM: its Request */
+	u64 serves;  /* the net/http.conn whose requests it reads; GO_STREAM: what its handler is given, 0: grpc's */
 	u64 context; /* that conn's context, once it is in go_contexts */
 	u32 state;
 	u32 calls;

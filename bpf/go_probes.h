@@ -228,8 +228,7 @@ int go_http2_handler(struct pt_regs *registers)
 	stream = word_at(word_at(GO_ARGUMENT_1(registers)));
 	serve_stream(go, socket_of_conn(go, connection + go->http2_conn),
 		     (u32)word_at(stream + go->http2_stream),
-		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA),
-		     go->http2_pattern ? GO_ARGUMENT_2(registers) : 0);
+		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA), GO_ARGUMENT_2(registers));
 	return 0;
 }
 

@@ -70,8 +70,11 @@ PROVEN_ONCE int keep_stream_route(u64 sock, u32 stream)
 	if (!goroutine || goroutine->state != GO_STREAM ||
 	    goroutine->request.owner.sock != sock || goroutine->request.owner.index != stream)
 		return 0;
-	if (!goroutine->route_pieces && !pattern_of_stream(go, goroutine))
+	if (!goroutine->route_pieces && !pattern_of_stream(go, goroutine)) {
+		if (goroutine->serves)
+			without_route(go, open->record.facts.response_ns);
 		return 0;
+	}
 	return add_stream_route(open, goroutine);
 }
 

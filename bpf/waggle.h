@@ -453,8 +453,14 @@ struct waggle_go {
 	unsigned int mux_path; /* of a mux.Route: the routeRegexp of its path, */
 	unsigned int mux_template; /* and of that the text */
 	unsigned int mux_handler; /* of a mux.Route: its handler */
+	unsigned int servemux_place; /* where go_route_servemux finds the Request (0: nowhere) */
+	unsigned int servemux_told; /* that has told a route which no memory does */
+	unsigned int echo_handler; /* of an echo.context: its handler, */
+	unsigned int echo_captured; /* and of that closure the program's own (0: not known) */
 	unsigned int reserved;
+	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
+	unsigned long long unrouted_ns; /* when an answer had no route, within a second */
 };
 
 /* How much is enough to judge by. */

@@ -116,10 +116,10 @@ func told[F any](handler F) F {
 
 func echoed(p play) *echo.Echo {
 	e := echo.New()
-	e.GET("/:kind/:shape/:client/:n", func(c echo.Context) error {
+	e.GET("/:kind/:shape/:client/:n", told(func(c echo.Context) error {
 		p(c.Response(), c.Request(), c.Param("shape"), c.Param("client"), c.Param("n"))
 		return nil
-	})
+	}), passing)
 	return e
 }
 

@@ -55,12 +55,6 @@ OUT_OF_LINE struct goroutine *serving(struct waggle_go *go, u64 context_at)
 	return server_of(go, &request.owner);
 }
 
-/* Where a net/http.Request has the address of its context. */
-INLINE u64 context_of_request(const struct waggle_go *go, u64 request)
-{
-	return request + go->request_ctx + GO_INTERFACE_DATA;
-}
-
 INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
 {
 	u64 length = word_at(string + sizeof(u64));
@@ -175,7 +169,7 @@ int go_route_mux(struct pt_regs *registers)
 INLINE int is_copy(const struct waggle_go *go, const struct goroutine *goroutine, u64 request)
 {
 	if (goroutine->state == GO_STREAM)
-		return !go->http2_pattern || goroutine->serves != request;
+		return !go->request_pattern || goroutine->serves != request;
 	return goroutine->serves && (!go->request_pattern ||
 				     request_of_conn(go, goroutine->serves) != request);
 }

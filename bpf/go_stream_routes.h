@@ -15,10 +15,10 @@ INLINE int pattern_of_stream(const struct waggle_go *go, struct goroutine *gorou
 {
 	struct go_string pattern = {};
 
-	if (!go->http2_pattern || !goroutine->serves)
+	if (!go->request_pattern || goroutine->serves <= GO_NO_REQUEST)
 		return 0;
 	bpf_probe_read_user(&pattern, sizeof(pattern),
-			    (void *)(goroutine->serves + go->http2_pattern));
+			    (void *)(goroutine->serves + go->request_pattern));
 	if (!pattern.length || pattern.length > GO_ROUTE_MAX)
 		return 0;
 	goroutine->route[0] = pattern.text;

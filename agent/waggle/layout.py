@@ -559,7 +559,7 @@ GO = _dtype(
         ("response_conn", "<u4", 128),
         ("response_request", "<u4", 132),
         ("request_pattern", "<u4", 136),
-        ("http2_pattern", "<u4", 140),
+        ("http2_own_conn", "<u4", 140),
         ("served", "<u4", 144),
         ("strangers", "<u4", 148),
         ("used", "<u4", 152),

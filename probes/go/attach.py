@@ -65,9 +65,9 @@ _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
     "go_http2_handler": (
         "net/http.(*http2serverConn).runHandler",
-        _OWN_HTTP2,
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
+    "go_http2_own": (_OWN_HTTP2,),
     "go_tls_write": ("crypto/tls.(*Conn).Write",),
     "go_tls_read": (_TLS_READ,),
 }
@@ -126,7 +126,7 @@ _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
-    *("request_pattern", "http2_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
+    *("request_pattern", "http2_own_conn", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
     *("routers", "gin_place", "gin_path", "gin_request", "gin_handlers"),
     *("chi_place", "chi_patterns", "chi_parent", "chi_handler"),
@@ -421,19 +421,15 @@ def make_plan(path: str) -> Plan:
             **offsets,
             **(grpc or {}),
             **chooser.places,
-            "http2_pattern": _http2_pattern(program, offsets),
+            # What net/http bundled before 1.27, and x/net has at every version, begins alike.
+            "http2_conn": next(iter(OFFSETS.values()))["http2_conn"],
+            "http2_own_conn": offsets["http2_conn"],
         },
         is_guess=is_guess,
         hooks=tuple(hooks),
         verdicts=_verdicts(program.functions.values()),
         missing=tuple(missing),
     )
-
-
-def _http2_pattern(program: GoProgram, offsets: Mapping[str, int]) -> int:
-    """Where what runHandler is given has the pattern that matched: since Go 1.27 that is no
-    net/http.Request."""
-    return 0 if _OWN_HTTP2 in program.functions else offsets.get("request_pattern", 0)
 
 
 def offsets_of(version: str) -> tuple[Mapping[str, int], bool]:

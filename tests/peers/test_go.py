@@ -74,7 +74,7 @@ def test_streams_have_their_handlers(how: str) -> None:
     """Requests that share a connection: what each handler calls is part of its own."""
     ensure_go_matrix()
     cells = [Cell(how, "one", "std", 64), Cell(how, "parallel", "grpc", 64)]
-    check(play(cells, FEW, warm=WARM))
+    check(play([*cells, Cell(how, "pool-ctx", "std", 64)], FEW, warm=WARM))
 
 
 def test_calls_over_tls() -> None:

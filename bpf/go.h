@@ -41,11 +41,12 @@ enum go_state {
 };
 
 #define GO_ROUTE_PIECES 3 /* routers within routers */
+#define GO_NO_REQUEST 1	  /* in goroutine.serves: of a stream that has its Request elsewhere */
 
 struct goroutine {
 	struct go_request request;
 	u64 function; /* GO_BORN: what it runs */
-	u64 serves;  /* the net/http.conn whose requests it reads; GO_STREAM: its Request */
+	u64 serves;  /* the net/http.conn whose requests it reads; GO_STREAM: its Request, 0: grpc's */
 	u64 context; /* that conn's context, once it is in go_contexts */
 	u32 state;
 	u32 calls;

@@ -131,7 +131,7 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 {
 	goroutine->pipelined |= open_requests(connection) != 0;
 	/* Even if that is introduced only now (go_serve_http): before it answers. */
-	if (go->request_pattern || go->routers)
+	if (go->request_pattern || go->routers || go->servemux_place)
 		connection->flags |= CONNECTION_ROUTED;
 	if (!goroutine->serves) {
 		go->strangers++;

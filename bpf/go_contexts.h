@@ -54,6 +54,12 @@ INLINE void keep_conn_context(const struct waggle_go *go, struct goroutine *goro
 	bpf_map_update_elem(&go_contexts, &key, &fresh, BPF_ANY);
 }
 
+/* Where a net/http.Request has the address of its context. */
+INLINE u64 context_of_request(const struct waggle_go *go, u64 request)
+{
+	return request + go->request_ctx + GO_INTERFACE_DATA;
+}
+
 /* The Request that net/http serves on a conn now, 0: none. */
 INLINE u64 request_of_conn(const struct waggle_go *go, u64 conn)
 {

@@ -10,7 +10,8 @@
 
 #include "maps.h"
 
-/* Arguments are counted in words from 0: an interface or a string is two, a slice three.
+/* Arguments are counted in words from 0: an interface or a string is two, a slice three. Results
+ * are in the same registers.
  * go_word_in() is what is in a register that user space has chosen (enum waggle_register);
  * go_jumps() whether the jump with which a function begins is taken: its stack must grow, or its
  * goroutine make room for another; then it begins anew, and comes there once more;
@@ -32,6 +33,7 @@ struct user_pt_regs {
 #define GO_ARGUMENT_1(registers) GO_WORD(registers, 1)
 #define GO_ARGUMENT_2(registers) GO_WORD(registers, 2)
 #define GO_ARGUMENT_3(registers) GO_WORD(registers, 3)
+#define GO_ARGUMENT_4(registers) GO_WORD(registers, 4)
 #define GO_REGISTERS 31
 
 /* b.ls: the carry is clear or zero is set. */
@@ -74,6 +76,7 @@ INLINE int go_jumps(struct pt_regs *registers)
 #define GO_ARGUMENT_1(registers) BPF_CORE_READ(registers, bx)
 #define GO_ARGUMENT_2(registers) BPF_CORE_READ(registers, cx)
 #define GO_ARGUMENT_3(registers) BPF_CORE_READ(registers, di)
+#define GO_ARGUMENT_4(registers) BPF_CORE_READ(registers, si)
 
 INLINE u64 go_word_in(struct pt_regs *registers, u32 which)
 {

@@ -215,21 +215,41 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 	return 0;
 }
 
-/* net/http.(*http2serverConn).runHandler(connection, writer, request, ...), by its names: the
- * goroutine that was made for a stream. */
+/* The stream for which runHandler() was given a writer. */
+INLINE u64 stream_of_writer(u64 writer)
+{
+	return word_at(word_at(writer));
+}
+
+/* net/http.(*http2serverConn).runHandler(connection, writer, request, ...), bundled or x/net's:
+ * the goroutine that was made for a stream. Its Request has the stream's context, which lies in
+ * a stream elsewhere from version to version of the module. */
 SEC("uprobe")
 int go_http2_handler(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 connection = GO_ARGUMENT_0(registers), stream;
+	u64 request = GO_ARGUMENT_2(registers);
 
 	if (!go)
 		return 0;
-	stream = word_at(word_at(GO_ARGUMENT_1(registers)));
-	serve_stream(go, socket_of_conn(go, connection + go->http2_conn),
+	serve_stream(go, socket_of_conn(go, GO_ARGUMENT_0(registers) + go->http2_conn),
+		     (u32)word_at(stream_of_writer(GO_ARGUMENT_1(registers)) + go->http2_stream),
+		     word_at(context_of_request(go, request)), request);
+	return 0;
+}
+
+/* The same of net/http/internal/http2, since Go 1.27: given no net/http.Request. */
+SEC("uprobe")
+int go_http2_own(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	u64 stream = stream_of_writer(GO_ARGUMENT_1(registers));
+
+	if (!go)
+		return 0;
+	serve_stream(go, socket_of_conn(go, GO_ARGUMENT_0(registers) + go->http2_own_conn),
 		     (u32)word_at(stream + go->http2_stream),
-		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA),
-		     go->http2_pattern ? GO_ARGUMENT_2(registers) : 0);
+		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA), GO_NO_REQUEST);
 	return 0;
 }
 

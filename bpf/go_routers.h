@@ -55,12 +55,6 @@ OUT_OF_LINE struct goroutine *serving(struct waggle_go *go, u64 context_at)
 	return server_of(go, &request.owner);
 }
 
-/* Where a net/http.Request has the address of its context. */
-INLINE u64 context_of_request(const struct waggle_go *go, u64 request)
-{
-	return request + go->request_ctx + GO_INTERFACE_DATA;
-}
-
 INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
 {
 	u64 length = word_at(string + sizeof(u64));
@@ -117,12 +111,22 @@ int go_route_gin(struct pt_regs *registers)
 	return 0;
 }
 
-/* echo's router has set the path of its context. What is chosen there is always a function of
- * echo's own, which calls the handler. */
+/* What echo chooses is always a closure of its own, over the program's handler. */
+INLINE u64 echo_handler(const struct waggle_go *go, u64 context)
+{
+	u64 closure = go->echo_captured ? word_at(context + go->echo_handler) : 0;
+
+	return closure && word_at(closure) == go->echo_closure ?
+		       word_at(closure + go->echo_captured) :
+		       0;
+}
+
+/* echo's router has set the path of its context. */
 INLINE int note_echo(struct waggle_go *go, u64 context)
 {
 	if (go)
-		note_route(go, context + go->echo_path, word_at(context + go->echo_request), 0);
+		note_route(go, context + go->echo_path, word_at(context + go->echo_request),
+			   echo_handler(go, context));
 	return 0;
 }
 
@@ -157,6 +161,53 @@ int go_route_mux(struct pt_regs *registers)
 	path = word_at(route + go->mux_path);
 	note_route(go, path ? path + go->mux_template : 0, GO_ARGUMENT_0(registers),
 		   word_at(route + go->mux_handler + GO_INTERFACE_DATA));
+	return 0;
+}
+
+/* Whether a Request is another than the one that a connection or stream keeps, whose Pattern can
+ * be read when that is answered. */
+INLINE int is_copy(const struct waggle_go *go, const struct goroutine *goroutine, u64 request)
+{
+	if (goroutine->state == GO_STREAM)
+		return !go->request_pattern || goroutine->serves != request;
+	return goroutine->serves && (!go->request_pattern ||
+				     request_of_conn(go, goroutine->serves) != request);
+}
+
+/* net/http.(*ServeMux).ServeHTTP, behind the call of findHandler, whose results are the handler,
+ * the text of its pattern and the pattern, which begins with that text. */
+SEC("uprobe")
+int go_route_servemux(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	u64 request = go ? go_register(registers, go->servemux_place) : 0;
+	struct goroutine *goroutine = request ? serving(go, context_of_request(go, request)) : 0;
+	u64 pattern = GO_ARGUMENT_4(registers);
+
+	if (!goroutine)
+		return 0;
+	goroutine->route_pieces = 0;
+	if (!pattern || word_at(pattern) != GO_ARGUMENT_2(registers))
+		return 0;
+	if (!go->servemux_told) {
+		if (!is_copy(go, goroutine, request))
+			return 0;
+		go->servemux_told = 1;
+		go->routers = 1;
+	}
+	goroutine->route_pieces = note_piece(goroutine, 0, pattern);
+	goroutine->handler = function_number(go, GO_ARGUMENT_1(registers));
+	return 0;
+}
+
+/* net/http.(*timeoutHandler).ServeHTTP: who serves will be given a copy of the Request. */
+SEC("uprobe")
+int go_timeout(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+
+	if (go)
+		without_route(go, bpf_ktime_get_ns());
 	return 0;
 }
 

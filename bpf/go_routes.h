@@ -136,6 +136,15 @@ INLINE int add_routed(const struct waggle_go *go, const struct connection *conne
 	return 1;
 }
 
+#define GO_UNROUTED_NS (1000 * 1000000ULL)
+
+/* An answer has no route: go_route_servemux may be able to tell one (probes/go/sparing.py). */
+INLINE void without_route(struct waggle_go *go, u64 now)
+{
+	if (now - go->unrouted_ns > GO_UNROUTED_NS)
+		go->unrouted_ns = now;
+}
+
 /* A request is answered on a connection that goroutines of net/http read. */
 PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_exchange *record)
 {
@@ -148,13 +157,17 @@ PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_ex
 	go = go_of(connection->tgid);
 	if (go && go->routers && add_routed(go, connection, record))
 		return 1;
-	serves = go && go->request_pattern ? served_conn(go, connection) : 0;
+	serves = go ? served_conn(go, connection) : 0;
 	request = serves ? request_of_conn(go, serves) : 0;
 	if (!request)
 		return 0;
-	bpf_probe_read_user(&pattern, sizeof(pattern), (void *)(request + go->request_pattern));
-	if (!pattern.text || !pattern.length)
+	if (go->request_pattern)
+		bpf_probe_read_user(&pattern, sizeof(pattern),
+				    (void *)(request + go->request_pattern));
+	if (!pattern.text || !pattern.length) {
+		without_route(go, record->facts.response_ns);
 		return 0;
+	}
 	return add_pattern(record, pattern.text, pattern.length);
 }
 

@@ -15,10 +15,10 @@ INLINE int pattern_of_stream(const struct waggle_go *go, struct goroutine *gorou
 {
 	struct go_string pattern = {};
 
-	if (!go->http2_pattern || !goroutine->serves)
+	if (!go->request_pattern || goroutine->serves <= GO_NO_REQUEST)
 		return 0;
 	bpf_probe_read_user(&pattern, sizeof(pattern),
-			    (void *)(goroutine->serves + go->http2_pattern));
+			    (void *)(goroutine->serves + go->request_pattern));
 	if (!pattern.length || pattern.length > GO_ROUTE_MAX)
 		return 0;
 	goroutine->route[0] = pattern.text;
@@ -70,8 +70,11 @@ PROVEN_ONCE int keep_stream_route(u64 sock, u32 stream)
 	if (!goroutine || goroutine->state != GO_STREAM ||
 	    goroutine->request.owner.sock != sock || goroutine->request.owner.index != stream)
 		return 0;
-	if (!goroutine->route_pieces && !pattern_of_stream(go, goroutine))
+	if (!goroutine->route_pieces && !pattern_of_stream(go, goroutine)) {
+		if (goroutine->serves)
+			without_route(go, open->record.facts.response_ns);
 		return 0;
+	}
 	return add_stream_route(open, goroutine);
 }
 

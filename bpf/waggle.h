@@ -415,7 +415,7 @@ struct waggle_go {
 	unsigned int must_agree; /* the layout is a guess: nothing holds before a birth agrees,
 				  * or after one disagrees */
 	unsigned int request_ctx; /* of a net/http.Request: its context */
-	unsigned int http2_conn; /* of net/http's connection of HTTP/2: its net.Conn */
+	unsigned int http2_conn; /* of a connection of HTTP/2, net/http's or x/net's: its net.Conn */
 	unsigned int http2_stream; /* of a stream there: its number */
 	unsigned int grpc_conn; /* of a grpc http2Server: its net.Conn */
 	unsigned int grpc_stream; /* of a transport.Stream: its number */
@@ -425,13 +425,13 @@ struct waggle_go {
 	unsigned int grpc_call_client; /* enum waggle_register: where go_grpc_call finds
 					* the http2Client, */
 	unsigned int grpc_call_stream; /* and the Stream; 0: the other two probes are there */
-	unsigned int http2_ctx; /* of a stream of HTTP/2: its context */
+	unsigned int http2_ctx; /* of a stream of net/http/internal/http2: its context */
 	unsigned int conn_cancel; /* of a net/http.conn: what cancels its context, */
 	unsigned int conn_response; /* and the response under way */
 	unsigned int response_conn; /* of a net/http.response: its conn, */
 	unsigned int response_request; /* and its Request */
 	unsigned int request_pattern; /* of a net/http.Request: its Pattern (0: before Go 1.23) */
-	unsigned int http2_pattern; /* the same of what runHandler is given (0: no Request) */
+	unsigned int http2_own_conn; /* as http2_conn, of net/http/internal/http2 (0: before Go 1.27) */
 	unsigned int served;  /* requests and streams, up to a limit */
 	unsigned int strangers; /* requests of HTTP/1 by goroutines whose net/http.conn is not known */
 	unsigned int used;    /* a birth has told whose a call is */
@@ -453,8 +453,14 @@ struct waggle_go {
 	unsigned int mux_path; /* of a mux.Route: the routeRegexp of its path, */
 	unsigned int mux_template; /* and of that the text */
 	unsigned int mux_handler; /* of a mux.Route: its handler */
+	unsigned int servemux_place; /* where go_route_servemux finds the Request (0: nowhere) */
+	unsigned int servemux_told; /* that has told a route which no memory does */
+	unsigned int echo_handler; /* of an echo.context: its handler, */
+	unsigned int echo_captured; /* and of that closure the program's own (0: not known) */
 	unsigned int reserved;
+	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
+	unsigned long long unrouted_ns; /* when an answer had no route, within a second */
 };
 
 /* How much is enough to judge by. */

@@ -524,7 +524,7 @@ PYTHON = _dtype(
 )
 
 GO = _dtype(
-    240,
+    272,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -559,7 +559,7 @@ GO = _dtype(
         ("response_conn", "<u4", 128),
         ("response_request", "<u4", 132),
         ("request_pattern", "<u4", 136),
-        ("http2_pattern", "<u4", 140),
+        ("http2_own_conn", "<u4", 140),
         ("served", "<u4", 144),
         ("strangers", "<u4", 148),
         ("used", "<u4", 152),
@@ -581,8 +581,14 @@ GO = _dtype(
         ("mux_path", "<u4", 216),
         ("mux_template", "<u4", 220),
         ("mux_handler", "<u4", 224),
-        ("reserved", "<u4", 228),
-        ("birth_ns", "<u8", 232),
+        ("servemux_place", "<u4", 228),
+        ("servemux_told", "<u4", 232),
+        ("echo_handler", "<u4", 236),
+        ("echo_captured", "<u4", 240),
+        ("reserved", "<u4", 244),
+        ("echo_closure", "<u8", 248),
+        ("birth_ns", "<u8", 256),
+        ("unrouted_ns", "<u8", 264),
     ],
 )
 

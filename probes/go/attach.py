@@ -38,7 +38,7 @@ from waggle.probes.go.binary import (
     read_program,
 )
 from waggle.probes.go.handlers import HANDLERS
-from waggle.probes.go.sparing import Births, Introductions
+from waggle.probes.go.sparing import Births, Introductions, Routes
 from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC, ROUTERS
 from waggle.probes.tls.attach import SINCE, tell_since
@@ -65,15 +65,16 @@ _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_serve_http": ("net/http.serverHandler.ServeHTTP",),
     "go_http2_handler": (
         "net/http.(*http2serverConn).runHandler",
-        _OWN_HTTP2,
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
+    "go_http2_own": (_OWN_HTTP2,),
     "go_tls_write": ("crypto/tls.(*Conn).Write",),
     "go_tls_read": (_TLS_READ,),
 }
 # Of grpc's server, whose fields move from version to version.
 _GRPC_HANDLER = "google.golang.org/grpc.(*Server).handleStream"
 _BORN, _INTRODUCES = "go_birth", "go_serve_http"
+_ROUTES, _ROUTES_WANTED = "go_route_servemux", "go_timeout"
 # Of grpc's client: the function in which a new stream gets its number, and what it calls then.
 _NEW_STREAM = "google.golang.org/grpc/internal/transport.(*http2Client).NewStream"
 _ASSIGN = "runtime.mapassign_fast32"
@@ -91,11 +92,16 @@ _GIN_HANDLE = f"{_GIN}.(*Engine).handleHTTPRequest"
 _CHI_ROUTE, _CHI_FIND = f"{_CHI}.(*Mux).routeHTTP", f"{_CHI}.(*node).FindRoute"
 _MUX_MATCHED = f"{_MUX}.requestWithRoute"
 _ECHO_SERVE, _ECHO_FIND = f"{_ECHO}.(*Echo).ServeHTTP", f"{_ECHO}.(*Router).Find"
+_ECHO_CLOSURE, _ECHO_APPLY = f"{_ECHO}.(*Echo).add.func1", f"{_ECHO}.applyMiddleware"
+# net/http's own: it tells where the Request that is kept does not (_Chooser.servemux_hooks).
+_SERVEMUX, _SERVEMUX_FIND = "net/http.(*ServeMux).ServeHTTP", "net/http.(*ServeMux).findHandler"
+_TIMEOUT = "net/http.(*timeoutHandler).ServeHTTP"
 # The function without which a module routes nothing.
 _ROUTERS = {_GIN: _GIN_HANDLE, _CHI: _CHI_ROUTE, _MUX: _MUX_MATCHED, _ECHO: _ECHO_SERVE}
 _ROUTER_FUNCTIONS = (
     *(_GIN_HANDLE, _CHI_ROUTE, _CHI_FIND, _MUX_MATCHED),
-    *(_ECHO_SERVE, f"{_ECHO_SERVE}.func1", _ECHO_FIND),
+    *(_ECHO_SERVE, f"{_ECHO_SERVE}.func1", _ECHO_FIND, _ECHO_CLOSURE, _ECHO_APPLY),
+    *(_SERVEMUX, _SERVEMUX_FIND, _TIMEOUT),
 )
 # What the names of functions begin with that goroutines run, and what is known of them.
 _VERDICTS: dict[str, GoVerdict] = {
@@ -120,12 +126,13 @@ _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
-    *("request_pattern", "http2_pattern", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
+    *("request_pattern", "http2_own_conn", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
     *("routers", "gin_place", "gin_path", "gin_request", "gin_handlers"),
     *("chi_place", "chi_patterns", "chi_parent", "chi_handler"),
     *("mux_path", "mux_template", "mux_handler"),
     *("echo_place", "echo_before_place", "echo_path", "echo_request"),
+    *("echo_handler", "echo_captured", "servemux_place"),
 )
 # For functions whose goroutines call less often than this births are not looked at.
 _RARELY_NS = 300 * 10**9
@@ -259,6 +266,7 @@ class GoAttachment:
         self._links: dict[Hook, Link] = {}
         self._births = Births(self._switch(_BORN), self._is_asked_for_births)
         self._introductions = Introductions(self._switch(_INTRODUCES))
+        self._routes = Routes(self._switch(_ROUTES), self._switch(_ROUTES_WANTED))
 
     def attach(self) -> None:
         """Attach everything. Raises WaggleError or OSError, with nothing attached."""
@@ -287,6 +295,7 @@ class GoAttachment:
         row = np.frombuffer(found, layout.GO)[0]
         self._births.look(row)
         self._introductions.look(row)
+        self._routes.look(row)
         is_unproven = row["served"] >= GoLimit.SERVED and not row["agrees"]
         if not self._is_guess or not (row["disagrees"] or is_unproven):
             return None
@@ -362,6 +371,8 @@ def _row(plan: Plan, bias: int, epoch: int) -> "np.ndarray[tuple[int], np.dtype[
     row["slot"], row["epoch"], row["must_agree"] = plan.slot, epoch, plan.is_guess
     for field in _FIELDS:
         row[field] = plan.offsets.get(field, 0)
+    closure = plan.program.functions.get(_ECHO_CLOSURE)
+    row["echo_closure"] = closure.address + bias if closure else 0
     return row
 
 
@@ -400,6 +411,8 @@ def make_plan(path: str) -> Plan:
     chooser = _Chooser(path, program)
     grpc = grpc_offsets_of(program.modules.get(_GRPC, ""))
     hooks = [*chooser.hooks(), *chooser.grpc_hooks(grpc), *chooser.router_hooks()]
+    if not is_guess:
+        hooks += chooser.servemux_hooks()
     missing += chooser.missing
     return Plan(
         program=program,
@@ -408,19 +421,15 @@ def make_plan(path: str) -> Plan:
             **offsets,
             **(grpc or {}),
             **chooser.places,
-            "http2_pattern": _http2_pattern(program, offsets),
+            # What net/http bundled before 1.27, and x/net has at every version, begins alike.
+            "http2_conn": next(iter(OFFSETS.values()))["http2_conn"],
+            "http2_own_conn": offsets["http2_conn"],
         },
         is_guess=is_guess,
         hooks=tuple(hooks),
         verdicts=_verdicts(program.functions.values()),
         missing=tuple(missing),
     )
-
-
-def _http2_pattern(program: GoProgram, offsets: Mapping[str, int]) -> int:
-    """Where what runHandler is given has the pattern that matched: since Go 1.27 that is no
-    net/http.Request."""
-    return 0 if _OWN_HTTP2 in program.functions else offsets.get("request_pattern", 0)
 
 
 def offsets_of(version: str) -> tuple[Mapping[str, int], bool]:
@@ -602,9 +611,45 @@ class _Chooser:
                 self._add_after(found, "go_route_echo", _ECHO_SERVE, _ECHO_FIND, "r9")
                 before = f"{_ECHO_SERVE}.func1"
                 self._add_after(found, "go_route_echo_before", before, _ECHO_FIND, "r9")
+                self._find_echo_handler()
         if found:
             self.places["routers"] = 1
         return found
+
+    def servemux_hooks(self) -> list[tuple[str, int]]:
+        """The same for net/http's own, since Go 1.22, and who tells that it is wanted."""
+        from waggle.probes.go import instructions
+
+        found: list[tuple[str, int]] = []
+        functions = self._program.functions
+        if not {_SERVEMUX, _SERVEMUX_FIND} <= functions.keys():
+            return []
+        self._add_after(found, _ROUTES, _SERVEMUX, _SERVEMUX_FIND, "rbx")
+        for _, offset in found:
+            code = self._code(functions[_SERVEMUX])
+            at, find = self._program.image.address_at(offset), functions[_SERVEMUX_FIND].address
+            kept = ("rbx", "rcx", "rdi", "rsi")
+            if not at or not all(instructions.is_left_alone(code, find, at, one) for one in kept):
+                self.missing.append(
+                    f"{_SERVEMUX}: what it has found is gone at once: not all routes"
+                )
+                self.places.pop("servemux_place")
+                return []
+        if found:
+            self._add(found, _ROUTES_WANTED, _TIMEOUT, instructions.at_entry)
+        return found
+
+    def _find_echo_handler(self) -> None:
+        """Where the closure that echo chooses has what the program gave it."""
+        from waggle.probes.go import instructions
+
+        functions = self._program.functions
+        if {_ECHO_CLOSURE, _ECHO_APPLY} <= functions.keys():
+            code = self._code(functions[_ECHO_CLOSURE])
+            with suppress(instructions.NoInstructionError):
+                self.places["echo_captured"] = instructions.captured(
+                    code, functions[_ECHO_APPLY].address, "rax"
+                )
 
     def _find_chi_handler(self, found: list[tuple[str, int]]) -> None:
         """Where the handler is that FindRoute returns: the second word of its third result."""

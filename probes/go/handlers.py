@@ -17,6 +17,7 @@ _ADDRESS = (1 << _ADDRESS_BITS) - 1
 # What wraps a handler: its name would say nothing of the program.
 _WRAPPERS = (
     *("net/http.", "github.com/gin-gonic/gin.", "github.com/go-chi/chi/", "github.com/gorilla/"),
+    "github.com/labstack/echo/",
 )
 _BOUND = "-fm"  # how Go's linker calls a method that is used as a function
 

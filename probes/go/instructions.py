@@ -160,6 +160,17 @@ def is_left_alone(code: Code, target: int, at: int, register: str) -> bool:
     )
 
 
+def captured(code: Code, target: int, register: str) -> int:
+    """Where a closure has what the one call of `target` in its code is given in a register, in
+    bytes from its own address, which is in rdx when it begins."""
+    call = call_to(_followed(code), target)
+    before = [one for one in _disassembled(code) if one.address < call]
+    at, memory = _loaded_from(before, len(before), register)
+    if memory.base != "rdx" or any("rdx" in _written(one) for one in before[:at]):
+        raise NoInstructionError("an argument is not one of what the closure is over")
+    return memory.disp
+
+
 def after_store(code: Code, offset: int) -> Found:
     """The first emulated instruction after a string was stored at `offset` of something, whose
     address is still in its register."""
@@ -351,22 +362,40 @@ _ENDS = ("ret", "int3", "ud2")
 def _saved(code: Sequence[CsInsn], end: int, register: str) -> tuple[int, int]:
     """The last instruction before `end` that loads a register from the stack or stores it
     there, and where that is; another register may pass it on."""
-    for at in range(end - 1, -1, -1):
+    at = end - 1
+    while at >= 0:
         instruction = code[at]
         slot = _stack_slot(instruction, 0)
         if slot is not None and _moved(instruction) == register:
             return at, slot
-        if register not in _written(instruction):
-            if instruction.mnemonic == "call":
-                break
+        if instruction.mnemonic == "jmp":
+            at = _only_jump_to(code, code[at + 1].address)
             continue
-        slot = _stack_slot(instruction, 1)
-        if slot is not None:
-            return at, slot
-        register = _moved(instruction)
-        if not register:
+        if register in _written(instruction):
+            slot = _stack_slot(instruction, 1)
+            if slot is not None:
+                return at, slot
+            register = _moved(instruction)
+            if not register:
+                break
+        elif instruction.mnemonic == "call":
             break
+        at -= 1
     raise NoInstructionError("an argument of the call is not on the stack")
+
+
+def _only_jump_to(code: Sequence[CsInsn], address: int) -> int:
+    """The one jump to what nothing else leads to; further down there is none, or it goes round."""
+    jumps = [
+        at
+        for at, one in enumerate(code)
+        if one.mnemonic.startswith("j")
+        and one.operands[0].type == CS_OP_IMM
+        and one.operands[0].imm == address
+    ]
+    if len(jumps) != 1 or code[jumps[0]].address >= address:
+        raise NoInstructionError("it is not clear how a call is come to")
+    return jumps[0]
 
 
 def _moved(instruction: CsInsn) -> str:

@@ -101,6 +101,7 @@ MODULES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         {
             "echo_path": (f"{_ECHO}.context.path",),
             "echo_request": (f"{_ECHO}.context.request",),
+            "echo_handler": (f"{_ECHO}.context.handler",),
         },
     ),
 }

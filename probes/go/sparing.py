@@ -1,10 +1,12 @@
 """Which probes a Go program is spared, because what they tell nobody needs.
 
-Two cost a stop for each request, or more: births of goroutines, and ServeHTTP, which
-only introduces connections that are older than the agent. Both are there from the
+Three cost a stop for each request, or more: births of goroutines; ServeHTTP, which
+only introduces connections that are older than the agent; and ServeMux, whose pattern can be
+read without a stop but where the Request was copied. They are there from the
 beginning, so that the first calls have their parents too, and are looked at now
 and then after that. What is taken away too early comes back: the kernel counts the calls
-of which a birth might have told, and requests on connections that nobody introduced.
+of which a birth might have told, and requests on connections that nobody introduced, and
+remembers when an answer had no route.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,8 @@ import numpy as np
 
 from waggle.layout import GoLimit
 
+# Looks for which ServeMux is looked at in vain, and after which at the latest it is again.
+_ROUTES_LOOKS, _ROUTES_PAUSE = 3, 256
 # Looks after which connections that nothing introduces are left alone.
 _STRANGERS_LOOKS = 30
 
@@ -100,3 +104,37 @@ class Introductions:
             self._switch.off()
         elif has_new:
             self._in_vain += 1
+
+
+class Routes:
+    """ServeMux, for requests that are copied before it routes them, and so that is wanted: what
+    tells of http.TimeoutHandler, which copies them."""
+
+    def __init__(self, switch: Switch, wanted: Switch) -> None:
+        self._switch = switch
+        self._wanted = wanted
+        self._state = _State.TRIAL
+        self._unrouted_ns = 0
+        self._looks = 0  # until it is tried no longer, or may be tried again
+        self._pause = 1
+
+    def look(self, row: np.void) -> None:
+        """row: layout.GO, as the kernel has it now."""
+        if self._state is _State.KEPT:
+            return
+        self._looks -= 1
+        if row["servemux_told"]:
+            if self._state is _State.OFF:
+                self._switch.on()
+            self._wanted.off()
+            self._state = _State.KEPT
+        elif self._state is _State.OFF:
+            if self._looks <= 0 and row["unrouted_ns"] != self._unrouted_ns:
+                self._switch.on()
+                self._state, self._looks = _State.ASKED, _ROUTES_LOOKS
+        elif self._looks <= 0 and row["served"] >= GoLimit.SERVED:
+            if self._state is _State.ASKED:
+                self._pause = min(2 * self._pause, _ROUTES_PAUSE)
+            self._switch.off()
+            self._state, self._looks = _State.OFF, self._pause
+            self._unrouted_ns = int(row["unrouted_ns"])

@@ -27,18 +27,19 @@ CALLS: Mapping[str, int | None] = {
     **dict.fromkeys(("late", "deep"), 1),
     **dict.fromkeys(("pool-ctx", "pool", "buffered", "lazy-pool", "spare-pool"), 1),
     **dict.fromkeys(("two", "parallel", "errgroup", "conc", "nested", "stream", "redirect"), 2),
-    **dict.fromkeys(("retry",), 2),
+    **dict.fromkeys(("retry", "hijack"), 2),
     **dict.fromkeys(("each-two",), 4),
     **dict.fromkeys(("flaky", "timeout"), None),
 }
 CLIENTS = (
     *("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c", "grpc", "stream"),
-    "connect",
+    *("connect", "xnet"),
 )
 # Over TLS, by HTTP/1 or HTTP/2, with kept connections or a new one for each call.
 TLS_CLIENTS = ("https", "https-close", "https2", "https2-close")
-# Asked by gRPC, or HTTP/2 without TLS or over it: the handlers are those of net/http.
-MULTIPLEXED = ("grpc", "h2c", "https")
+# Asked by gRPC, or HTTP/2 without TLS, by net/http's or the module's, or over it: the handlers are
+# those of net/http.
+MULTIPLEXED = ("grpc", "h2c", "https", "xnet")
 # What tells frameworks apart: how they call the handler.
 EVERYWHERE = ("detached", "one", "parallel", "errgroup", "pool-ctx", "stream")
 GOMATRIX = GO_MATRIX_BIN / "gomatrix"
@@ -85,8 +86,8 @@ def play(
     if framework == "https":
         flags = (*flags, "--tls=auto")
     if framework in MULTIPLEXED:
-        load = ClientKind([GO_MATRIX_BIN / "load", framework])
-        framework = "nethttp"
+        load = ClientKind([GO_MATRIX_BIN / "load", "h2c" if framework == "xnet" else framework])
+        framework = "xnet" if framework == "xnet" else "nethttp"
     with ExitStack() as stack:
         kinds = {"called": kind_of(called_program, "nethttp"), "go": kind_of(program, framework)}
         called = stack.enter_context(start_server("called", kinds=kinds))

@@ -36,9 +36,11 @@ QUICK = (
     ("detached", "std"),
     ("stream", "std"),
     ("late", "std"),
+    ("hijack", "std"),
     ("retry", "std"),
     ("timeout", "std"),
     ("parallel", "h2c"),
+    ("parallel", "xnet"),
     ("parallel", "grpc"),
     ("one", "stream"),
     ("pool-ctx", "std"),
@@ -67,12 +69,12 @@ def test_calls_are_part_of_their_request() -> None:
     check(play([Cell("gin", shape, client, 64) for shape, client in QUICK], FEW, warm=WARM))
 
 
-@pytest.mark.parametrize("how", ["grpc", "h2c"])
+@pytest.mark.parametrize("how", ["grpc", "h2c", "xnet"])
 def test_streams_have_their_handlers(how: str) -> None:
     """Requests that share a connection: what each handler calls is part of its own."""
     ensure_go_matrix()
     cells = [Cell(how, "one", "std", 64), Cell(how, "parallel", "grpc", 64)]
-    check(play(cells, FEW, warm=WARM))
+    check(play([*cells, Cell(how, "pool-ctx", "std", 64)], FEW, warm=WARM))
 
 
 def test_calls_over_tls() -> None:
@@ -100,6 +102,24 @@ def test_children_without_a_warm_up() -> None:
     run = play([Cell("nethttp", shape, "raw", 1) for shape in ("parallel", "detached")], 40)
     check_wrong(run)
     assert not [str(result) for result in run.results if result.none > 10]
+
+
+def test_reverse_proxies() -> None:
+    """What httputil.ReverseProxy passes on is part of what it was asked."""
+    ensure_go_matrix()
+    kinds = {one: kind_of(GOMATRIX, "nethttp") for one in ("called", "go")}
+    with (
+        start_server("called", kinds=kinds) as called,
+        start_server("go", env={"CALLED": called.base_url}, kinds=kinds) as server,
+        started_agent(pids=[called.pid, server.pid]) as agent,
+    ):
+        run_client("go", server.base_url, FEW, 64, path="/proxied/n/{}")
+        agent.settle(3 * FEW)
+        ended = agent.stop()
+    truth = judge(ended.spans, server.pids(), [called.pid])
+    assert truth.verdicts == {"right": FEW}
+    assert truth.split == truth.astray == 0
+    assert not ended.lost
 
 
 def check_wrong(run: Run) -> None:

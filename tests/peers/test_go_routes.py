@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -11,7 +12,7 @@ from .agent import SeenSpan, started_agent
 from .clients import ClientKind, start_client
 from .go_matrix import GOMATRIX, kind_of
 from .servers import start_server
-from .toolchain import GO_MATRIX_BIN, ensure_go_matrix
+from .toolchain import GO_MATRIX_BIN, ensure_go_matrix, ensure_go_old
 
 ROUTES = {
     "nethttp": "/{kind}/{shape}/{client}/{n}",
@@ -29,12 +30,15 @@ REQUESTS, CONCURRENCY = 400, 16
 H2C = ClientKind([GO_MATRIX_BIN / "load", "h2c"])
 
 
-def routes_of(framework: str, path: str, how: ClientKind | None = None) -> list[SeenSpan]:
+def routes_of(
+    framework: str, path: str, how: ClientKind | None = None, asked: Path = GOMATRIX
+) -> list[SeenSpan]:
     """The server's spans of requests that a framework was asked for, on a path."""
     ensure_go_matrix()
-    kinds = {"go": kind_of(GOMATRIX, framework)}
+    kinds = {"go": kind_of(asked, framework)}
+    env = {"CALLED": "http://127.0.0.1:1", "GODEBUG": "httpmuxgo121=0"}
     with (
-        start_server("go", env={"CALLED": "http://127.0.0.1:1"}, kinds=kinds) as server,
+        start_server("go", env=env, kinds=kinds) as server,
         started_agent(pids=[server.pid]) as agent,
     ):
         with start_client("go", server.base_url, REQUESTS, CONCURRENCY, path=path, how=how) as load:
@@ -67,15 +71,39 @@ def test_a_stream_is_named_by_the_pattern_that_matched(framework: str) -> None:
 
 
 @pytest.mark.parametrize("how", _some(("http1",), ("http1", "h2c")))
-@pytest.mark.parametrize("framework", _some(("gin",), [one for one in ROUTES if one != "nethttp"]))
+@pytest.mark.parametrize("framework", _some(("nethttp", "gin"), ROUTES))
 def test_a_router_in_another_goroutine(framework: str, how: str) -> None:
     """http.TimeoutHandler serves in a goroutine of its own, which has the request's context."""
     found = routes_of(framework, "/limited/none/std/{}", H2C if how == "h2c" else None)
     _check(found, ROUTES[framework])
 
 
+# Since Go 1.23 the pattern is in the Request, since 1.27 HTTP/2 has another; HTTP/2 without TLS is
+# there since 1.24.
+BY_SERVEMUX = [
+    *(("1.22.12", "http1"), ("1.24.10", "http1"), ("1.24.10", "h2c")),
+    *(("1.27.0", "http1"), ("1.27.0", "h2c")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["nethttp", "copied"])
+@pytest.mark.parametrize(("version", "how"), BY_SERVEMUX)
+def test_a_pattern_of_servemux_in_every_version(version: str, how: str, framework: str) -> None:
+    """Whether middleware has copied the Request before or not, and in http.TimeoutHandler. Where
+    it costs a stop the handler's name is told too."""
+    asked = ensure_go_old(version, way="stripped")
+    ask = H2C if how == "h2c" else None
+    _check(routes_of(framework, "/limited/{}", ask, asked), "/limited/{n}")
+    found = routes_of(framework, "/r/{}", ask, asked)
+    _check(found, "/r/{n}")
+    is_free = framework == "nethttp" and (version == "1.24.10" or (version, how) == BY_SERVEMUX[3])
+    name = None if is_free else "main.answer"
+    assert {span.attributes.get("code.function.name") for span in found} == {name}
+
+
 @pytest.mark.parametrize("how", _some(("h2c",), ("http1", "h2c")))
-@pytest.mark.parametrize("framework", _some(("chi",), ("gin", "chi", "mux")))
+@pytest.mark.parametrize("framework", _some(("chi", "echo"), ("gin", "chi", "mux", "echo")))
 def test_the_function_that_a_router_chose(framework: str, how: str) -> None:
     """By the name that the runtime has for it; where the router is net/http's none is told."""
     ensure_go_matrix()

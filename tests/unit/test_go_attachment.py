@@ -14,6 +14,7 @@ from waggle.probes.go.attach import FUNCTIONS, PROCESSES, GoAttachment, Hook
 TGID, EPOCH = 4121, 1
 CALL, BIRTH, INTRODUCTION = "go_round_trip", "go_birth", "go_serve_http"
 ALL = sorted([CALL, BIRTH, INTRODUCTION])
+ROUTE, TIMEOUT = "go_route_servemux", "go_timeout"
 
 
 @dataclass
@@ -165,6 +166,45 @@ def test_connections_that_nothing_introduces_are_left_alone_in_the_end() -> None
     states = [INTRODUCTION in looked(kernel, made, served=2, strangers=n) for n in range(1, 99)]
     assert states[0]
     assert not any(states[40:])
+
+
+def routed(kernel: FakeKernel) -> GoAttachment:
+    hooks = [Hook(program, "/proc/4121/exe", 0) for program in (CALL, ROUTE, TIMEOUT)]
+    made = GoAttachment(kernel, TGID, EPOCH, hooks, is_guess=False)  # type: ignore[arg-type]
+    made.attach()
+    return made
+
+
+def test_routes_that_memory_tells_cost_no_stop() -> None:
+    """The mux is left alone when it has told nothing that could not be read."""
+    kernel = FakeKernel()
+    made = routed(kernel)
+    assert ROUTE in looked(kernel, made, served=ENOUGH - 1)
+    assert looked(kernel, made, served=ENOUGH) == [CALL, TIMEOUT]
+    assert looked(kernel, made, served=ENOUGH, servemux_told=0) == [CALL, TIMEOUT]
+
+
+def test_a_mux_that_tells_what_memory_does_not_is_kept() -> None:
+    """And what told that it is wanted is not asked any more."""
+    kernel = FakeKernel()
+    made = routed(kernel)
+    for _ in range(99):
+        assert looked(kernel, made, served=ENOUGH, servemux_told=1) == [CALL, ROUTE]
+
+
+def test_a_mux_is_asked_again_when_an_answer_has_no_route() -> None:
+    """Ever more rarely, where it tells nothing."""
+    kernel = FakeKernel()
+    made = routed(kernel)
+    looked(kernel, made, served=ENOUGH)
+    states = [
+        ROUTE in looked(kernel, made, served=ENOUGH, unrouted_ns=look) for look in range(1, 4000)
+    ]
+    assert states[:5].count(True) == 3
+    assert 0 < sum(states[2000:]) < 40
+    while ROUTE not in looked(kernel, made, served=ENOUGH, unrouted_ns=len(states) + 1):
+        states.append(False)
+    assert looked(kernel, made, served=ENOUGH, servemux_told=1) == [CALL, ROUTE]
 
 
 def test_a_guess_that_disagrees_is_given_up() -> None:

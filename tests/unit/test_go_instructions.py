@@ -13,6 +13,7 @@ from waggle.probes.go.instructions import (
     at_entry,
     at_stack_check,
     call_to,
+    captured,
     is_emulated,
     is_emulated_on_arm64,
     is_left_alone,
@@ -229,6 +230,43 @@ def test_a_result_is_where_a_call_left_it(after: tuple[str, ...], is_there: bool
     code, goes_on = finding((BX_OF_STACK,), after)
     nop = goes_on + len(bytes.fromhex("".join(after))) - 1
     assert is_left_alone(code, FIND, nop, "rdi") is is_there
+
+
+JE_OVER = "7403"  # je: over what leaves by a jump
+
+
+def test_where_a_call_is_come_to_by_a_jump_its_argument_is_found_before_that() -> None:
+    """What lies between is another way; two ways are one too many."""
+    before = (BX_TO_STACK, JE_OVER, "90", "eb10")
+    code, goes_on = finding(before, ("90",))
+    assert after_call(code, FIND, "rbx") == Found(goes_on, 0x48)
+    code, _ = finding((BX_TO_STACK, "7405", *before[1:]), ("90",))
+    with pytest.raises(NoInstructionError):
+        after_call(code, FIND, "rbx")
+
+
+AX_OF_DX = "488b4208"  # mov rax, [rdx + 8]
+
+
+def test_what_a_closure_is_over_is_found() -> None:
+    """By the call that it makes with that."""
+    code, _ = finding((BX_TO_STACK, AX_OF_DX), ())
+    assert captured(code, FIND, "rax") == 8
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ("488b13", AX_OF_DX),  # mov rdx, [rbx]: no closure any more
+        ("488b4308",),  # mov rax, [rbx + 8]
+        ("4889d8",),  # mov rax, rbx
+    ],
+)
+def test_what_may_be_no_part_of_a_closure_is_not_read(before: tuple[str, ...]) -> None:
+    """Nothing else is taken for a handler."""
+    code, _ = finding(before, ())
+    with pytest.raises(NoInstructionError):
+        captured(code, FIND, "rax")
 
 
 LENGTH = "48894878"  # mov [rax + 0x78], rcx

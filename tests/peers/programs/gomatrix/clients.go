@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // caller fetches a path of the called server.
@@ -42,6 +45,9 @@ func newClients(base *url.URL) clients {
 	multiplexed := keep()
 	multiplexed.Protocols = new(http.Protocols)
 	multiplexed.Protocols.SetUnencryptedHTTP2(true)
+	module := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
 	few := keep()
 	few.MaxConnsPerHost = 4
 	c.known = map[string]caller{
@@ -51,6 +57,7 @@ func newClients(base *url.URL) clients {
 		"wrapped": c.with(&http.Client{Transport: tagging{wrapped}}),
 		"proxy":   c.with(&http.Client{Transport: proxied}),
 		"h2c":     c.with(&http.Client{Transport: multiplexed}),
+		"xnet":    c.with(&http.Client{Transport: module}),
 		"few":     c.with(&http.Client{Transport: few}),
 		"post":    c.posting(&http.Client{Transport: plain}),
 		"raw":     c.raw(),

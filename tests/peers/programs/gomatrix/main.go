@@ -28,6 +28,8 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/gorilla/mux"
 	"github.com/labstack/echo/v4"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/h2c"
 )
 
 // play serves one request of the matrix.
@@ -35,14 +37,14 @@ type play func(w http.ResponseWriter, r *http.Request, shape, client, n string)
 
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "HOST:PORT")
-	framework := flag.String("framework", "nethttp", "nethttp, gin, chi, mux, echo or fiber")
+	framework := flag.String("framework", "nethttp", "nethttp, gin, chi, mux, echo, fiber or xnet")
 	flag.Parse()
 	listener, err := net.Listen("tcp", *address)
 	if err != nil {
 		log.Fatal(err)
 	}
 	make, known := frameworks[*framework]
-	if *framework == "fiber" {
+	if *framework == "fiber" || *framework == "xnet" {
 		make, known = frameworks["nethttp"], true
 	}
 	if !known {
@@ -62,6 +64,9 @@ func main() {
 	go serveHTTPS(*address, root)
 	if *framework == "fiber" {
 		log.Fatal(serveFiber(listener, root, s.play))
+	}
+	if *framework == "xnet" { // HTTP/2 by the module, not by what net/http has of it
+		log.Fatal(http.Serve(listener, h2c.NewHandler(root, new(http2.Server))))
 	}
 	server := &http.Server{Handler: root, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
@@ -116,10 +121,10 @@ func told[F any](handler F) F {
 
 func echoed(p play) *echo.Echo {
 	e := echo.New()
-	e.GET("/:kind/:shape/:client/:n", func(c echo.Context) error {
+	e.GET("/:kind/:shape/:client/:n", told(func(c echo.Context) error {
 		p(c.Response(), c.Request(), c.Param("shape"), c.Param("client"), c.Param("n"))
 		return nil
-	})
+	}), passing)
 	return e
 }
 

@@ -58,6 +58,7 @@ func newShapes(called *url.URL) *shapes {
 		},
 		"detached": detached,
 		"stream":   stream,
+		"hijack":   hijacked,
 		"late":     late,
 		"deep": func(_ http.ResponseWriter, ctx context.Context, do call) error {
 			return deep(200, func() error { return do(ctx, "/n/") })
@@ -100,6 +101,9 @@ func (s *shapes) play(w http.ResponseWriter, r *http.Request, name, client, n st
 	err := shape(w, r.Context(), func(ctx context.Context, path string) error { return fetch(ctx, path+n) })
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	if name == "hijack" {
 		return
 	}
 	if rand.IntN(4) == 0 {
@@ -191,15 +195,29 @@ func detached(_ http.ResponseWriter, ctx context.Context, do call) error {
 	return nil
 }
 
-// stream calls between pieces of its answer.
+// stream calls between events that it sends.
 func stream(w http.ResponseWriter, ctx context.Context, do call) error {
 	flusher := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
 	fmt.Fprintf(w, "n=%s\n", w.Header().Get(number))
 	flusher.Flush()
 	err := do(ctx, "/n/")
 	fmt.Fprint(w, "more\n")
 	flusher.Flush()
 	return errors.Join(err, do(ctx, "/n/"))
+}
+
+// hijacked takes the connection from net/http; it calls before it answers by hand, and after that.
+func hijacked(w http.ResponseWriter, ctx context.Context, do call) error {
+	conn, both, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	err = do(ctx, "/n/")
+	whole := "n=" + w.Header().Get(number) + "\n"
+	fmt.Fprintf(both, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(whole), whole)
+	return errors.Join(err, both.Flush(), do(ctx, "/n/"))
 }
 
 // late calls in its own goroutine when its answer is complete.

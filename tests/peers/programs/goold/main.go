@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 )
 
 type job struct {
@@ -29,7 +30,7 @@ var (
 
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "HOST:PORT")
-	flag.String("framework", "nethttp", "there is no other here")
+	framework := flag.String("framework", "nethttp", "or copied: all requests are, before they are routed")
 	flag.Parse()
 	listener, err := net.Listen("tcp", *address)
 	if err != nil {
@@ -44,7 +45,36 @@ func main() {
 	}
 	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ready") })
 	http.HandleFunc("/m/", serve)
-	log.Fatal(http.Serve(listener, nil))
+	http.HandleFunc("/r/{n}", answer) // which is a pattern since Go 1.22
+	http.Handle("/limited/", http.TimeoutHandler(limited(), 20*time.Second, "too late"))
+	server := &http.Server{}
+	if *framework == "copied" {
+		server.Handler = copied(http.DefaultServeMux)
+	}
+	prepare(server)
+	log.Fatal(server.Serve(listener))
+}
+
+// prepare is for what not every version has.
+var prepare = func(*http.Server) {}
+
+type key struct{}
+
+// copied is middleware as many have it: what it adds to the context is in a Request of its own.
+func copied(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, 1)))
+	})
+}
+
+func limited() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("/limited/{n}", answer)
+	return m
+}
+
+func answer(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprintf(w, "n=%s\n", r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
 }
 
 // serve answers /m/<shape>/<client>/<n>.

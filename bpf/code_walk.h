@@ -9,7 +9,9 @@
 #include "portable.h"
 #include "waggle.h"
 
-#define FRAME_WORDS 8 /* read of each frame */
+#define FRAME_WORDS 8 /* of a frame, a power of two */
+/* Read of each: copying 64 bytes or more costs a start of its own (rep movsb) on many processors. */
+#define FRAME_WORDS_READ 7
 #define CODE_WORDS 20 /* and of its code object */
 #define CODE_TEXT 256 /* of a text that tells code objects apart */
 
@@ -23,7 +25,7 @@ struct code_walk {
 	u32 name;      /* of those that its code uses */
 	u32 names;
 	u32 runs_loop; /* one of them says so */
-	u32 reserved;
+	u32 passed; /* next place in code_passed; 0: not begun */
 	u32 count; /* of these frames, innermost first */
 	u32 lost;
 	u64 words[FRAME_WORDS];

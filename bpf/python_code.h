@@ -21,6 +21,7 @@
 #include "python.h"
 
 #define KIND_SLOTS 32768
+#define PASSED_SLOTS 256
 #define TOLD_SLOTS 16384
 #define OBJECT_SIZE 16	  /* of a str or bytes: where its length is */
 #define BYTES_DATA 32	  /* of a bytes: where its bytes are */
@@ -39,9 +40,17 @@ struct code_told {
 	u64 slots[TOLD_SLOTS];
 };
 
+/* Keys of libraries' functions that walks on this CPU have passed, one walk's side by side: most
+ * walks pass what the one before has passed, and `code_kinds` is large and seldom in a cache.
+ * Whoever preempts a walk may write here too: a word is always a key that was judged so. */
+struct code_passed {
+	u64 keys[PASSED_SLOTS];
+};
+
 MAP(python_code, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_code_layout, ON_DEMAND);
 MAP(code_kinds, BPF_MAP_TYPE_ARRAY, 1, u32, struct code_kinds, MAPPED);
 MAP(code_told, BPF_MAP_TYPE_ARRAY, 1, u32, struct code_told, MAPPED);
+MAP(code_passed, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, struct code_passed, 0);
 /* Never written: what a new event begins as. */
 MAP(blank_code, BPF_MAP_TYPE_ARRAY, 1, u32, struct waggle_code_event, 0);
 
@@ -54,6 +63,7 @@ struct {
 struct frame_walk {
 	struct code_walk *walk;
 	const struct waggle_code_layout *layout;
+	struct code_passed *passed;
 };
 
 INLINE u64 mix(u64 hash, u64 word)
@@ -86,6 +96,24 @@ INLINE u32 kind_of(u64 key)
 	if ((kinds->slots[at + 1] ^ key) < 4)
 		return kinds->slots[at + 1] & 3;
 	return WAGGLE_CODE_UNKNOWN;
+}
+
+/* Whether a function is a library's, by its key. The first of a walk says where its keys are. */
+INLINE u32 kind_of_function(struct frame_walk *at, u64 key)
+{
+	struct code_walk *walk = at->walk;
+	u64 *passed;
+	u32 kind;
+
+	if (!walk->passed)
+		walk->passed = key >> 40 | 1 << 24;
+	passed = &at->passed->keys[masked(walk->passed++, PASSED_SLOTS - 1)];
+	if (*passed == key)
+		return WAGGLE_CODE_LIBRARY;
+	kind = kind_of(key);
+	if (kind == WAGGLE_CODE_LIBRARY)
+		*passed = key;
+	return kind;
 }
 
 INLINE u64 *told_slots(u64 id)
@@ -173,13 +201,13 @@ static long frame_step(u32 index, void *context)
 	struct frame_walk *at = context;
 	struct code_walk *walk = at->walk;
 	const struct waggle_code_layout *layout = at->layout;
-	u64 address, key = 0, offset;
+	u64 address, key = 0, frame = walk->frame, offset;
 	int found, added;
 	u32 kind;
 
-	if (!walk->frame)
+	if (!frame)
 		return 1;
-	if (bpf_probe_read_user(walk->words, sizeof(walk->words), (void *)walk->frame)) {
+	if (bpf_probe_read_user(walk->words, 8 * FRAME_WORDS_READ, (void *)frame)) {
 		walk->lost = 1;
 		return 1;
 	}
@@ -188,12 +216,12 @@ static long frame_step(u32 index, void *context)
 	/* Code that is no function's (a module's, exec) often lives no longer than it runs. */
 	if (!frame_word(walk, layout->frame_locals))
 		key = mix(mix(layout->salt, address), frame_word(walk, layout->frame_globals)) & ~3ULL;
-	kind = key ? kind_of(key) : WAGGLE_CODE_UNKNOWN;
+	kind = key ? kind_of_function(at, key) : WAGGLE_CODE_UNKNOWN;
 	if (kind == WAGGLE_CODE_LIBRARY)
 		return 0;
 	if (kind == WAGGLE_CODE_LOOP)
 		return 1;
-	offset = frame_word(walk, layout->frame_instruction) - address - layout->instructions;
+	offset = word_at(frame + layout->frame_instruction) - address - layout->instructions;
 	found = identify(walk, layout, address);
 	if (found < 0)
 		return 0; /* a frame between C and Python */
@@ -346,6 +374,18 @@ static long candidate_step(u32 index, void *context)
 	return 0;
 }
 
+/* Tells of what is new among the frames that may be the one. */
+INLINE void tell_codes(struct frame_walk *at)
+{
+	struct code_walk *walk = at->walk;
+
+	walk->candidate = 0;
+	walk->piece = 0;
+	walk->name = 0;
+	walk->runs_loop = 0;
+	LOOP(WAGGLE_FRAMES * (TABLE_PIECES + NAMES_READ + 2), candidate_step, at);
+}
+
 static long site_step(u32 index, void *context)
 {
 	struct frame_walk *at = context;
@@ -390,33 +430,34 @@ INLINE u64 current_frame(const struct waggle_code_layout *layout)
  * be had. Ids and offsets of what is not among the frames are left over from other calls. */
 PROVEN_ONCE u64 find_call_site(struct code_walk *walk)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0;
 	struct frame_walk at = { .walk = walk };
 	u64 site;
 
 	if (!walk)
 		return 0;
 	at.layout = bpf_map_lookup_elem(&python_code, &tgid);
-	if (!at.layout)
+	at.passed = bpf_map_lookup_elem(&code_passed, &zero);
+	if (!at.layout || !at.passed)
 		return 0;
+	walk->passed = 0;
 	walk->count = 0;
 	walk->lost = 0;
 	walk->frame = current_frame(at.layout);
 	LOOP(WAGGLE_WALK, frame_step, &at);
 	if (!walk->count || walk->lost)
 		return 0;
-	walk->candidate = 0;
-	walk->piece = 0;
-	walk->name = 0;
-	walk->runs_loop = 0;
-	LOOP(WAGGLE_FRAMES * (TABLE_PIECES + NAMES_READ + 2), candidate_step, &at);
 	walk->hash = at.layout->salt;
 	LOOP(WAGGLE_FRAMES, site_step, &at);
 	site = walk->hash | 1;
-	if (!walk->lost && !is_told(site))
-		tell_site(walk, site);
-	if (walk->lost)
-		return 0;
+	/* Who knows a place knows the code objects of its frames. */
+	if (!is_told(site)) {
+		tell_codes(&at);
+		if (!walk->lost)
+			tell_site(walk, site);
+		if (walk->lost)
+			return 0;
+	}
 	count(WAGGLE_COUNT_CALL_SITES);
 	return site;
 }

@@ -142,7 +142,8 @@ def play(
         numbers = [range(1 + i * count, 1 + (i + 1) * count) for i in range(len(cells))]
         for cell, mine in zip(cells, numbers, strict=True):
             _load(cell, server, mine)
-        settle(agent, 3 * count * len(cells))
+        # Server and called server, and each call: what waits for its proof comes last.
+        settle(agent, sum(count * (1 + 2 * (calls_of(cell.shape) or 1)) for cell in cells))
         pids = server.pids()
         ended = agent.stop()
         truth = judge(ended.spans, pids, [called.pid])

@@ -6,6 +6,7 @@ they say of their own lines.
 
 import itertools
 import json
+import re
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -132,3 +133,14 @@ def test_what_is_made_up() -> None:
     """Code without a file is compiled as needed, but for what the interpreter brings along."""
     files = ["<string>", "<frozen runpy>", "<interpreter trampoline>", "/srv/app.py"]
     assert list(itertools.compress(files, map(is_made_up, files))) == ["<string>"]
+
+
+def test_what_is_read_of_a_frame() -> None:
+    """The words that bpf/code_walk.h reads of each frame hold what a walk needs of all of them."""
+    header = (Path(__file__).parents[2] / "bpf" / "code_walk.h").read_text()
+    read = re.search(r"#define FRAME_WORDS_READ (\d+)", header)
+    assert read
+    needed = ("frame_code", "frame_globals", "frame_locals", "frame_previous")
+    rows = [row for row in OFFSETS.values() if "frame" in row]
+    assert len(rows) >= 5
+    assert max(row[name] for row in rows for name in needed) < 8 * int(read[1])

@@ -1,0 +1,161 @@
+"""Playing programs of other runtimes, as turn_matrix.py plays Node.js: a process for each cell.
+
+    python -m tests.peers.runtime_matrix [--count N] [CELL...]     the table of docs/parents.md
+
+A cell is `program/shape/client`; a proxy has the shape `proxy`, and its client is how it keeps its
+connections to the server behind it.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from .harness import ensure_built
+from .servers import HAPROXY, Options, Place, ServerKind, SERVERS
+from .toolchain import C_MATRIX, JAVA_CLASSES, PROGRAMS, RUST_MATRIX, ensure_runtimes, tool
+from .turn_matrix import CONCURRENCIES, Played, play, table
+
+_HTTPD = """
+ServerRoot {folder}
+PidFile {folder}/pid
+DefaultRuntimeDir {folder}
+ServerName localhost
+User nobody
+Group nogroup
+Listen {port}
+KeepAliveTimeout 600
+MaxKeepAliveRequests 0
+LoadModule mpm_{mpm}_module {modules}/mod_mpm_{mpm}.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+ErrorLog /dev/stderr
+ProxyPass / {upstream}/ {options}
+{workers}
+"""
+_HTTPD_MODULES = Path("/usr/lib/apache2/modules")
+_HTTPD_WORKERS = {
+    "prefork": "StartServers 34\nMaxRequestWorkers 40",
+    "worker": "StartServers 2\nThreadsPerChild 20\nMaxRequestWorkers 40",
+    "event": "StartServers 2\nThreadsPerChild 20\nMaxRequestWorkers 40",
+}
+
+
+def _httpd(mpm: str) -> ServerKind:
+    def command(place: Place, options: Options) -> list[str | Path]:
+        config = place.folder / "httpd.conf"
+        config.write_text(
+            _HTTPD.format(
+                folder=place.folder,
+                port=place.port,
+                mpm=mpm,
+                modules=_HTTPD_MODULES,
+                upstream=options.upstream,
+                options="" if options.upstream_keepalive else "disablereuse=on",
+                workers=_HTTPD_WORKERS[mpm],
+            )
+        )
+        return [tool("apache2"), "-DFOREGROUND", "-f", config]
+
+    return ServerKind(command, needs_upstream=True)
+
+
+def _caddy(place: Place, options: Options) -> list[str | Path]:
+    upstream = (options.upstream or "").removeprefix("http://")
+    config = place.folder / "Caddyfile"
+    config.write_text(
+        "{\n\tauto_https off\n\tadmin off\n}\n"
+        f"http://{place.address} {{\n\treverse_proxy {upstream}\n}}\n"
+    )
+    return [tool("caddy"), "run", "--adapter", "caddyfile", "--config", config]
+
+
+def _varnish(place: Place, options: Options) -> list[str | Path]:
+    host, _, port = (options.upstream or "").removeprefix("http://").rpartition(":")
+    rules = place.folder / "default.vcl"
+    rules.write_text(
+        f'vcl 4.1;\nbackend default {{ .host = "{host}"; .port = "{port}"; }}\n'
+        "sub vcl_recv { return (pass); }\n"
+    )
+    where = ["-a", place.address, "-n", place.folder, "-f", rules]
+    return [tool("varnishd"), "-F", *where, "-j", "none"]
+
+
+def _java(executor: str) -> ServerKind:
+    flags = ["-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600"]
+
+    def command(place: Place, _: Options) -> list[str | Path]:
+        return [tool("java"), *flags, "-cp", JAVA_CLASSES, "Matrix", place.address, executor]
+
+    return ServerKind(command)
+
+
+def _php(place: Place, _: Options) -> list[str | Path]:
+    return [tool("php"), "-S", place.address, PROGRAMS / "php" / "matrix.php"]
+
+
+def _puma(place: Place, _: Options) -> list[str | Path]:
+    program = PROGRAMS / "ruby" / "matrix.ru"
+    return [tool("puma"), "--threads", "16:16", "--bind", f"tcp://{place.address}", program]
+
+
+def _c(way: str) -> ServerKind:
+    return ServerKind(lambda place, _: [C_MATRIX, place.address, way])
+
+
+RUNTIMES: Mapping[str, ServerKind] = {
+    "nginx": SERVERS["nginx-proxy"],
+    "haproxy": HAPROXY,
+    "httpd-prefork": _httpd("prefork"),
+    "httpd-worker": _httpd("worker"),
+    "httpd-event": _httpd("event"),
+    "varnish": ServerKind(_varnish, needs_upstream=True),
+    "caddy": ServerKind(_caddy, needs_upstream=True),
+    "java": _java("fixed"),
+    "java-virtual": _java("virtual"),
+    "php": ServerKind(_php, env={"PHP_CLI_SERVER_WORKERS": "8"}),
+    "puma": ServerKind(_puma),
+    "c-connection": _c("connection"),
+    "c-pool": _c("pool"),
+    "c-loop": _c("loop"),
+    "axum": ServerKind(lambda place, _: [RUST_MATRIX, place.address]),
+}
+
+_PROXIES = ("nginx", "haproxy", "httpd-prefork", "httpd-worker", "httpd-event", "varnish", "caddy")
+CELLS: tuple[tuple[str, str, str], ...] = (
+    *((name, "proxy", "kept") for name in _PROXIES),
+    *(("java", "two", client) for client in ("url", "http", "async")),
+    ("java", "mixed", "url"),
+    *(("php", shape, "curl") for shape in ("two", "mixed")),
+    ("php", "two", "streams"),
+    *(("puma", "two", client) for client in ("kept", "close")),
+    *(("puma", shape, "kept") for shape in ("mixed", "timer")),
+    *((f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")),
+    *(("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--concurrency", type=int, action="append")
+    parser.add_argument("cells", nargs="*", metavar="CELL", help="program/shape/client, or program")
+    arguments = parser.parse_args()
+    ensure_built()
+    ensure_runtimes()
+    wanted = set(arguments.cells)
+    cells = [cell for cell in CELLS if not wanted or wanted & {cell[0], "/".join(cell)}]
+    found: list[Played] = []
+    for concurrency in arguments.concurrency or CONCURRENCIES:
+        for begin in range(0, len(cells), 4):  # so many run beside each other
+            some = cells[begin : begin + 4]
+            played, ended = play(some, concurrency, arguments.count, programs=RUNTIMES)
+            for one in played:
+                print(one, flush=True)
+            print(ended.stderr, flush=True)
+            found += played
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

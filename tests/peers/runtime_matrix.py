@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .harness import ensure_built
-from .servers import HAPROXY, Options, Place, ServerKind, SERVERS
+from .servers import HAPROXY, SERVERS, Options, Place, ServerKind
 from .toolchain import C_MATRIX, JAVA_CLASSES, PROGRAMS, RUST_MATRIX, ensure_runtimes, tool
 from .turn_matrix import CONCURRENCIES, Played, play, table
 
@@ -35,9 +35,9 @@ ProxyPass / {upstream}/ {options}
 """
 _HTTPD_MODULES = Path("/usr/lib/apache2/modules")
 _HTTPD_WORKERS = {
-    "prefork": "StartServers 34\nMaxRequestWorkers 40",
-    "worker": "StartServers 2\nThreadsPerChild 20\nMaxRequestWorkers 40",
-    "event": "StartServers 2\nThreadsPerChild 20\nMaxRequestWorkers 40",
+    "prefork": "StartServers 34\nMinSpareServers 34\nMaxSpareServers 40\nMaxRequestWorkers 40",
+    "worker": "StartServers 2\nThreadsPerChild 20\nMaxSpareThreads 40\nMaxRequestWorkers 40",
+    "event": "StartServers 2\nThreadsPerChild 20\nMaxSpareThreads 40\nMaxRequestWorkers 40",
 }
 
 

@@ -225,7 +225,19 @@ def ensure_runtimes() -> None:
     with once("c-matrix", _digest([source])) as is_needed:
         if is_needed:
             libraries = ["-lmicrohttpd", "-lcurl"]
-            _run(["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(C_MATRIX), str(source), *libraries])
+            _run(
+                [
+                    "cc",
+                    "-O1",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                    "-o",
+                    str(C_MATRIX),
+                    str(source),
+                    *libraries,
+                ]
+            )
     if has_cargo():
         ensure_rust_matrix()
 

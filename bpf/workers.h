@@ -173,7 +173,7 @@ PROVEN_ONCE int claim_call(const struct connection *connection, struct waggle_fa
 		return 0;
 	if (process->mode & WAGGLE_PROCESS_RULE_WORKER && worker_calls(connection, process, facts))
 		return 0;
-	if (process->mode & WAGGLE_PROCESS_RULE_ALONE)
+	if (process->mode & WAGGLE_PROCESS_RULE_ALONE && !process->alone_contradicts)
 		alone_calls(process, facts);
 	return 0;
 }

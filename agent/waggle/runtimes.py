@@ -59,6 +59,9 @@ LANGUAGES = {
     VARNISH: "c",
 }
 
+# Programs, or what we do not know: nothing that runs others' programs.
+NO_RUNTIMES = frozenset({NGINX, HAPROXY, HTTPD, VARNISH, OTHER})
+
 _PROPER_NAMES = {
     GO: "Go",
     CPYTHON: "CPython",

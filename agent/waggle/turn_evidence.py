@@ -118,7 +118,8 @@ class Turns:
             return
         speaks = ours["contexts"][:, 0] != 0
         self._prove(ours[(ours["kind"] == EvidenceKind.TURN_ANSWER) & speaks])
-        count_down(self._claims, ours[np.isin(ours["kind"], _ENDS)])
+        of_turns = ~np.isin(ours["link"], (*_WORKERS, Link.ALONE))
+        count_down(self._claims, ours[of_turns & np.isin(ours["kind"], _ENDS)])
         refuted = ours[ours["kind"] == EvidenceKind.TURN_REFUTED]
         for tgid, link in zip(refuted["tgid"], refuted["link"], strict=True):
             self._refute(tgid, link)

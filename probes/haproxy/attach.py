@@ -1,9 +1,10 @@
 """Finds what a thread of HAProxy works on: no probe is needed, three words of its memory tell.
 
 Each thread of HAProxy (2.5 and later) has a context, `th_ctx`, which holds the task that it runs
-behind two trees of two words (2.6 to 3.2). A task begins with its state (two words of 4 bytes), the function that it runs and what
-that works on. The function `process_stream` works on a stream: one request, from its reading to
-its answer. HAProxy exports both names, since it prints its own stack when it crashes.
+behind two trees of two words (2.6 to 3.2). A task begins with its state (two words of 4 bytes),
+the function that it runs and what that works on. The function `process_stream` works on a
+stream: one request, from its reading to its answer. HAProxy exports both names, since it prints
+its own stack when it crashes.
 
 Where the memory looks otherwise there is another function in that place, which says nothing.
 """

@@ -7,13 +7,28 @@ connections to the server behind it.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .agent import Ended
 from .harness import ensure_built
+from .processes import ROOT
+from .python_matrix import Cell
 from .servers import HAPROXY, SERVERS, Options, Place, ServerKind
-from .toolchain import C_MATRIX, JAVA_CLASSES, PROGRAMS, RUST_MATRIX, ensure_runtimes, tool
+from .toolchain import (
+    C_MATRIX,
+    JAVA_CLASSES,
+    PROGRAMS,
+    RUST_MATRIX,
+    ensure_runtimes,
+    has_cargo,
+    tool,
+)
 from .turn_matrix import CONCURRENCIES, Played, play, table
+
+PAGE = ROOT / "docs" / "parents.md"
+BEGIN, END = "<!-- runtimes -->\n", "<!-- end runtimes -->\n"
+_AT_ONCE = 4
 
 _HTTPD = """
 ServerRoot {folder}
@@ -82,7 +97,11 @@ def _varnish(place: Place, options: Options) -> list[str | Path]:
 
 
 def _java(executor: str) -> ServerKind:
-    flags = ["-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600"]
+    flags: list[str | Path] = [
+        "-Xmx128m",
+        "-XX:TieredStopAtLevel=1",
+        "-Dsun.net.httpserver.idleInterval=600",
+    ]
 
     def command(place: Place, _: Options) -> list[str | Path]:
         return [tool("java"), *flags, "-cp", JAVA_CLASSES, "Matrix", place.address, executor]
@@ -126,6 +145,7 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     *((name, "proxy", "kept") for name in _PROXIES),
     *(("java", "two", client) for client in ("url", "http", "async")),
     ("java", "mixed", "url"),
+    ("java", "background", "http"),
     *(("php", shape, "curl") for shape in ("two", "mixed")),
     ("php", "two", "streams"),
     *(("puma", "two", client) for client in ("kept", "close")),
@@ -135,26 +155,76 @@ CELLS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+# What cannot be had where one rule or another does not see it, and why; all else is right.
+LEAST = 0.99
+_REASONS = {
+    ("java", "two", "http"): "java.net.http sends by threads of its own",
+    ("java", "two", "async"): "java.net.http sends by threads of its own",
+    ("java", "mixed", "url"): "two of three calls are made by other threads",
+    ("java", "background", "http"): "a program that calls by itself ends rule `alone`",
+    ("puma", "mixed", "kept"): "two of three calls are made by other threads",
+    ("varnish", "proxy", "kept"): "another thread fetches",
+    **dict.fromkeys(
+        [(f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")],
+        "its sockets do not block, and those of loops do not either",
+    ),
+    **dict.fromkeys(
+        [("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")],
+        "any thread does any task",
+    ),
+}
+_FIRST_IN_THREE = {("java", "mixed", "url"), ("puma", "mixed", "kept")}
+_NEEDS_PROOF = {"nginx": 0.75}  # its first responses prove the rule
+
+
+def least(cell: Cell) -> float:
+    """The share of right parents that a cell must have."""
+    place = (cell.server, cell.shape, cell.client)
+    if place not in _REASONS:
+        return LEAST if cell.concurrency == 1 else _NEEDS_PROOF.get(cell.server, LEAST)
+    if place in _FIRST_IN_THREE:
+        return 0.33
+    # Rule `alone`: with one at a time nobody else can have called.
+    return LEAST if cell.concurrency == 1 and cell.shape != "background" else 0.0
+
+
+def available() -> list[tuple[str, str, str]]:
+    """The cells whose programs are here: install.sh gives all but Rust."""
+    return [cell for cell in CELLS if cell[0] != "axum" or has_cargo()]
+
+
+def play_all(
+    cells: Sequence[tuple[str, str, str]], concurrency: int, count: int
+) -> Iterator[tuple[list[Played], Ended]]:
+    """Plays the cells, a few beside each other."""
+    for begin in range(0, len(cells), _AT_ONCE):
+        yield play(cells[begin : begin + _AT_ONCE], concurrency, count, programs=RUNTIMES)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, action="append")
+    parser.add_argument("--write", action="store_true", help="write docs/parents.md")
     parser.add_argument("cells", nargs="*", metavar="CELL", help="program/shape/client, or program")
     arguments = parser.parse_args()
     ensure_built()
     ensure_runtimes()
     wanted = set(arguments.cells)
-    cells = [cell for cell in CELLS if not wanted or wanted & {cell[0], "/".join(cell)}]
+    cells = [cell for cell in available() if not wanted or wanted & {cell[0], "/".join(cell)}]
     found: list[Played] = []
     for concurrency in arguments.concurrency or CONCURRENCIES:
-        for begin in range(0, len(cells), 4):  # so many run beside each other
-            some = cells[begin : begin + 4]
-            played, ended = play(some, concurrency, arguments.count, programs=RUNTIMES)
+        for played, ended in play_all(cells, concurrency, arguments.count):
             for one in played:
                 print(one, flush=True)
             print(ended.stderr, flush=True)
             found += played
-    print(table(found))
+    rows = table(found)
+    print(rows)
+    if arguments.write:
+        text = PAGE.read_text()
+        before, _, rest = text.partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}{rows}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 
 /**
  * A target program: Java's built-in HTTP server, one handler in many shapes. Usage: CALLED=URL,
@@ -20,10 +23,14 @@ import java.util.concurrent.Executors;
  */
 final class Matrix {
     private static final int THREADS = 32;
+    private static final int NOBODYS = 9_000_000;
+    private static final int BACKGROUND_CALLS = 400;
     private static final String CALLED = System.getenv("CALLED");
     private static final HttpClient CLIENT =
             HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
     private static final ExecutorService OTHERS = Executors.newFixedThreadPool(THREADS);
+
+    private static ScheduledExecutorService background;
 
     public static void main(String[] arguments) throws Exception {
         int colon = arguments[0].lastIndexOf(':');
@@ -61,9 +68,12 @@ final class Matrix {
 
     private static void shape(String name, String client, String n)
             throws IOException, InterruptedException {
+        if (name.equals("background")) {
+            startBackground(client);
+        }
         call(client, n);
         switch (name) {
-            case "one" -> {}
+            case "one", "background" -> {}
             case "two" -> call(client, n);
             case "mixed" ->
                     List.of(other(client, n), other(client, n)).forEach(CompletableFuture::join);
@@ -72,6 +82,31 @@ final class Matrix {
                 call(client, n);
             }
         }
+    }
+
+    /** Work that is nobody's, while requests are served and when none are. */
+    private static synchronized void startBackground(String client) {
+        if (background != null) {
+            return;
+        }
+        background = Executors.newSingleThreadScheduledExecutor();
+        AtomicInteger nobodys = new AtomicInteger(NOBODYS);
+        background.scheduleAtFixedRate(
+                () -> {
+                    int n = nobodys.getAndIncrement();
+                    if (n >= NOBODYS + BACKGROUND_CALLS) {
+                        background.shutdown();
+                        return;
+                    }
+                    try {
+                        call(client, Integer.toString(n));
+                    } catch (IOException | InterruptedException error) {
+                        throw new IllegalStateException(error);
+                    }
+                },
+                0,
+                2,
+                TimeUnit.MILLISECONDS);
     }
 
     /** A call by another thread. */

@@ -41,6 +41,8 @@ OUT_OF_LINE u64 current_worker(u32 mode)
 
 	if (!(mode & WAGGLE_PROCESS_RULE_WORKER))
 		return 0;
+	if (mode & WAGGLE_PROCESS_NAMED_THREADS && !is_named_answerer())
+		return 0;
 	if (!(mode & WAGGLE_PROCESS_WORKER_TOLD))
 		return (u32)id;
 	scheduler = bpf_map_lookup_elem(&schedulers, &tgid);

@@ -94,6 +94,7 @@ _THREAD_READS = frozenset({HTTPD, PHP})
 # Of these an answer tells who has served the request: a thread, or what a probe knows of.
 _WORKERS = {
     RUBY: ProcessMode.RULE_WORKER,
+    JVM: ProcessMode.RULE_WORKER,  # Undertow's threads, by their names
     HAPROXY: ProcessMode.RULE_WORKER | ProcessMode.WORKER_TOLD,
 }
 

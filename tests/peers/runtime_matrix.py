@@ -20,6 +20,8 @@ from .toolchain import (
     JAVA_CLASSES,
     PROGRAMS,
     RUST_MATRIX,
+    SERVLET_CLASSES,
+    SERVLET_JARS,
     ensure_runtimes,
     has_cargo,
     tool,
@@ -96,15 +98,17 @@ def _varnish(place: Place, options: Options) -> list[str | Path]:
     return [tool("varnishd"), "-F", *where, "-j", "none"]
 
 
-def _java(executor: str) -> ServerKind:
-    flags: list[str | Path] = [
-        "-Xmx128m",
-        "-XX:TieredStopAtLevel=1",
-        "-Dsun.net.httpserver.idleInterval=600",
-    ]
+_JAVA_FLAGS = ("-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600")
 
+
+def _java(place: Place, _: Options) -> list[str | Path]:
+    return [tool("java"), *_JAVA_FLAGS, "-cp", JAVA_CLASSES, "Matrix", place.address, "fixed"]
+
+
+def _servlets(name: str) -> ServerKind:
     def command(place: Place, _: Options) -> list[str | Path]:
-        return [tool("java"), *flags, "-cp", JAVA_CLASSES, "Matrix", place.address, executor]
+        classes = f"{SERVLET_CLASSES}:{SERVLET_JARS}/*"
+        return [tool("java"), *_JAVA_FLAGS, "-cp", classes, "Servlets", place.address, name]
 
     return ServerKind(command)
 
@@ -130,8 +134,10 @@ RUNTIMES: Mapping[str, ServerKind] = {
     "httpd-event": _httpd("event"),
     "varnish": ServerKind(_varnish, needs_upstream=True),
     "caddy": ServerKind(_caddy, needs_upstream=True),
-    "java": _java("fixed"),
-    "java-virtual": _java("virtual"),
+    "java": ServerKind(_java),
+    "tomcat": _servlets("tomcat"),
+    "jetty": _servlets("jetty"),
+    "undertow": _servlets("undertow"),
     "php": ServerKind(_php, env={"PHP_CLI_SERVER_WORKERS": "8"}),
     "puma": ServerKind(_puma),
     "c-connection": _c("connection"),
@@ -146,6 +152,7 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     *(("java", "two", client) for client in ("url", "http", "async")),
     ("java", "mixed", "url"),
     ("java", "background", "http"),
+    *((name, "two", "url") for name in ("tomcat", "jetty", "undertow")),
     *(("php", shape, "curl") for shape in ("two", "mixed")),
     ("php", "two", "streams"),
     *(("puma", "two", client) for client in ("kept", "close")),

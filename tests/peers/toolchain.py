@@ -33,6 +33,8 @@ GRPC_JARS = BUILD / "java" / "peers-grpc-jars"
 GRPC_RUST = BUILD / "rust" / "peers-grpc"
 GRPC_CLASSES = BUILD / "java" / "peers-grpc"
 C_MATRIX = BUILD / "bin" / "peers" / "cmatrix"
+SERVLET_JARS = BUILD / "java" / "servlet-jars"
+SERVLET_CLASSES = BUILD / "java" / "servlets"
 RUST_MATRIX = BUILD / "rust" / "peers-matrix" / "release" / "matrix"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
@@ -238,8 +240,20 @@ def ensure_runtimes() -> None:
                     *libraries,
                 ]
             )
+    _ensure_servlets()
     if has_cargo():
         ensure_rust_matrix()
+
+
+def _ensure_servlets() -> None:
+    folder = PROGRAMS / "servlets"
+    sources = sorted(folder.glob("*.java"))
+    with once("servlets", _digest([*sources, folder / "pom.xml"])) as is_needed:
+        if is_needed:
+            copy = ["dependency:copy-dependencies", f"-DoutputDirectory={SERVLET_JARS}"]
+            _run([tool("mvn"), "-q", "-B", "-f", str(folder / "pom.xml"), *copy])
+            path = ["-cp", f"{SERVLET_JARS}/*", "-d", str(SERVLET_CLASSES)]
+            _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
 
 
 def ensure_rust_matrix() -> None:

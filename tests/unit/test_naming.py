@@ -327,11 +327,12 @@ def test_rules() -> None:
     assert allowed_rules(Runtime("cpython")) == thread | int(ProcessMode.RULE_TASK)
     alone = int(ProcessMode.RULE_ALONE)
     assert allowed_rules(Runtime("pypy")) == thread | alone
-    assert allowed_rules(Runtime("jvm")) == thread | alone | int(ProcessMode.NAMED_THREADS)
+    worker = int(ProcessMode.RULE_WORKER)
+    named = int(ProcessMode.NAMED_THREADS)
+    assert allowed_rules(Runtime("jvm")) == thread | worker | alone | named
     assert allowed_rules(Runtime("other")) == thread | alone
     assert allowed_rules(Runtime("httpd")) == thread | int(ProcessMode.THREAD_READS)
     assert allowed_rules(Runtime("php")) == thread | alone | int(ProcessMode.THREAD_READS)
-    worker = int(ProcessMode.RULE_WORKER)
     assert allowed_rules(Runtime("ruby")) == worker | alone
     assert allowed_rules(Runtime("haproxy")) == worker | int(ProcessMode.WORKER_TOLD)
     assert allowed_rules(Runtime("nginx")) == turn

@@ -78,6 +78,12 @@ test-go: build .venv/.packages-dev ## Go: every framework, client and shape, eve
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_go*.py
 	$(GIVE_BACK)
 
+.PHONY: test-runtimes
+test-runtimes: build .venv/.packages-dev ## Parents in other runtimes: Apache httpd, Java, PHP, Ruby, C, Rust, ...
+	@$(AS_ROOT) tests/peers/install.sh runtimes
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_runtimes.py
+	$(GIVE_BACK)
+
 WAGGLE_TEST_SOAK ?= 400
 
 .PHONY: soak

@@ -272,11 +272,11 @@ OUT_OF_LINE int remember_turn(struct connection *connection, u64 sock, u32 mode)
 	return 0;
 }
 
-INLINE int uses_turns(u32 tgid)
+INLINE u32 mode_of(u32 tgid)
 {
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 
-	return process && (process->mode & WAGGLE_PROCESS_RULE_TURN);
+	return process ? process->mode : 0;
 }
 
 /* Turns to the beginning of a call's bytes. Returns 0 when there is nothing new in it. */

@@ -97,6 +97,24 @@ int BPF_PROG(tcp_destroy, struct sock *sk)
 	return 0;
 }
 
+INLINE int asks_who_connects(u32 tgid)
+{
+	u32 told = WAGGLE_PROCESS_RULE_WORKER | WAGGLE_PROCESS_WORKER_TOLD, mode = mode_of(tgid);
+
+	return mode & WAGGLE_PROCESS_RULE_TURN || (mode & told) == told;
+}
+
+/* In place of a request's owner: the worker, whose requests are known only by answers. */
+INLINE void note_who_connects(u64 id, struct owner *owner)
+{
+	u32 mode = mode_of(id >> 32);
+
+	if (mode & WAGGLE_PROCESS_RULE_TURN)
+		turn_of_thread((u32)id, owner);
+	else
+		owner->sock = current_worker(mode);
+}
+
 /* connect() under rule `turn`: the first request is written later, when the
  * connection is there, but it belongs to whoever asked for it. */
 INLINE void on_connect(struct sock *sk)
@@ -105,7 +123,7 @@ INLINE void on_connect(struct sock *sk)
 	struct endpoint endpoint = { .sock = sock };
 	struct connection *connection;
 
-	if (!uses_turns(id >> 32))
+	if (!asks_who_connects(id >> 32))
 		return;
 	endpoint.family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	connection = new_connection(&endpoint, 1);
@@ -113,7 +131,7 @@ INLINE void on_connect(struct sock *sk)
 		return;
 	connection->flags = CONNECTION_FRESH | CONNECTION_FROM_START;
 	connection->asked = 1;
-	turn_of_thread((u32)id, &connection->turn_owner);
+	note_who_connects(id, &connection->turn_owner);
 }
 
 INLINE void on_close(struct connection *connection, u64 sock, u8 end)

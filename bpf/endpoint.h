@@ -134,6 +134,14 @@ INLINE int is_blocking(struct sock *sk, int flags)
 	return !(BPF_CORE_READ(sk, sk_socket, file, f_flags) & O_NONBLOCK);
 }
 
+/* Whether what is read now may be a request that the reading thread will serve. */
+INLINE int serves_what_it_reads(struct sock *sk, int flags, u32 mode)
+{
+	if (mode & WAGGLE_PROCESS_THREAD_READS || is_blocking(sk, flags))
+		return 1;
+	return mode & WAGGLE_PROCESS_NAMED_THREADS && is_named_worker();
+}
+
 INLINE void current_arguments(struct call *call)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -187,7 +195,7 @@ OUT_OF_LINE int on_receive(struct call *call)
 		memory_of_call(call);
 	call->memory.length = call->result;
 	if (call->mode & WAGGLE_PROCESS_RULE_THREAD)
-		endpoint->blocking = is_blocking(sk, call->flags);
+		endpoint->blocking = serves_what_it_reads(sk, call->flags, call->mode);
 	on_call(connection, call);
 	if (call->mode & WAGGLE_PROCESS_RULE_TURN)
 		remember_turn(connection, endpoint->sock, call->mode);

@@ -300,6 +300,8 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		turn_call(facts, owner);
 	else if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts, WAGGLE_EVIDENCE_CALL);
+	if (!facts->link && !(facts->flags & WAGGLE_FLAG_TRACE_PENDING))
+		claim_call(feed->connection, facts);
 }
 
 /* Processors pass the entry of a process to and fro when all write to it, so requests are
@@ -308,7 +310,8 @@ INLINE int rules_may_ask(const struct waggle_process *process)
 {
 	u32 no_rule = WAGGLE_PROCESS_TRACED | WAGGLE_PROCESS_EXCLUDED | WAGGLE_PROCESS_FOLLOW |
 		      WAGGLE_PROCESS_RULE_THREAD | WAGGLE_PROCESS_RULE_GOROUTINE |
-		      WAGGLE_PROCESS_SDK | WAGGLE_PROCESS_SDK_SERVER;
+		      WAGGLE_PROCESS_SDK | WAGGLE_PROCESS_SDK_SERVER |
+		      WAGGLE_PROCESS_THREAD_READS | WAGGLE_PROCESS_NAMED_THREADS;
 
 	return !!(process->mode & ~no_rule);
 }
@@ -337,6 +340,7 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 		return;
 	count_open(connection, process);
 	turn_waits(connection, process);
+	claims_begin(connection, process, feed->sock, feed->tid);
 	if (!feed->scratch->state.blocking || !(process->mode & WAGGLE_PROCESS_RULE_THREAD))
 		return;
 	connection->flags |= CONNECTION_BLOCKING;

@@ -12,6 +12,7 @@
 #include "go_calls.h"
 #include "late_handoff.h"
 #include "python.h"
+#include "workers.h"
 
 INLINE int rule_thread(const struct waggle_process *process, u32 tid, struct owner *owner)
 {
@@ -124,7 +125,7 @@ PROVEN_ONCE int turn_call(struct waggle_facts *facts, const struct owner *owner)
 	if (!server || !find_exchange(server, sock, owner->index, &found) ||
 	    request_mark(found.facts) != owner->tid || found.facts->status)
 		return 0;
-	turn_claim(process, facts, found.facts);
+	turn_claim(process, facts, found.facts, WAGGLE_LINK_TURN);
 	return 0;
 }
 
@@ -188,6 +189,10 @@ PROVEN_ONCE int check_rules(struct connection *connection, const struct waggle_f
 	}
 	if (process->mode & WAGGLE_PROCESS_RULE_TURN)
 		check_turn(connection, process, facts, sock, tid);
+	if (process->mode & WAGGLE_PROCESS_RULE_WORKER)
+		worker_answers(connection, process, facts, sock, tid);
+	if (process->mode & WAGGLE_PROCESS_RULE_ALONE && process->alone_calls)
+		turn_tell(process, facts, WAGGLE_EVIDENCE_TURN_ANSWER, 1, WAGGLE_LINK_ALONE);
 	return 0;
 }
 

@@ -61,6 +61,7 @@ int BPF_PROG(process_exec, struct task_struct *task)
 	if (process) { /* another program at other addresses */
 		bpf_map_delete_elem(&python_processes, &tgid);
 		bpf_map_delete_elem(&go_processes, &tgid);
+		bpf_map_delete_elem(&schedulers, &tgid);
 	}
 	if (!process && !watch_processes && !trace_all)
 		return 0;
@@ -84,6 +85,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	bpf_map_delete_elem(&processes, &tgid);
 	bpf_map_delete_elem(&python_processes, &tgid);
 	bpf_map_delete_elem(&go_processes, &tgid);
+	bpf_map_delete_elem(&schedulers, &tgid);
 	tell(WAGGLE_PROCESS_EXIT, tgid, task->real_parent->tgid,
 	     task->group_leader->start_boottime, 0, task->comm);
 	return 0;

@@ -57,6 +57,27 @@ INLINE void thread_leave(u32 tid, u64 sock)
 		slot->sock = 0;
 }
 
+/* Names that servers of Java give to threads which read a request and serve it: Tomcat's and
+ * Jetty's. Loops have other names. */
+INLINE int is_named_worker(void)
+{
+	char name[16] = {};
+	u64 word;
+
+	bpf_get_current_comm(name, sizeof(name));
+	word = load64((const u8 *)name);
+	return BEGINS(word, "http-nio") || BEGINS(word, "https-js") || BEGINS(word, "qtp");
+}
+
+/* And to those that serve what another thread has read: Undertow's, "XNIO-1 task-1". */
+INLINE int is_named_answerer(void)
+{
+	char name[16] = {};
+
+	bpf_get_current_comm(name, sizeof(name));
+	return BEGINS(load64((const u8 *)name), "XNIO-") && name[7] == 't';
+}
+
 INLINE u64 voluntary_switches(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();

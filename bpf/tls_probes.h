@@ -485,7 +485,8 @@ INLINE int plaintext_call(const struct tls_thread *thread, struct tls_session *s
 	stream->started = 1;
 	stream->next = call->endpoint.position; /* nothing of it passes unseen */
 	if (!call->sent && thread->mode & WAGGLE_PROCESS_RULE_THREAD)
-		call->endpoint.blocking = is_blocking((void *)sock, 0);
+		call->endpoint.blocking =
+			serves_what_it_reads((void *)sock, 0, thread->mode);
 	return 1;
 }
 

@@ -68,7 +68,7 @@ INLINE u64 span_word(const struct waggle_facts *facts)
 
 /* A call goes out in the turn of `request`, whose ids it has if it has a link already. */
 INLINE void turn_claim(struct waggle_process *process, struct waggle_facts *facts,
-		       const struct waggle_facts *request)
+		       const struct waggle_facts *request, u8 link)
 {
 	struct waggle_evidence *evidence = begin_evidence(WAGGLE_EVIDENCE_TURN_CALL, facts);
 
@@ -79,6 +79,7 @@ INLINE void turn_claim(struct waggle_process *process, struct waggle_facts *fact
 	}
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
 	evidence->flags = facts->flags;
+	evidence->link = link;
 	evidence->unanswered = process->unanswered;
 	evidence->contexts[0] = span_word(request);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
@@ -88,7 +89,7 @@ INLINE void turn_claim(struct waggle_process *process, struct waggle_facts *fact
 
 /* A request is answered, or ends without an answer (`kind`). */
 INLINE void turn_tell(const struct waggle_process *process, const struct waggle_facts *facts,
-		      u8 kind, int proves)
+		      u8 kind, int proves, u8 link)
 {
 	struct waggle_evidence *evidence;
 
@@ -97,6 +98,7 @@ INLINE void turn_tell(const struct waggle_process *process, const struct waggle_
 	evidence = begin_evidence(kind, facts);
 	if (!evidence)
 		return;
+	evidence->link = link;
 	evidence->contexts[0] = proves ? span_word(facts) : 0;
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 }
@@ -111,7 +113,7 @@ INLINE void turn_answer(struct connection *connection, struct waggle_process *pr
 	turn_waits_no_more(connection, process);
 	turn_tell(process, facts,
 		  verdict == TURN_REFUTES ? WAGGLE_EVIDENCE_TURN_REFUTED : WAGGLE_EVIDENCE_TURN_ANSWER,
-		  proves);
+		  proves, WAGGLE_LINK_TURN);
 }
 
 PROVEN_ONCE int turn_gone(struct connection *connection, const struct waggle_facts *facts)
@@ -124,7 +126,7 @@ PROVEN_ONCE int turn_gone(struct connection *connection, const struct waggle_fac
 	tgid = facts->tgid;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (process)
-		turn_tell(process, facts, WAGGLE_EVIDENCE_TURN_GONE, 0);
+		turn_tell(process, facts, WAGGLE_EVIDENCE_TURN_GONE, 0, WAGGLE_LINK_TURN);
 	return 0;
 }
 

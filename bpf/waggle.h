@@ -47,6 +47,7 @@ enum waggle_link {
 	WAGGLE_LINK_B3 = 8,	      /* as TRACEPARENT, in other formats: one or several headers */
 	WAGGLE_LINK_JAEGER = 9,	      /* uber-trace-id */
 	WAGGLE_LINK_XRAY = 10,	      /* X-Amzn-Trace-Id */
+	WAGGLE_LINK_ALONE = 11,	      /* the one request that the process served at the call */
 };
 
 /* How an exchange ended. Everything above WAGGLE_END_DONE is an error. */
@@ -354,6 +355,11 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_SDK = 256, /* it exports spans itself: of calls whose header names one, */
 	WAGGLE_PROCESS_SDK_SERVER = 512, /* and of requests that come with a header */
 	WAGGLE_PROCESS_PROVE_TURN = 1024, /* what rule `turn` says needs proof by the answer */
+	WAGGLE_PROCESS_THREAD_READS = 2048, /* rule `thread`: whoever reads a request serves it, */
+	WAGGLE_PROCESS_NAMED_THREADS = 4096, /* or does so if his name says it (bpf/threads.h) */
+	WAGGLE_PROCESS_RULE_WORKER = 8192, /* who answers a request has made its calls (workers.h) */
+	WAGGLE_PROCESS_WORKER_TOLD = 16384, /* and is no thread: map `schedulers` tells */
+	WAGGLE_PROCESS_RULE_ALONE = 32768, /* rule `alone` may be tried */
 };
 
 struct waggle_process {
@@ -367,7 +373,20 @@ struct waggle_process {
 	unsigned int sample_rules; /* bit n: rule n may be for it; 0: nobody has said yet */
 	unsigned int unanswered; /* server connections whose request may yet prove a turn */
 	unsigned int turn_calls; /* that wait for such proof, or did */
-	unsigned int reserved;
+	unsigned int alone_contradicts; /* calls while no request was open */
+	unsigned long long alone_sock; /* rule `alone`: the request read last, 0: none yet */
+	unsigned int alone_index;
+	unsigned int alone_calls; /* claimed by it */
+};
+
+/* Where a loop keeps the task that a thread runs: value of the map `schedulers`, found by user
+ * space (probes/haproxy). *(fs base + slot) is the thread's own. Offsets are in bytes. */
+struct waggle_scheduler {
+	unsigned long long function; /* what a task runs that works on a request */
+	int slot;
+	unsigned int task_at;	  /* of what is the thread's: the task that it runs */
+	unsigned int function_at; /* of a task: what it runs, */
+	unsigned int object_at;	  /* and on what */
 };
 
 /* Where a Python interpreter keeps what its threads are busy with: value of the map
@@ -519,7 +538,8 @@ enum waggle_evidence_kind {
 	WAGGLE_EVIDENCE_PART = 4,   /* contexts[0] has called, and goes on with its answer */
 	WAGGLE_EVIDENCE_OVER = 5,   /* contexts[0], in which or below which was called, is freed */
 	WAGGLE_EVIDENCE_LOG = 6,    /* something was written to a log, in these contexts */
-	/* Rule `turn` (bpf/turns.h): contexts[0] is the span id of a request. */
+	/* Claims of rules (bpf/turns.h): contexts[0] is the span id of a request, or the life of
+	 * a worker (bpf/workers.h), with its last answer in before_ns. */
 	WAGGLE_EVIDENCE_TURN_CALL = 7,	  /* a request went out in the turn of that one */
 	WAGGLE_EVIDENCE_TURN_ANSWER = 8,  /* it was answered in its own turn; 0: that says nothing */
 	WAGGLE_EVIDENCE_TURN_REFUTED = 9, /* a request was answered in the turn of another */
@@ -554,7 +574,8 @@ struct waggle_evidence {
 			       * began what the call is made in: the next of a queue, perhaps */
 	unsigned char made;   /* CALL: a bit for each that may have been made for a request: what
 			       * it was copied from is another's */
-	unsigned char reserved[6];
+	unsigned char link;   /* TURN_*: enum waggle_link, the rule that speaks */
+	unsigned char reserved[5];
 };
 
 /* Where CPython keeps frames and code objects: value of the map `python_code`, measured

@@ -312,6 +312,10 @@ class Capture:
             row["mode"] = np.uint32(decision.mode) | found
             if row["turn_contradicts"][0]:  # ended for good, and costs nothing any more
                 row["mode"] &= ~np.uint32(ProcessMode.RULE_TURN)
+            if row["alone_contradicts"][0]:
+                row["mode"] &= ~np.uint32(ProcessMode.RULE_ALONE)
+            if row["thread_contradicts"][0]:
+                row["mode"] &= ~np.uint32(ProcessMode.RULE_WORKER)
             row["sample_rules"] = sample_rules
             if not row["start_ns"][0]:
                 row["start_ns"] = decision.start_ns

@@ -34,6 +34,11 @@ _RULES = (
     | ProcessMode.PROVE_TURN
     | ProcessMode.RULE_TASK
     | ProcessMode.RULE_GOROUTINE
+    | ProcessMode.THREAD_READS
+    | ProcessMode.NAMED_THREADS
+    | ProcessMode.RULE_WORKER
+    | ProcessMode.WORKER_TOLD
+    | ProcessMode.RULE_ALONE
 )
 
 

@@ -97,6 +97,22 @@ def _read(file: _Path, names: tuple[str, ...]) -> Image | None:
         return None
 
 
+def thread_storage(path: str) -> int | None:
+    """Bytes that an executable's thread-local variables take, rounded up as they are laid out;
+    None when it has none or is no ELF file. Raises OSError when it cannot be opened."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with Path(path).open("rb") as stream:
+            for segment in ELFFile(stream).iter_segments("PT_TLS"):
+                size, align = int(segment["p_memsz"]), max(1, int(segment["p_align"]))
+                return -(-size // align) * align
+    except (ELFError, ValueError, KeyError):
+        pass
+    return None
+
+
 def _dynamic_symbols(elf: "ELFFile", names: tuple[str, ...]) -> dict[str, int]:
     """By the hash table, which needs a few reads; else by walking the table once."""
     from elftools.elf.hash import GNUHashTable

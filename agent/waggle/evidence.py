@@ -430,7 +430,7 @@ class Joins:
         if len(calls):
             self.stats.proven += int(proven.sum())
             self.stats.unproven += int((~proven).sum())
-            self._join(calls, proven, np.zeros(len(calls), np.bool_), Link.TURN)
+            self._join(calls, proven, np.zeros(len(calls), np.bool_), calls["evidence"]["link"])
 
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
         """Calls on branches that live on after the answer, or call again, are proven by nothing."""
@@ -471,8 +471,13 @@ class Joins:
         calls["depth"][rows[~(holds & _all_over(calls[rows]))]] = _WORKER
 
     def _join(
-        self, calls: npt.NDArray[np.void], proven: Mask, after: Mask, link: Link = Link.TASK
+        self,
+        calls: npt.NDArray[np.void],
+        proven: Mask,
+        after: Mask,
+        link: Link | npt.NDArray[np.uint8] = Link.TASK,
     ) -> None:
+        """link: by which rule, of all or of each."""
         rows = np.zeros(len(calls), _JOINED)
         rows["link"] = link
         evidence, parent = calls["evidence"], calls["parent"]

@@ -218,6 +218,7 @@ class Link(IntEnum):
     B3 = 8
     JAEGER = 9
     XRAY = 10
+    ALONE = 11
 
 
 class LogSource(IntEnum):
@@ -262,6 +263,11 @@ class ProcessMode(IntEnum):
     SDK = 256
     SDK_SERVER = 512
     PROVE_TURN = 1024
+    THREAD_READS = 2048
+    NAMED_THREADS = 4096
+    RULE_WORKER = 8192
+    WORKER_TOLD = 16384
+    RULE_ALONE = 32768
 
 
 class Protocol(IntEnum):
@@ -470,7 +476,7 @@ HTTP2 = _dtype(
 )
 
 PROCESS = _dtype(
-    48,
+    64,
     [
         ("start_ns", "<u8", 0),
         ("mode", "<u4", 8),
@@ -482,7 +488,10 @@ PROCESS = _dtype(
         ("sample_rules", "<u4", 32),
         ("unanswered", "<u4", 36),
         ("turn_calls", "<u4", 40),
-        ("reserved", "<u4", 44),
+        ("alone_contradicts", "<u4", 44),
+        ("alone_sock", "<u8", 48),
+        ("alone_index", "<u4", 56),
+        ("alone_calls", "<u4", 60),
     ],
 )
 
@@ -520,6 +529,17 @@ PYTHON = _dtype(
         ("too_many", "<u4", 60),
         ("epoch", "<u4", 64),
         ("served", "<u4", 68),
+    ],
+)
+
+SCHEDULER = _dtype(
+    24,
+    [
+        ("function", "<u8", 0),
+        ("slot", "<i4", 8),
+        ("task_at", "<u4", 12),
+        ("function_at", "<u4", 16),
+        ("object_at", "<u4", 20),
     ],
 )
 
@@ -652,7 +672,8 @@ EVIDENCE = _dtype(
         ("many", "u1", 143),
         ("queued", "u1", 144),
         ("made", "u1", 145),
-        ("reserved", "(6,)u1", 146),
+        ("link", "u1", 146),
+        ("reserved", "(5,)u1", 147),
     ],
 )
 

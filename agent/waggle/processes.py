@@ -420,7 +420,7 @@ def _runtime_attributes(runtime: Runtime) -> Attributes:
         "telemetry.distro.name": "waggle-ebpf",
         "telemetry.distro.version": __version__,
     }
-    if runtime.name not in (runtimes.OTHER, runtimes.NGINX):  # nginx is a program, not a runtime
+    if runtime.name not in runtimes.NO_RUNTIMES:
         attributes["process.runtime.name"] = runtime.name
         attributes["process.runtime.description"] = runtimes.description(runtime)
         if runtime.version:

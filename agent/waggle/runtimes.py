@@ -36,6 +36,9 @@ RUBY = "ruby"
 PHP = "php"
 DOTNET = "dotnet"
 NGINX = "nginx"
+HAPROXY = "haproxy"
+HTTPD = "httpd"
+VARNISH = "varnish"
 OTHER = "other"
 
 # telemetry.sdk.language, by the runtime that was watched.
@@ -51,7 +54,13 @@ LANGUAGES = {
     PHP: "php",
     DOTNET: "dotnet",
     NGINX: "c",
+    HAPROXY: "c",
+    HTTPD: "c",
+    VARNISH: "c",
 }
+
+# Programs, or what we do not know: nothing that runs others' programs.
+NO_RUNTIMES = frozenset({NGINX, HAPROXY, HTTPD, VARNISH, OTHER})
 
 _PROPER_NAMES = {
     GO: "Go",
@@ -67,11 +76,30 @@ _PROPER_NAMES = {
 }
 
 # What people call a runtime, where that is not our name for it. nginx is a program.
-_WORDS = {CPYTHON: "python", NODEJS: "node", JVM: "java", NGINX: "", OTHER: ""}
+_WORDS = {
+    CPYTHON: "python",
+    NODEJS: "node",
+    JVM: "java",
+    OTHER: "",
+    **dict.fromkeys((NGINX, HAPROXY, HTTPD, VARNISH), ""),
+}
 
 # Many requests share a thread on these, one after the other within microseconds:
 # the thread says nothing about whose request a call is part of.
-_NO_THREAD_RULE = frozenset({GO, NODEJS, DENO, BUN, NGINX})
+_NO_THREAD_RULE = frozenset({GO, NODEJS, DENO, BUN, NGINX, HAPROXY, RUBY})
+
+# Whoever reads a request serves it to its end here, though his sockets do not block.
+_THREAD_READS = frozenset({HTTPD, PHP})
+
+# Of these an answer tells who has served the request: a thread, or what a probe knows of.
+_WORKERS = {
+    RUBY: ProcessMode.RULE_WORKER,
+    JVM: ProcessMode.RULE_WORKER,  # Undertow's threads, by their names
+    HAPROXY: ProcessMode.RULE_WORKER | ProcessMode.WORKER_TOLD,
+}
+
+# Where nothing else is known: one request at a time leaves little choice.
+_ALONE = frozenset({JVM, RUBY, PHP, DENO, BUN, DOTNET, PYPY, VARNISH, OTHER})
 
 # Loops whose programs may keep to rule `turn` or not: answers tell. A probe tells where turns end.
 _PROVE_TURN = frozenset({NODEJS})
@@ -86,6 +114,9 @@ _EXECUTABLES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"bun", BUN),
         (r"java", JVM),
         (r"(nginx|openresty|tengine|angie)(-debug)?", NGINX),
+        (r"haproxy", HAPROXY),
+        (r"apache2|httpd", HTTPD),
+        (r"varnishd", VARNISH),
         (r"ruby(?P<version>\d+\.\d+)?[\d.]*", RUBY),
         (r"php(-fpm|-cgi)?(?P<version>\d+\.\d+)?", PHP),
         (r"dotnet", DOTNET),
@@ -148,6 +179,13 @@ def allowed_rules(runtime: Runtime) -> int:
     rules = 0
     if runtime.name not in _NO_THREAD_RULE:
         rules |= ProcessMode.RULE_THREAD
+    if runtime.name in _THREAD_READS:
+        rules |= ProcessMode.THREAD_READS
+    if runtime.name == JVM:
+        rules |= ProcessMode.NAMED_THREADS
+    rules |= _WORKERS.get(runtime.name, 0)
+    if runtime.name in _ALONE:
+        rules |= ProcessMode.RULE_ALONE
     if runtime.name == NGINX:
         rules |= ProcessMode.RULE_TURN
     if runtime.name in _PROVE_TURN:

@@ -31,6 +31,7 @@ from waggle.log_session import close_logs, log_summary, open_logs
 from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.go.attach import GoProbe
+from waggle.probes.haproxy.attach import HaproxyProbe
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.node.attach import NodeProbe
 from waggle.probes.python.attach import PythonProbe
@@ -80,6 +81,7 @@ class Session:
             PythonProbe(capture.bpf),
             GoProbe(capture.bpf, say, tls=capture.tls),
             NodeProbe(capture.bpf),
+            HaproxyProbe(capture.bpf),
         ]
         if capture.not_tls:
             say(f"what is encrypted is not seen: this kernel refuses it: {capture.not_tls}")

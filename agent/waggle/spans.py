@@ -284,6 +284,7 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.B3: "b3",
     layout.Link.JAEGER: "jaeger",
     layout.Link.XRAY: "xray",
+    layout.Link.ALONE: "alone",
 }
 # Evidence whose parent is no span of this machine's: the request entered here.
 ENTRY_LINKS = (

@@ -1,7 +1,8 @@
-"""Whose turn it was, proven by answers: rule `turn` where it is only a claim (bpf/turns.h).
+"""Claims of rules that answers prove: whose turn it was (bpf/turns.h), who served the request,
+and that it was the only one (bpf/workers.h).
 
-The kernel claims that a call belongs to the request in whose turn of the event loop it went
-out. The claim holds when
+Of a turn the kernel claims that a call belongs to the request in whose turn of the event loop
+it went out. The claim holds when
 
     that request's answer is written in its own turn as well, and
     the requests that were open with it at the call have been answered, none of them in the
@@ -13,15 +14,26 @@ PATIENCE_TIMES as long as its own request took, within PATIENCE_NS. From one loo
 the next STEP_NS count at most: where the machine stood still nobody could answer. One answer in
 the turn of another takes back all that is not settled in its process; the kernel has ended the
 rule there.
+
+A worker (rules `thread` and `task`) answers one request after the other, and what it has called
+before an answer was for that one. Two things must not be: that the request was read after the
+call, and that it waited already when the worker gave its last answer, since then the call may
+have been a late one of the request before. The latter is believed all the same of a process
+whose workers have never called at such a time, once WORKER_PROOF calls have told.
+
+Rule `alone` says that a call is part of the one request that was open. So would a call be that
+the process makes by itself, by a timer, say. Such calls come while nothing is open as well, which
+refutes the rule; until one has, its claims hold when that would have been seen: if all of them
+were such calls, ALONE_PROOF of them would have to be expected in the time that nothing was open.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.layout import EvidenceKind
+from waggle.layout import EvidenceKind, Link
 from waggle.spans import Records
 
 Mask = npt.NDArray[np.bool_]
@@ -30,9 +42,13 @@ PATIENCE_NS = (1_000_000_000, 5_000_000_000)
 PATIENCE_TIMES = 16
 STEP_NS = 250_000_000
 CLAIMS_KEPT = 65_536
+WORKER_PROOF = 20
+ALONE_PROOF = 7  # by chance none of so many is seen once in a thousand times
+PROCESSES_KEPT = 4096
 
 _ENDS = (EvidenceKind.TURN_ANSWER, EvidenceKind.TURN_REFUTED, EvidenceKind.TURN_GONE)
 _OURS = (EvidenceKind.TURN_CALL, *_ENDS)
+_WORKERS = (Link.THREAD, Link.TASK)
 
 _CLAIM = np.dtype(
     [
@@ -61,6 +77,21 @@ def count_down(calls: Claims, ended: Records) -> None:
         calls["left"][rows] -= begun - over
 
 
+@dataclass(slots=True)
+class _Process:
+    """What is known of a process, for workers and rule `alone`. Times in ns."""
+
+    proven: int = 0  # calls of its workers that told
+    calls_between: bool = False  # a worker has called when no request was there for it
+    alone: int = 0  # claims of rule `alone`,
+    since_ns: int = 0  # the first of them,
+    busy_ns: int = 0  # and for how long it has served since
+
+    def is_alone(self, now_ns: int) -> bool:
+        idle_ns = now_ns - self.since_ns - self.busy_ns
+        return self.alone * idle_ns >= ALONE_PROOF * self.busy_ns > 0
+
+
 class Turns:
     """Claims that wait for answers.
 
@@ -72,6 +103,7 @@ class Turns:
         self._hold_ns = np.uint64(hold_ns)
         self._looked_ns = 0
         self._claims: Claims = np.empty(0, _CLAIM)
+        self._processes: dict[int, _Process] = {}
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -81,18 +113,26 @@ class Turns:
         if not len(ours):
             return
         self._add_claims(ours[ours["kind"] == EvidenceKind.TURN_CALL])
+        self._count_alone(ours)
         if not len(self._claims):
             return
         speaks = ours["contexts"][:, 0] != 0
         self._prove(ours[(ours["kind"] == EvidenceKind.TURN_ANSWER) & speaks])
-        count_down(self._claims, ours[np.isin(ours["kind"], _ENDS)])
-        self._refute(ours["tgid"][ours["kind"] == EvidenceKind.TURN_REFUTED])
+        of_turns = ~np.isin(ours["link"], (*_WORKERS, Link.ALONE))
+        count_down(self._claims, ours[of_turns & np.isin(ours["kind"], _ENDS)])
+        refuted = ours[ours["kind"] == EvidenceKind.TURN_REFUTED]
+        for tgid, link in zip(refuted["tgid"], refuted["link"], strict=True):
+            self._refute(tgid, link)
 
     def settle(self, now_ns: int, *, last: bool = False) -> tuple[Claims, Mask]:
         """Claims that wait no more, and which of them are proven. last: none may wait on."""
         claims, now = self._claims, np.uint64(max(0, now_ns))
         self._pass_time(now_ns)
         done = (claims["left"] <= 0) | (claims["patience_ns"] < 0)
+        links = claims["evidence"]["link"]
+        workers, alone = np.isin(links, _WORKERS), links == Link.ALONE
+        done[workers] = claims["is_proven"][workers]
+        done[alone] = claims["is_proven"][alone] & self._trusted(claims[alone], now_ns)
         settled: Mask = claims["refuted"] | done
         settled |= claims["evidence"]["time_ns"] + self._hold_ns < now
         settled[: max(0, len(claims) - CLAIMS_KEPT)] = True
@@ -127,14 +167,51 @@ class Turns:
         at = np.searchsorted(keys, claimed)
         at[at == len(keys)] = 0
         own = keys[at] == claimed
-        own &= answers["tgid"][at] == self._claims["evidence"]["tgid"]
+        for field in ("tgid", "link"):
+            own &= answers[field][at] == self._claims["evidence"][field]
         rows = np.flatnonzero(own & ~self._claims["is_proven"])
         met = answers[at[rows]]
+        fits = self._fits(rows, met)
+        self._claims["refuted"][rows[~fits]] = True
+        rows, met = rows[fits], met[fits]
         took = (met["time_ns"] - met["start_ns"]).astype(np.int64)
         self._claims["parent"][rows] = met
         self._claims["is_proven"][rows] = True
         self._claims["patience_ns"][rows] = np.clip(took * PATIENCE_TIMES, *PATIENCE_NS)
 
-    def _refute(self, tgids: Sequence[int] | npt.NDArray[np.uint32]) -> None:
-        if len(tgids):
-            self._claims["refuted"] |= np.isin(self._claims["evidence"]["tgid"], tgids)
+    def _refute(self, tgid: int, link: int) -> None:
+        evidence = self._claims["evidence"]
+        self._claims["refuted"] |= (evidence["tgid"] == tgid) & (evidence["link"] == link)
+
+    def _process(self, tgid: int) -> _Process:
+        if len(self._processes) >= PROCESSES_KEPT and tgid not in self._processes:
+            self._processes.pop(next(iter(self._processes)))
+        return self._processes.setdefault(tgid, _Process())
+
+    def _fits(self, rows: npt.NDArray[np.intp], met: Records) -> Mask:
+        """Whether these calls may be of the requests that their workers answered next."""
+        calls = self._claims["evidence"][rows]
+        fits = np.ones(len(rows), np.bool_)
+        for at in np.flatnonzero(np.isin(calls["link"], _WORKERS)).tolist():
+            process = self._process(int(calls["tgid"][at]))
+            read_ns, call = int(met["start_ns"][at]), calls[at]
+            process.calls_between |= read_ns > int(call["time_ns"])
+            waited = read_ns < int(call["before_ns"])
+            believed = not process.calls_between and process.proven >= WORKER_PROOF
+            fits[at] = read_ns <= int(call["time_ns"]) and (not waited or believed)
+            process.proven += bool(fits[at] and not waited)
+        return fits
+
+    def _count_alone(self, ours: Records) -> None:
+        """Claims of rule `alone`, and the time that was spent on requests since the first."""
+        of = ours[ours["link"] == Link.ALONE]
+        for row in of[of["kind"] == EvidenceKind.TURN_CALL]:
+            process = self._process(int(row["tgid"]))
+            process.since_ns = process.since_ns or int(row["time_ns"])
+            process.alone += 1
+        for row in of[of["kind"] == EvidenceKind.TURN_ANSWER]:
+            self._process(int(row["tgid"])).busy_ns += int(row["time_ns"] - row["start_ns"])
+
+    def _trusted(self, claims: Claims, now_ns: int) -> Mask:
+        tgids = claims["evidence"]["tgid"].tolist()
+        return np.array([self._process(tgid).is_alone(now_ns) for tgid in tgids], np.bool_)

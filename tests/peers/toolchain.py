@@ -32,6 +32,10 @@ GRPC_NODE = BUILD / "node" / "peers-grpc"
 GRPC_JARS = BUILD / "java" / "peers-grpc-jars"
 GRPC_RUST = BUILD / "rust" / "peers-grpc"
 GRPC_CLASSES = BUILD / "java" / "peers-grpc"
+C_MATRIX = BUILD / "bin" / "peers" / "cmatrix"
+SERVLET_JARS = BUILD / "java" / "servlet-jars"
+SERVLET_CLASSES = BUILD / "java" / "servlets"
+RUST_MATRIX = BUILD / "rust" / "peers-matrix" / "release" / "matrix"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
@@ -215,6 +219,50 @@ def ensure_java() -> None:
     with once("java", _digest(sources, version.stdout)) as is_needed:
         if is_needed:
             _run([javac, "-Xlint:all", "-Werror", "-d", str(JAVA_CLASSES), *map(str, sources)])
+
+
+def ensure_runtimes() -> None:
+    """What the matrix of runtimes needs: the programs in C, and in Rust where that is here."""
+    source = PROGRAMS / "c" / "matrix.c"
+    with once("c-matrix", _digest([source])) as is_needed:
+        if is_needed:
+            libraries = ["-lmicrohttpd", "-lcurl"]
+            _run(
+                [
+                    "cc",
+                    "-O1",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                    "-o",
+                    str(C_MATRIX),
+                    str(source),
+                    *libraries,
+                ]
+            )
+    _ensure_servlets()
+    if has_cargo():
+        ensure_rust_matrix()
+
+
+def _ensure_servlets() -> None:
+    folder = PROGRAMS / "servlets"
+    sources = sorted(folder.glob("*.java"))
+    with once("servlets", _digest([*sources, folder / "pom.xml"])) as is_needed:
+        if is_needed:
+            copy = ["dependency:copy-dependencies", f"-DoutputDirectory={SERVLET_JARS}"]
+            _run([tool("mvn"), "-q", "-B", "-f", str(folder / "pom.xml"), *copy])
+            path = ["-cp", f"{SERVLET_JARS}/*", "-d", str(SERVLET_CLASSES)]
+            _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
+
+
+def ensure_rust_matrix() -> None:
+    folder = PROGRAMS / "rust"
+    sources = [*folder.glob("src/*.rs"), folder / "Cargo.toml", folder / "Cargo.lock"]
+    with once("rust-matrix", _digest(sources)) as is_needed:
+        if is_needed:
+            build = [tool("cargo"), "build", "--quiet", "--locked", "--release", f"--jobs={_JOBS}"]
+            _run([*build, "--target-dir", str(RUST_MATRIX.parents[1])], cwd=folder)
 
 
 def _digest(files: Iterable[Path], *words: str) -> str:

@@ -25,8 +25,8 @@ CONCURRENCIES = (1, 32)
 
 # Shape -> calls of one request.
 CALLS: Mapping[str, int] = {
-    **dict.fromkeys(("one", "late", "background"), 1),
-    **dict.fromkeys(("two", "parallel", "timer", "pool", "immediate", "fire"), 2),
+    **dict.fromkeys(("one", "late", "background", "proxy"), 1),
+    **dict.fromkeys(("two", "parallel", "timer", "pool", "immediate", "fire", "spawned"), 2),
     **dict.fromkeys(("query", "pipeline"), 2),
     **dict.fromkeys(("three", "mixed"), 3),
 }
@@ -70,10 +70,15 @@ class Played:
 
 
 def play(
-    cells: Sequence[tuple[str, str, str]], concurrency: int, count: int, *, alone: int = 0
+    cells: Sequence[tuple[str, str, str]],
+    concurrency: int,
+    count: int,
+    *,
+    alone: int = 0,
+    programs: Mapping[str, ServerKind] = PROGRAMS_BY_NAME,
 ) -> tuple[list[Played], Ended]:
     """Plays `count` requests of each cell, the first `alone` of them one by one, on a process of
-    its own beside one agent."""
+    its own beside one agent. A proxy among `programs` hands each on as it is."""
     with ExitStack() as stack:
         called = stack.enter_context(start_server("go-nethttp"))
         lease = lease_port()
@@ -81,14 +86,17 @@ def play(
         settings = {"CALLED": called.base_url, "LINES": f"127.0.0.1:{lease.port}"}
         stack.enter_context(start_server("lines", env=settings, kinds=_BESIDE))
         servers = [
-            stack.enter_context(start_server(name, env=settings, kinds=PROGRAMS_BY_NAME))
+            stack.enter_context(
+                start_server(name, env=settings, kinds=programs, upstream=called.base_url)
+            )
             for name, _, _ in cells
         ]
-        pids = [called.pid, *(pid for server in servers for pid in server.pids())]
+        pids = [called.pid, *(server.pid for server in servers)]
         agent = stack.enter_context(started_agent(pids=pids))
         least = 0
-        for at, ((_, shape, client), server) in enumerate(zip(cells, servers, strict=True)):
-            path = f"/m/{shape}/{client}/{{}}"
+        for at, ((name, shape, client), server) in enumerate(zip(cells, servers, strict=True)):
+            is_proxy = programs[name].needs_upstream
+            path = "/n/{}" if is_proxy else f"/m/{shape}/{client}/{{}}"
             first = 1 + at * count
             for begin, many, at_once in ((0, alone, 1), (alone, count - alone, concurrency)):
                 if not many:

@@ -306,6 +306,10 @@ def test_any_control_group(text: str) -> None:
         ("/usr/lib/jvm/java-17-openjdk/bin/java", "", Runtime("jvm")),
         ("/opt/tool", "r-xp /opt/jre/lib/server/libjvm.so\n", Runtime("jvm")),
         ("/usr/sbin/nginx", "", Runtime("nginx")),
+        ("/usr/sbin/haproxy", "", Runtime("haproxy")),
+        ("/usr/sbin/apache2", "", Runtime("httpd")),
+        ("/usr/local/apache2/bin/httpd", "", Runtime("httpd")),
+        ("/usr/sbin/varnishd", "", Runtime("varnish")),
         ("/usr/bin/ruby3.1", "", Runtime("ruby", "3.1")),
         ("/usr/bin/curl", "r-xp /usr/lib/libcurl.so\n", Runtime("other")),
         ("", "", Runtime("other")),
@@ -321,14 +325,21 @@ def test_rules() -> None:
     was proven, the task rule where contexts can be read."""
     thread, turn = int(ProcessMode.RULE_THREAD), int(ProcessMode.RULE_TURN)
     assert allowed_rules(Runtime("cpython")) == thread | int(ProcessMode.RULE_TASK)
-    assert allowed_rules(Runtime("pypy")) == thread
-    assert allowed_rules(Runtime("jvm")) == thread
-    assert allowed_rules(Runtime("other")) == thread
+    alone = int(ProcessMode.RULE_ALONE)
+    assert allowed_rules(Runtime("pypy")) == thread | alone
+    worker = int(ProcessMode.RULE_WORKER)
+    named = int(ProcessMode.NAMED_THREADS)
+    assert allowed_rules(Runtime("jvm")) == thread | worker | alone | named
+    assert allowed_rules(Runtime("other")) == thread | alone
+    assert allowed_rules(Runtime("httpd")) == thread | int(ProcessMode.THREAD_READS)
+    assert allowed_rules(Runtime("php")) == thread | alone | int(ProcessMode.THREAD_READS)
+    assert allowed_rules(Runtime("ruby")) == worker | alone
+    assert allowed_rules(Runtime("haproxy")) == worker | int(ProcessMode.WORKER_TOLD)
     assert allowed_rules(Runtime("nginx")) == turn
     assert allowed_rules(Runtime("go")) == int(ProcessMode.RULE_GOROUTINE)
     assert allowed_rules(Runtime("nodejs")) == turn | int(ProcessMode.PROVE_TURN)
     for name in ("deno", "bun"):
-        assert allowed_rules(Runtime(name)) == 0
+        assert allowed_rules(Runtime(name)) == alone
 
 
 def elf(

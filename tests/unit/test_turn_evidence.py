@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.layout import EvidenceKind
-from waggle.turn_evidence import CLAIMS_KEPT, PATIENCE_NS, STEP_NS, Turns
+from waggle.layout import EvidenceKind, Link
+from waggle.turn_evidence import CLAIMS_KEPT, PATIENCE_NS, STEP_NS, WORKER_PROOF, Turns
 
 Rows = npt.NDArray[np.void]
 S = 1_000_000_000
@@ -152,3 +152,103 @@ def test_claims_are_bounded() -> None:
     assert claims["evidence"]["time_ns"].tolist() == [0, 1, 2]
     assert not proven.any()
     assert len(turns) == CLAIMS_KEPT
+
+
+LIFE = 10**12  # of a worker; the next ones are LIFE + 1, LIFE + 2, ...
+
+
+def by(link: Link, rows: Rows, before_ns: int = 0) -> Rows:
+    rows["link"], rows["before_ns"] = link, before_ns
+    return rows
+
+
+def worker_call(at: int, life: int = LIFE, before_ns: int = 0) -> Rows:
+    return by(Link.THREAD, call(at, life, unanswered=0), before_ns)
+
+
+def worker_answer(at: int, life: int = LIFE, start: int = 1) -> Rows:
+    return by(Link.THREAD, answer(at, life, start))
+
+
+def experienced(turns: Turns) -> None:
+    """Enough calls that told have been proven."""
+    for life in range(LIFE + 1000, LIFE + 1000 + WORKER_PROOF):
+        turns.add(np.concatenate([worker_call(5, life), worker_answer(6, life)]))
+    assert len(settled(turns, 7)) == WORKER_PROOF
+
+
+def test_a_worker_calls_for_what_it_answers_next() -> None:
+    """A call waits for its worker's next answer, whoever else is open, and that proves it."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([worker_call(10), worker_answer(12, LIFE + 1)]))
+    assert settled(turns, 20) == []
+    turns.add(worker_answer(30))
+    assert settled(turns, 40) == [(LIFE, True)]
+
+
+def test_a_request_that_was_read_after_the_call_has_not_made_it() -> None:
+    """What a worker calls when there is no request for it yet is nobody's."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([worker_call(10), worker_answer(30, start=20)]))
+    assert settled(turns, 40) == [(LIFE, False)]
+
+
+def test_a_request_that_waited_may_not_have_made_the_call() -> None:
+    """A request that was there at the worker's last answer may have nothing to do with what comes
+    after it: believed only of workers of whom enough is known, and nothing else was seen."""
+    turns = Turns(30 * S)
+    queued = [worker_call(10, before_ns=8), worker_answer(30, start=5)]
+    turns.add(np.concatenate(queued))
+    assert settled(turns, 40) == [(LIFE, False)]
+    experienced(turns)
+    turns.add(np.concatenate(queued))
+    assert settled(turns, 40) == [(LIFE, True)]
+    turns.add(np.concatenate([worker_call(50, LIFE + 1), worker_answer(70, LIFE + 1, start=60)]))
+    assert settled(turns, 80) == [(LIFE + 1, False)]
+    turns.add(np.concatenate(queued))
+    assert settled(turns, 90) == [(LIFE, False)]
+
+
+def test_a_thread_that_serves_several_takes_back_what_workers_claim() -> None:
+    """A contradiction of one rule leaves the claims of another."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([worker_call(10), call(11, A), by(Link.THREAD, refuted(12))]))
+    assert settled(turns, 13) == [(LIFE, False)]
+    turns.add(answer(20, A))
+    assert settled(turns, 30) == [(A, True)]
+
+
+def alone_call(at: int, request: int) -> Rows:
+    return by(Link.ALONE, call(at, request, unanswered=0))
+
+
+def alone_answer(at: int, request: int, start: int) -> Rows:
+    return by(Link.ALONE, answer(at, request, start))
+
+
+def test_alone_holds_when_a_call_while_nothing_is_open_would_have_been_seen() -> None:
+    """One call in a request of 10 ms is believed after 70 ms with nothing open, not before."""
+    ms = 1_000_000
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([alone_call(ms, A), alone_answer(10 * ms, A, start=0)]))
+    assert settled(turns, 80 * ms) == []
+    assert settled(turns, 82 * ms) == [(A, True)]
+
+
+def test_alone_in_a_process_that_is_never_idle_is_none() -> None:
+    """Polls that stay open for long leave no time in which work in the background would show: its
+    calls have no parent."""
+    turns = Turns(30 * S)
+    for n in range(100):
+        begin = n * 5 * S
+        turns.add(alone_call(begin + S, n + 1))
+        turns.add(alone_answer(begin + 5 * S, n + 1, start=begin + S // 100))
+        assert not [proven for _, proven in settled(turns, begin + 5 * S) if proven]
+
+
+def test_a_call_while_nothing_is_open_takes_back_what_alone_claims() -> None:
+    """A process that calls by itself has done so when it served a request, too."""
+    turns = Turns(30 * S)
+    turns.add(np.concatenate([alone_call(10, A), alone_answer(20, A, start=1)]))
+    turns.add(by(Link.ALONE, refuted(30)))
+    assert settled(turns, S) == [(A, False)]

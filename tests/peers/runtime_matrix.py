@@ -1,0 +1,238 @@
+"""Playing programs of other runtimes, as turn_matrix.py plays Node.js: a process for each cell.
+
+    python -m tests.peers.runtime_matrix [--count N] [CELL...]     the table of docs/parents.md
+
+A cell is `program/shape/client`; a proxy has the shape `proxy`, and its client is how it keeps its
+connections to the server behind it.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from .agent import Ended
+from .harness import ensure_built
+from .processes import ROOT
+from .python_matrix import Cell
+from .servers import HAPROXY, SERVERS, Options, Place, ServerKind
+from .toolchain import (
+    C_MATRIX,
+    JAVA_CLASSES,
+    PROGRAMS,
+    RUST_MATRIX,
+    SERVLET_CLASSES,
+    SERVLET_JARS,
+    ensure_runtimes,
+    has_cargo,
+    tool,
+)
+from .turn_matrix import CONCURRENCIES, Played, play, table
+
+PAGE = ROOT / "docs" / "parents.md"
+BEGIN, END = "<!-- runtimes -->\n", "<!-- end runtimes -->\n"
+_AT_ONCE = 4
+
+_HTTPD = """
+ServerRoot {folder}
+PidFile {folder}/pid
+DefaultRuntimeDir {folder}
+ServerName localhost
+User nobody
+Group nogroup
+Listen {port}
+KeepAliveTimeout 600
+MaxKeepAliveRequests 0
+LoadModule mpm_{mpm}_module {modules}/mod_mpm_{mpm}.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+ErrorLog /dev/stderr
+ProxyPass / {upstream}/ {options}
+{workers}
+"""
+_HTTPD_MODULES = Path("/usr/lib/apache2/modules")
+_HTTPD_WORKERS = {
+    "prefork": "StartServers 34\nMinSpareServers 34\nMaxSpareServers 40\nMaxRequestWorkers 40",
+    "worker": "StartServers 2\nThreadsPerChild 20\nMaxSpareThreads 40\nMaxRequestWorkers 40",
+    "event": "StartServers 2\nThreadsPerChild 20\nMaxSpareThreads 40\nMaxRequestWorkers 40",
+}
+
+
+def _httpd(mpm: str) -> ServerKind:
+    def command(place: Place, options: Options) -> list[str | Path]:
+        config = place.folder / "httpd.conf"
+        config.write_text(
+            _HTTPD.format(
+                folder=place.folder,
+                port=place.port,
+                mpm=mpm,
+                modules=_HTTPD_MODULES,
+                upstream=options.upstream,
+                options="" if options.upstream_keepalive else "disablereuse=on",
+                workers=_HTTPD_WORKERS[mpm],
+            )
+        )
+        return [tool("apache2"), "-DFOREGROUND", "-f", config]
+
+    return ServerKind(command, needs_upstream=True)
+
+
+def _caddy(place: Place, options: Options) -> list[str | Path]:
+    upstream = (options.upstream or "").removeprefix("http://")
+    config = place.folder / "Caddyfile"
+    config.write_text(
+        "{\n\tauto_https off\n\tadmin off\n}\n"
+        f"http://{place.address} {{\n\treverse_proxy {upstream}\n}}\n"
+    )
+    return [tool("caddy"), "run", "--adapter", "caddyfile", "--config", config]
+
+
+def _varnish(place: Place, options: Options) -> list[str | Path]:
+    host, _, port = (options.upstream or "").removeprefix("http://").rpartition(":")
+    rules = place.folder / "default.vcl"
+    rules.write_text(
+        f'vcl 4.1;\nbackend default {{ .host = "{host}"; .port = "{port}"; }}\n'
+        "sub vcl_recv { return (pass); }\n"
+    )
+    where = ["-a", place.address, "-n", place.folder, "-f", rules]
+    return [tool("varnishd"), "-F", *where, "-j", "none"]
+
+
+_JAVA_FLAGS = ("-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600")
+
+
+def _java(place: Place, _: Options) -> list[str | Path]:
+    return [tool("java"), *_JAVA_FLAGS, "-cp", JAVA_CLASSES, "Matrix", place.address, "fixed"]
+
+
+def _servlets(name: str) -> ServerKind:
+    def command(place: Place, _: Options) -> list[str | Path]:
+        classes = f"{SERVLET_CLASSES}:{SERVLET_JARS}/*"
+        return [tool("java"), *_JAVA_FLAGS, "-cp", classes, "Servlets", place.address, name]
+
+    return ServerKind(command)
+
+
+def _php(place: Place, _: Options) -> list[str | Path]:
+    return [tool("php"), "-S", place.address, PROGRAMS / "php" / "matrix.php"]
+
+
+def _puma(place: Place, _: Options) -> list[str | Path]:
+    program = PROGRAMS / "ruby" / "matrix.ru"
+    return [tool("puma"), "--threads", "16:16", "--bind", f"tcp://{place.address}", program]
+
+
+def _c(way: str) -> ServerKind:
+    return ServerKind(lambda place, _: [C_MATRIX, place.address, way])
+
+
+RUNTIMES: Mapping[str, ServerKind] = {
+    "nginx": SERVERS["nginx-proxy"],
+    "haproxy": HAPROXY,
+    "httpd-prefork": _httpd("prefork"),
+    "httpd-worker": _httpd("worker"),
+    "httpd-event": _httpd("event"),
+    "varnish": ServerKind(_varnish, needs_upstream=True),
+    "caddy": ServerKind(_caddy, needs_upstream=True),
+    "java": ServerKind(_java),
+    "tomcat": _servlets("tomcat"),
+    "jetty": _servlets("jetty"),
+    "undertow": _servlets("undertow"),
+    "php": ServerKind(_php, env={"PHP_CLI_SERVER_WORKERS": "8"}),
+    "puma": ServerKind(_puma),
+    "c-connection": _c("connection"),
+    "c-pool": _c("pool"),
+    "c-loop": _c("loop"),
+    "axum": ServerKind(lambda place, _: [RUST_MATRIX, place.address]),
+}
+
+_PROXIES = ("nginx", "haproxy", "httpd-prefork", "httpd-worker", "httpd-event", "varnish", "caddy")
+CELLS: tuple[tuple[str, str, str], ...] = (
+    *((name, "proxy", "kept") for name in _PROXIES),
+    *(("java", "two", client) for client in ("url", "http", "async")),
+    ("java", "mixed", "url"),
+    ("java", "background", "http"),
+    *((name, "two", "url") for name in ("tomcat", "jetty", "undertow")),
+    *(("php", shape, "curl") for shape in ("two", "mixed")),
+    ("php", "two", "streams"),
+    *(("puma", "two", client) for client in ("kept", "close")),
+    *(("puma", shape, "kept") for shape in ("mixed", "timer")),
+    *((f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")),
+    *(("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")),
+)
+
+
+# What cannot be had where one rule or another does not see it, and why; all else is right.
+LEAST = 0.99
+_REASONS = {
+    ("java", "two", "http"): "java.net.http sends by threads of its own",
+    ("java", "two", "async"): "java.net.http sends by threads of its own",
+    ("java", "mixed", "url"): "two of three calls are made by other threads",
+    ("java", "background", "http"): "a program that calls by itself ends rule `alone`",
+    ("puma", "mixed", "kept"): "two of three calls are made by other threads",
+    ("varnish", "proxy", "kept"): "another thread fetches",
+    **dict.fromkeys(
+        [(f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")],
+        "its sockets do not block, and those of loops do not either",
+    ),
+    **dict.fromkeys(
+        [("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")],
+        "any thread does any task",
+    ),
+}
+_FIRST_IN_THREE = {("java", "mixed", "url"), ("puma", "mixed", "kept")}
+_NEEDS_PROOF = {"nginx": 0.75}  # its first responses prove the rule
+
+
+def least(cell: Cell) -> float:
+    """The share of right parents that a cell must have."""
+    place = (cell.server, cell.shape, cell.client)
+    if place not in _REASONS:
+        return LEAST if cell.concurrency == 1 else _NEEDS_PROOF.get(cell.server, LEAST)
+    if place in _FIRST_IN_THREE:
+        return 0.33
+    # Rule `alone`: with one at a time nobody else can have called.
+    return LEAST if cell.concurrency == 1 and cell.shape != "background" else 0.0
+
+
+def available() -> list[tuple[str, str, str]]:
+    """The cells whose programs are here: install.sh gives all but Rust."""
+    return [cell for cell in CELLS if cell[0] != "axum" or has_cargo()]
+
+
+def play_all(
+    cells: Sequence[tuple[str, str, str]], concurrency: int, count: int
+) -> Iterator[tuple[list[Played], Ended]]:
+    """Plays the cells, a few beside each other."""
+    for begin in range(0, len(cells), _AT_ONCE):
+        yield play(cells[begin : begin + _AT_ONCE], concurrency, count, programs=RUNTIMES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--concurrency", type=int, action="append")
+    parser.add_argument("--write", action="store_true", help="write docs/parents.md")
+    parser.add_argument("cells", nargs="*", metavar="CELL", help="program/shape/client, or program")
+    arguments = parser.parse_args()
+    ensure_built()
+    ensure_runtimes()
+    wanted = set(arguments.cells)
+    cells = [cell for cell in available() if not wanted or wanted & {cell[0], "/".join(cell)}]
+    found: list[Played] = []
+    for concurrency in arguments.concurrency or CONCURRENCIES:
+        for played, ended in play_all(cells, concurrency, arguments.count):
+            for one in played:
+                print(one, flush=True)
+            print(ended.stderr, flush=True)
+            found += played
+    rows = table(found)
+    print(rows)
+    if arguments.write:
+        text = PAGE.read_text()
+        before, _, rest = text.partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}{rows}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 The captures share no map, so what one knows of the other's requests came over the wire.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from peers.loaded import bpftool, descriptors
 
 from kernel.capturing import (
     Actor,
@@ -30,6 +32,7 @@ from waggle import cgroups
 from waggle.capture import OBJECT_PATH, Capture, CaptureOptions
 from waggle.cgroups import NoRootError
 from waggle.layout import Counter, Flag, Link, Role
+from waggle.libbpf import RunTimeStats
 
 CLIENT, SERVER, HOP = "waggle-client", "waggle-server", "waggle-hop"
 HERE_4, THERE_4 = "10.78.0.1", "10.78.0.2"
@@ -292,6 +295,33 @@ def test_loopback_bears_none(captures: Captures) -> None:
         recorded.finish(2)
         assert recorded.pair(1)[1].link == Link.SOCKET
         assert recorded.counted(Counter.OPTION_SENT) == 0
+
+
+def option_runs() -> int:
+    """How often the program of segments has run, in all captures of this process."""
+    return sum(
+        int(fields["run_cnt"])
+        for fields in descriptors(os.getpid(), "prog_id")
+        if bpftool("prog", "show", "id", fields["prog_id"])["name"] == "tcp_option"
+    )
+
+
+def test_old_connections_on_loopback_do_not_pay(captures: Captures) -> None:
+    """Where no option goes no segment asks for one, on connections that were there before too."""
+    count = 300
+    with recording(captures.client) as recorded, RunTimeStats():
+        server, client = recorded.actor(traced=False), recorded.actor(traced=False)
+        pair = open_connection(server, client, recorded)
+        pair.exchange(request(1000), response())
+        recorded.trace(client.pid)
+        assert captures.client.tcp_option
+        captures.client.tcp_option.adopt([client.pid])
+        before = option_runs()
+        for number in range(1, count + 1):
+            pair.exchange(request(number), response())
+        runs = option_runs() - before
+        recorded.finish(count)
+    assert runs < count  # connections that others open count as well
 
 
 @pytest.mark.parametrize("action", ["pass", "lose", "reorder"])

@@ -75,10 +75,8 @@ INLINE struct connection *option_connection(struct bpf_sock_ops *ops)
 	return bpf_map_lookup_elem(&connections, (void *)&address);
 }
 
-INLINE void option_peer_address(struct bpf_sock_ops *ops, struct option_address *address)
+INLINE void address_of_peer(struct tcp_sock *tcp, struct option_address *address)
 {
-	struct bpf_sock *bpf_sk = ops->sk;
-	struct tcp_sock *tcp = bpf_sk ? bpf_skc_to_tcp_sock(bpf_sk) : 0;
 	struct sock *sk = (void *)tcp;
 
 	__builtin_memset(address, 0, sizeof(*address));
@@ -90,6 +88,13 @@ INLINE void option_peer_address(struct bpf_sock_ops *ops, struct option_address 
 	}
 	address->words[2] = bpf_htonl(0xffff);
 	address->words[3] = sk->__sk_common.skc_daddr;
+}
+
+INLINE void option_peer_address(struct bpf_sock_ops *ops, struct option_address *address)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	address_of_peer(sk ? bpf_skc_to_tcp_sock(sk) : 0, address);
 }
 
 /* Whether an address belongs to a network of one's own: what a trace is called is nobody
@@ -412,6 +417,7 @@ SEC("iter/tcp")
 int tcp_option_old(struct bpf_iter__tcp *context)
 {
 	struct sock_common *common = context->sk_common;
+	struct option_address address;
 	struct option_socket *socket;
 	struct tcp_sock *tcp;
 	u64 inode;
@@ -422,6 +428,10 @@ int tcp_option_old(struct bpf_iter__tcp *context)
 		return 0;
 	inode = inode_of((struct sock *)tcp);
 	if (!bpf_map_lookup_elem(&option_inodes, &inode))
+		return 0;
+	/* As option_connect() and option_accept(): each segment would pay for nothing. */
+	address_of_peer(tcp, &address);
+	if (!is_private(&address))
 		return 0;
 	socket = bpf_sk_storage_get(&option_sockets, tcp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)

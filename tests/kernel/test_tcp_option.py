@@ -3,6 +3,8 @@
 The captures share no map, so what one knows of the other's requests came over the wire.
 """
 
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -292,6 +294,39 @@ def test_loopback_bears_none(captures: Captures) -> None:
         recorded.finish(2)
         assert recorded.pair(1)[1].link == Link.SOCKET
         assert recorded.counted(Counter.OPTION_SENT) == 0
+
+
+@contextmanager
+def own_address(address: str) -> Iterator[None]:
+    """One more of this machine."""
+    change = ["ip", "address", "replace", f"{address}/32", "dev", "lo"]
+    subprocess.run(change, check=True)
+    try:
+        yield
+    finally:
+        change[2] = "del"
+        subprocess.run(change, check=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "takes_part"), [("127.0.0.1", False), ("203.0.113.1", False), ("10.78.1.1", True)]
+)
+def test_old_connections_to_where_no_option_goes(
+    captures: Captures, address: str, takes_part: bool
+) -> None:
+    """What stays on the machine, or goes to who is no neighbour, pays nothing for the option, if it
+    was there before as well."""
+    option = captures.client.tcp_option
+    assert option
+    with ExitStack() as stack:
+        if address != "127.0.0.1":
+            stack.enter_context(own_address(address))
+        listener = stack.enter_context(socket.create_server((address, 0)))
+        sender = stack.enter_context(socket.create_connection(listener.getsockname()))
+        stack.enter_context(listener.accept()[0])
+        option.adopt([os.getpid()])
+        key = sender.fileno().to_bytes(4, "little")
+        assert bool(captures.client.bpf.map("option_sockets").lookup(key)) == takes_part
 
 
 @pytest.mark.parametrize("action", ["pass", "lose", "reorder"])

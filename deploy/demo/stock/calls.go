@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log"
 	"net"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -49,6 +51,17 @@ func (p prices) quote(ctx context.Context, id int) (quote, error) {
 	var answer quote
 	err := p.conn.Invoke(ctx, "/shop.Prices/Quote", &article{id}, &answer)
 	return answer, err
+}
+
+// quotes asks for several articles at the same time.
+func (p prices) quotes(ctx context.Context, ids ...int) ([]quote, error) {
+	answers, errs := make([]quote, len(ids)), make([]error, len(ids))
+	var all sync.WaitGroup
+	for i, id := range ids {
+		all.Go(func() { answers[i], errs[i] = p.quote(ctx, id) })
+	}
+	all.Wait()
+	return answers, errors.Join(errs...)
 }
 
 // pack tells each step of packing an article as it is done.

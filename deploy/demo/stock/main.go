@@ -1,5 +1,5 @@
 // Command stock is a service of the demo: it knows how many of an article are left, asks the price
-// service what it costs, knows what comes off and on to that, and packs what was sold.
+// service what it and the one beside it cost, both at once, knows what comes off and on to that, and packs what was sold.
 package main
 
 import (
@@ -48,13 +48,13 @@ func answerStock(prices prices) gin.HandlerFunc {
 			c.JSON(http.StatusBadRequest, gin.H{"error": "the article's id is a number"})
 			return
 		}
-		price, err := prices.quote(c.Request.Context(), id)
+		quoted, err := prices.quotes(c.Request.Context(), id, id+1)
 		if err != nil {
 			c.JSON(http.StatusBadGateway, gin.H{"error": err.Error()})
 			return
 		}
 		// Counting takes a moment, so that the span can be seen.
 		time.Sleep(10 * time.Millisecond)
-		c.JSON(http.StatusOK, gin.H{"article": id, "left": 100 - id%100, "cents": price.Cents})
+		c.JSON(http.StatusOK, gin.H{"article": id, "left": 100 - id%100, "cents": quoted[0].Cents, "next": quoted[1].Cents})
 	}
 }

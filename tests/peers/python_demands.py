@@ -55,7 +55,7 @@ _NOT_WHEN_BUSY: Mapping[str, str] = {"flask-waitress": _QUEUE, "django-waitress"
 # Whose threads have no context that anybody has set a variable in.
 _EMPTY = "its threads have no context before somebody sets a variable in one"
 _MOST = 0.9
-# redis.asyncio, as it connects: the Timeout that it leaves holds the task, and is held by it.
+# redis.asyncio, as it connects, leaves a cycle that holds the task.
 _CYCLE = "a task that is garbage is over only when the collector comes, and looks like a worker"
 _WITHOUT_CYCLES = 0.75  # each of 32 requests of 160 may be the first on its connections
 

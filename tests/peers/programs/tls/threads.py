@@ -1,7 +1,7 @@
 """An HTTPS server with a thread a connection, on blocking sockets, that may call another.
 
-GET /call/N?url=URL asks URL by http.client and answers with its status; everything else is
-answered at once. POST echoes the length of what it read.
+GET /call/N?url=URL asks URL by http.client, or as --client says, and answers with its status;
+everything else is answered at once. POST echoes the length of what it read.
 """
 
 import argparse
@@ -33,14 +33,37 @@ def ask(url: str) -> int:
     return answer.status
 
 
+def ask_by_curl(url: str) -> int:
+    """By the libcurl and the OpenSSL in pycurl's wheel."""
+    import pycurl
+
+    curl = pycurl.Curl()
+    for option, value in (
+        (pycurl.URL, url),
+        (pycurl.SSL_VERIFYPEER, 0),
+        (pycurl.SSL_VERIFYHOST, 0),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.WRITEFUNCTION, len),
+    ):
+        curl.setopt(option, value)
+    curl.perform()
+    status: int = curl.getinfo(pycurl.RESPONSE_CODE)
+    curl.close()
+    return status
+
+
+CLIENTS = {"http.client": ask, "pycurl": ask_by_curl}
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    client = "http.client"
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         body = b"fine"
         if parts.path.startswith("/call/"):
-            body = str(ask(parse_qs(parts.query)["url"][0])).encode()
+            body = str(CLIENTS[self.client](parse_qs(parts.query)["url"][0])).encode()
         elif parts.path.startswith("/large/"):
             body = b"x" * 300_000
         self.answer(body)
@@ -65,7 +88,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--certificate", required=True)
     parser.add_argument("--tls", choices=("1.2", "1.3"), default="1.3")
+    parser.add_argument("--client", choices=CLIENTS, default="http.client")
     options = parser.parse_args()
+    Handler.client = options.client
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate)
     if options.tls == "1.2":

@@ -94,7 +94,7 @@ def _varnish(place: Place, options: Options) -> list[str | Path]:
         f'vcl 4.1;\nbackend default {{ .host = "{host}"; .port = "{port}"; }}\n'
         "sub vcl_recv { return (pass); }\n"
     )
-    where = ["-a", place.address, "-n", place.folder, "-f", rules]
+    where: list[str | Path] = ["-a", place.address, "-n", place.folder, "-f", rules]
     return [tool("varnishd"), "-F", *where, "-j", "none"]
 
 

@@ -151,6 +151,8 @@ def detect(
     runtime = _detect(exe, cmdline, maps, image)
     if runtime.name == CPYTHON and (runtime.version or "").count(".") < 2:
         return Runtime(CPYTHON, _exact_python(runtime.version, image or exe, maps, root))
+    if runtime.name == JVM:
+        return Runtime(JVM, java_version(root + exe) or runtime.version)
     return runtime
 
 
@@ -220,6 +222,25 @@ def _version(runtime: str, match: re.Match[str], exe: str, maps: Callable[[], st
     if version is None and runtime == CPYTHON and (found := _PYTHON_IN_MAPS.search(maps())):
         return found.group(1)
     return version
+
+
+_RELEASE_LIMIT = 65_536
+_JAVA_VERSION = re.compile(rb'^JAVA_VERSION="([\w.+-]+)"', re.MULTILINE)
+
+
+def java_version(path: str) -> str | None:
+    """17.0.21 of the JDK whose bin/java is at `path`: the file `release` beside bin says it."""
+    with _opened(str(PurePosixPath(path).parent.parent / "release")) as file:
+        return _java_version(file) if file else None
+
+
+@lru_cache(maxsize=256)
+def _java_version(file: "_File") -> str | None:
+    try:
+        found = _JAVA_VERSION.search(file.at(0, _RELEASE_LIMIT))
+    except OSError:
+        return None
+    return found.group(1).decode() if found else None
 
 
 def _exact_python(

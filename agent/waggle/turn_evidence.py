@@ -44,6 +44,8 @@ STEP_NS = 250_000_000
 CLAIMS_KEPT = 65_536
 WORKER_PROOF = 20
 ALONE_PROOF = 7  # by chance none of so many is seen once in a thousand times
+ALONE_HOLD_NS = 10_000_000_000
+ALONE_HOPELESS = 64  # claims that nothing came of: the process is never idle
 PROCESSES_KEPT = 4096
 
 _ENDS = (EvidenceKind.TURN_ANSWER, EvidenceKind.TURN_REFUTED, EvidenceKind.TURN_GONE)
@@ -86,10 +88,19 @@ class _Process:
     alone: int = 0  # claims of rule `alone`,
     since_ns: int = 0  # the first of them,
     busy_ns: int = 0  # and for how long it has served since
+    expired: int = 0  # claims that had to leave before that was enough,
+    held: bool = False  # and whether it ever was
 
     def is_alone(self, now_ns: int) -> bool:
         idle_ns = now_ns - self.since_ns - self.busy_ns
-        return self.alone * idle_ns >= ALONE_PROOF * self.busy_ns > 0
+        is_enough = self.alone * idle_ns >= ALONE_PROOF * self.busy_ns > 0
+        self.held |= is_enough
+        return is_enough
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nobody need wait for proof: others' spans would come late for nothing."""
+        return self.expired >= ALONE_HOPELESS and not self.held
 
 
 class Turns:
@@ -135,6 +146,8 @@ class Turns:
         done[alone] = claims["is_proven"][alone] & self._trusted(claims[alone], now_ns)
         settled: Mask = claims["refuted"] | done
         settled |= claims["evidence"]["time_ns"] + self._hold_ns < now
+        waiting = np.flatnonzero(alone & ~settled)
+        settled[waiting] = self._gives_up(claims[waiting], now_ns)
         settled[: max(0, len(claims) - CLAIMS_KEPT)] = True
         if last:
             settled[:] = True
@@ -191,27 +204,44 @@ class Turns:
     def _fits(self, rows: npt.NDArray[np.intp], met: Records) -> Mask:
         """Whether these calls may be of the requests that their workers answered next."""
         calls = self._claims["evidence"][rows]
-        fits = np.ones(len(rows), np.bool_)
-        for at in np.flatnonzero(np.isin(calls["link"], _WORKERS)).tolist():
-            process = self._process(int(calls["tgid"][at]))
-            read_ns, call = int(met["start_ns"][at]), calls[at]
-            process.calls_between |= read_ns > int(call["time_ns"])
-            waited = read_ns < int(call["before_ns"])
-            believed = not process.calls_between and process.proven >= WORKER_PROOF
-            fits[at] = read_ns <= int(call["time_ns"]) and (not waited or believed)
-            process.proven += bool(fits[at] and not waited)
+        workers = np.isin(calls["link"], _WORKERS)
+        between = workers & (met["start_ns"] > calls["time_ns"])
+        waited = workers & (met["start_ns"] < calls["before_ns"])
+        fits: Mask = ~between
+        for tgid in np.unique(calls["tgid"][workers]).tolist():
+            of = workers & (calls["tgid"] == tgid)
+            process = self._process(tgid)
+            process.calls_between |= bool(between[of].any())
+            if process.calls_between or process.proven < WORKER_PROOF:
+                fits[of & waited] = False
+            process.proven += int((of & fits & ~waited).sum())
         return fits
 
     def _count_alone(self, ours: Records) -> None:
         """Claims of rule `alone`, and the time that was spent on requests since the first."""
-        of = ours[ours["link"] == Link.ALONE]
-        for row in of[of["kind"] == EvidenceKind.TURN_CALL]:
-            process = self._process(int(row["tgid"]))
-            process.since_ns = process.since_ns or int(row["time_ns"])
-            process.alone += 1
-        for row in of[of["kind"] == EvidenceKind.TURN_ANSWER]:
-            self._process(int(row["tgid"])).busy_ns += int(row["time_ns"] - row["start_ns"])
+        ours = ours[ours["link"] == Link.ALONE]
+        calls = ours[ours["kind"] == EvidenceKind.TURN_CALL]
+        answers = ours[ours["kind"] == EvidenceKind.TURN_ANSWER]
+        for tgid in np.unique(calls["tgid"]).tolist():
+            times = calls["time_ns"][calls["tgid"] == tgid]
+            process = self._process(tgid)
+            process.since_ns = process.since_ns or int(times.min())
+            process.alone += len(times)
+        for tgid in np.unique(answers["tgid"]).tolist():
+            of = answers[answers["tgid"] == tgid]
+            self._process(tgid).busy_ns += int((of["time_ns"] - of["start_ns"]).sum())
 
     def _trusted(self, claims: Claims, now_ns: int) -> Mask:
-        tgids = claims["evidence"]["tgid"].tolist()
-        return np.array([self._process(tgid).is_alone(now_ns) for tgid in tgids], np.bool_)
+        tgids, each = np.unique(claims["evidence"]["tgid"], return_inverse=True)
+        found = [self._process(tgid).is_alone(now_ns) for tgid in tgids.tolist()]
+        return np.array(found, np.bool_)[each]
+
+    def _gives_up(self, claims: Claims, now_ns: int) -> Mask:
+        """Which claims of rule `alone` wait no more for their process to be idle."""
+        late: Mask = claims["evidence"]["time_ns"].astype(np.int64) + ALONE_HOLD_NS < now_ns
+        tgids, each = np.unique(claims["evidence"]["tgid"], return_inverse=True)
+        processes = [self._process(tgid) for tgid in tgids.tolist()]
+        for process, count in zip(processes, np.bincount(each, weights=late), strict=True):
+            process.expired += int(count)
+        hopeless = np.array([process.is_hopeless for process in processes], np.bool_)
+        return late | hopeless[each]

@@ -23,6 +23,7 @@ EXCLUDED = ProcessMode.EXCLUDED
 THREAD, TURN = ProcessMode.RULE_THREAD, ProcessMode.RULE_TURN
 PROVED = TURN | ProcessMode.PROVE_TURN
 PYTHON = THREAD | ProcessMode.RULE_TASK
+OTHER = THREAD | ProcessMode.RULE_ALONE
 OWN = 99
 
 
@@ -73,7 +74,7 @@ def test_everything() -> None:
     assert found == {
         OWN: EXCLUDED,
         10: EXCLUDED,
-        11: TRACED | FOLLOW | THREAD,
+        11: TRACED | FOLLOW | OTHER,
         20: TRACED | FOLLOW | PYTHON,
         21: TRACED | FOLLOW | PYTHON,
         30: TRACED | FOLLOW | TURN,
@@ -182,7 +183,7 @@ def test_children_are_followed() -> None:
     assert modes(found.on_events(events((FORK, 61, 50)))) == {61: TRACED | FOLLOW | PROVED}
     assert fake.asked == []
     fake.add(61, "/srv/tool", parent=50)
-    assert modes(found.on_events(events((EXEC, 61, 50)))) == {61: TRACED | FOLLOW | THREAD}
+    assert modes(found.on_events(events((EXEC, 61, 50)))) == {61: TRACED | FOLLOW | OTHER}
     fake.add(61, "/srv/go/tool", parent=50)
     decision = found.on_events(events((EXEC, 61, 50)))[0]
     assert decision.mode == TRACED | FOLLOW | ProcessMode.RULE_GOROUTINE
@@ -261,7 +262,7 @@ def test_everything_reads_no_process_at_exec() -> None:
     decisions = found.on_events(events((FORK, 60, 11), (EXEC, 60, 11)))
     assert modes(decisions) == {60: 0}
     assert fake.asked == []
-    assert modes(found.on_events(events((SEEN, 60, 0)))) == {60: TRACED | FOLLOW | THREAD}
+    assert modes(found.on_events(events((SEEN, 60, 0)))) == {60: TRACED | FOLLOW | OTHER}
 
 
 def test_sshd_is_never_traced_even_when_gone() -> None:
@@ -392,7 +393,7 @@ def test_real_process_by_id_with_its_child() -> None:
         decisions = {decision.tgid: decision for decision in found.initial()}
         assert set(decisions) == {os.getpid(), process.pid, child}
         assert decisions[os.getpid()].mode == EXCLUDED
-        assert decisions[child].mode == TRACED | FOLLOW | THREAD
+        assert decisions[child].mode == TRACED | FOLLOW | OTHER
         assert decisions[child].reason == f"child of {process.pid}"
         facts = decisions[process.pid].facts
         assert facts is not None

@@ -320,6 +320,14 @@ def test_detect(exe: str, maps: str, runtime: Runtime) -> None:
     assert detect(exe, [], lambda: maps, image="/nonexistent") == runtime
 
 
+def test_java_says_its_version(tmp_path: Path) -> None:
+    """A JDK has a file that says which it is; one without it has no version."""
+    (tmp_path / "bin").mkdir()
+    assert detect("/bin/java", [], str, root=str(tmp_path)) == Runtime("jvm")
+    (tmp_path / "release").write_text('IMPLEMENTOR="Acme"\nJAVA_VERSION="17.0.21"\n')
+    assert detect("/bin/java", [], str, root=str(tmp_path)) == Runtime("jvm", "17.0.21")
+
+
 def test_rules() -> None:
     """The thread rule is tried where threads serve one request at a time, the turn rule where it
     was proven, the task rule where contexts can be read."""

@@ -5,7 +5,15 @@ import numpy.typing as npt
 
 from waggle import layout
 from waggle.layout import EvidenceKind, Link
-from waggle.turn_evidence import CLAIMS_KEPT, PATIENCE_NS, STEP_NS, WORKER_PROOF, Turns
+from waggle.turn_evidence import (
+    ALONE_HOLD_NS,
+    ALONE_HOPELESS,
+    CLAIMS_KEPT,
+    PATIENCE_NS,
+    STEP_NS,
+    WORKER_PROOF,
+    Turns,
+)
 
 Rows = npt.NDArray[np.void]
 S = 1_000_000_000
@@ -244,6 +252,17 @@ def test_alone_in_a_process_that_is_never_idle_is_none() -> None:
         turns.add(alone_call(begin + S, n + 1))
         turns.add(alone_answer(begin + 5 * S, n + 1, start=begin + S // 100))
         assert not [proven for _, proven in settled(turns, begin + 5 * S) if proven]
+
+
+def test_nobody_waits_long_for_a_process_that_is_never_idle() -> None:
+    """Claims of rule `alone` leave after 10 s, and at once where no claim ever came to anything."""
+    turns = Turns(30 * S)
+    for n in range(ALONE_HOPELESS):
+        turns.add(alone_call(S + n, n + 1))
+    assert settled(turns, ALONE_HOLD_NS) == []
+    assert len(settled(turns, 2 * S + ALONE_HOLD_NS)) == ALONE_HOPELESS
+    turns.add(alone_call(20 * S, A))
+    assert settled(turns, 21 * S) == [(A, False)]
 
 
 def test_a_call_while_nothing_is_open_takes_back_what_alone_claims() -> None:

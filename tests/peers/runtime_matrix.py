@@ -181,7 +181,8 @@ _REASONS = {
     ),
 }
 _FIRST_IN_THREE = {("java", "mixed", "url"), ("puma", "mixed", "kept")}
-_NEEDS_PROOF = {"nginx": 0.75}  # its first responses prove the rule
+# Their first responses prove the rule: of these few requests that may be many.
+_NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "puma"), 0.5)
 
 
 def least(cell: Cell) -> float:

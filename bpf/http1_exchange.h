@@ -300,7 +300,8 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		turn_call(facts, owner);
 	else if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts, WAGGLE_EVIDENCE_CALL);
-	if (!facts->link && !(facts->flags & WAGGLE_FLAG_TRACE_PENDING))
+	/* Who waits for a proof has no header: where those are wanted they go first. */
+	if (!inject_wanted && !facts->link && !(facts->flags & WAGGLE_FLAG_TRACE_PENDING))
 		claim_call(feed->connection, facts);
 }
 

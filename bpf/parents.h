@@ -125,7 +125,7 @@ PROVEN_ONCE int turn_call(struct waggle_facts *facts, const struct owner *owner)
 	if (!server || !find_exchange(server, sock, owner->index, &found) ||
 	    request_mark(found.facts) != owner->tid || found.facts->status)
 		return 0;
-	turn_claim(process, facts, found.facts, WAGGLE_LINK_TURN);
+	turn_claim(process, facts, found.facts);
 	return 0;
 }
 

@@ -68,7 +68,7 @@ INLINE u64 span_word(const struct waggle_facts *facts)
 
 /* A call goes out in the turn of `request`, whose ids it has if it has a link already. */
 INLINE void turn_claim(struct waggle_process *process, struct waggle_facts *facts,
-		       const struct waggle_facts *request, u8 link)
+		       const struct waggle_facts *request)
 {
 	struct waggle_evidence *evidence = begin_evidence(WAGGLE_EVIDENCE_TURN_CALL, facts);
 
@@ -79,7 +79,7 @@ INLINE void turn_claim(struct waggle_process *process, struct waggle_facts *fact
 	}
 	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
 	evidence->flags = facts->flags;
-	evidence->link = link;
+	evidence->link = WAGGLE_LINK_TURN;
 	evidence->unanswered = process->unanswered;
 	evidence->contexts[0] = span_word(request);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));

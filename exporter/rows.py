@@ -6,7 +6,6 @@ them (kept.py). A 64-bit key finds rows that are probably equal; they are compar
 anything is made of it.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from waggle.columns import (
     as_numbers,
     equal_rows,
     low_bytes,
+    multipliers,
     windows,
 )
 from waggle.exporter.kept import KeptFields
@@ -77,7 +77,7 @@ def _place(name: str) -> tuple[int, int]:
 
 _IDENTITY_RUNS = _runs(KEYED)
 _IDENTITY_SIZE = -8 * (-sum(length for _, length in _IDENTITY_RUNS) // 8)  # whole words
-_MULTIPLIERS = np.frombuffer(os.urandom(_MAX_KEPT), np.uint64) | np.uint64(1)
+_MULTIPLIERS = multipliers(_MAX_KEPT // 8)
 assert _IDENTITY_SIZE + 8 <= _MAX_KEPT  # one list of multipliers serves both
 
 

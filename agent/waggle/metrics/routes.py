@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.columns import Bytes, Positions
+from waggle.columns import Bytes, Positions, multipliers
 from waggle.layout import Role
 from waggle.metrics.series import Pairs
 from waggle.spans import Records, SpanBatch
@@ -32,9 +32,9 @@ _WIDTH = 128  # bytes of a path that are looked at
 _NO_SUCH = (404, 405, 410)
 
 _HEAD: int = layout.EXCHANGE.fields["head"][1]  # type: ignore[index]
-_RANDOM = np.frombuffer(os.urandom(8 * _WIDTH), np.uint64) | np.uint64(1)
+_RANDOM = multipliers(_WIDTH)
 # By segment and place in it.
-_FACTORS = np.frombuffer(os.urandom(8 * (MOST_SEGMENTS + 2) * _WIDTH), np.uint64) | np.uint64(1)
+_FACTORS = multipliers((MOST_SEGMENTS + 2) * _WIDTH)
 _FACTORS = _FACTORS.reshape(MOST_SEGMENTS + 2, _WIDTH)
 _LETTERS = np.frombuffer(os.urandom(8 * 256), np.uint64)
 _DIGIT = re.compile(r"\d")

@@ -3,14 +3,7 @@
 import pytest
 
 from .agent import started_agent
-from .test_python_demo import DEMO, loaded_demo
-from .toolchain import (
-    SDK_REQUIREMENTS,
-    SDK_VENV,
-    ensure_go_module,
-    ensure_python_peers,
-    ensure_venv,
-)
+from .test_python_demo import built_demo
 
 VISITS = 6
 
@@ -19,10 +12,7 @@ VISITS = 6
 def test_two_calls_at_once_under_their_request() -> None:
     """Of each of the demo's six looks at an article the two calls by gRPC are children of that
     request, and the parents of what the price service did."""
-    ensure_python_peers()
-    demo = loaded_demo()
-    ensure_venv(SDK_VENV, SDK_REQUIREMENTS)
-    ensure_go_module(DEMO / "stock", ["."], demo._BIN)
+    demo = built_demo()
     with demo.running_shop() as shop, started_agent(pids=shop.pids) as agent:
         demo.visit_all(shop)
         agent.wait_for(

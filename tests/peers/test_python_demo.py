@@ -20,8 +20,17 @@ DEMO = ROOT / "deploy" / "demo"
 ASKED = ("price", "discount", "delivery")
 
 
-def loaded_demo() -> ModuleType:
-    """demo.py, which finds its own modules beside it, as where it is started from."""
+def built_demo() -> ModuleType:
+    """demo.py, which finds its own modules beside it, as where it is started from, when all that
+    it starts is there."""
+    ensure_python_peers()
+    ensure_venv(SDK_VENV, SDK_REQUIREMENTS)
+    demo = _loaded_demo()
+    ensure_go_module(DEMO / "stock", ["."], demo._BIN)
+    return demo
+
+
+def _loaded_demo() -> ModuleType:
     sys.path.insert(0, str(DEMO))
     spec = importlib.util.spec_from_file_location("demo", DEMO / "demo.py")
     assert spec and spec.loader
@@ -46,10 +55,7 @@ def is_asked(span: SeenSpan) -> bool:
 def test_three_calls_under_their_request_each_with_its_line() -> None:
     """Of each of the demo's six payments the three calls that are gathered are children of that
     payment's request, and each tells the file, the line and the function that made it."""
-    ensure_python_peers()
-    demo = loaded_demo()
-    ensure_venv(SDK_VENV, SDK_REQUIREMENTS)
-    ensure_go_module(DEMO / "stock", ["."], demo._BIN)
+    demo = built_demo()
     with demo.running_shop() as shop, started_agent(pids=shop.pids) as agent:
         demo.visit_all(shop)
         agent.wait_for(lambda spans: len([span for span in spans if is_asked(span)]) == 18)

@@ -147,11 +147,16 @@ def ensure_node_grpc() -> None:
 def _ensure_java_grpc() -> None:
     folder = PROGRAMS / "grpc" / "java"
     sources = sorted((folder / "src").glob("*.java"))
-    with once("java-peers-grpc", _digest([*sources, folder / "pom.xml"])) as is_needed:
+    _ensure_maven("java-peers-grpc", folder / "pom.xml", sources, GRPC_JARS, GRPC_CLASSES)
+
+
+def _ensure_maven(name: str, pom: Path, sources: Sequence[Path], jars: Path, classes: Path) -> None:
+    """Java that needs what a pom.xml names: that goes to `jars`, what is compiled to `classes`."""
+    with once(name, _digest([*sources, pom])) as is_needed:
         if is_needed:
-            copy = ["dependency:copy-dependencies", f"-DoutputDirectory={GRPC_JARS}"]
-            _run([tool("mvn"), "-q", "-B", "-f", str(folder / "pom.xml"), *copy])
-            path = ["-cp", f"{GRPC_JARS}/*", "-d", str(GRPC_CLASSES)]
+            copy = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
+            _run([tool("mvn"), "-q", "-B", "-f", str(pom), *copy])
+            path = ["-cp", f"{jars}/*", "-d", str(classes)]
             _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
 
 
@@ -166,12 +171,15 @@ def has_cargo() -> bool:
 
 
 def _ensure_rust_grpc() -> None:
-    folder = PROGRAMS / "grpc" / "rust"
+    _ensure_cargo("rust-peers-grpc", PROGRAMS / "grpc" / "rust", GRPC_RUST)
+
+
+def _ensure_cargo(name: str, folder: Path, target: Path) -> None:
     sources = [*folder.rglob("*.rs"), folder / "Cargo.toml", folder / "Cargo.lock"]
-    with once("rust-peers-grpc", _digest(sources)) as is_needed:
+    with once(name, _digest(sources)) as is_needed:
         if is_needed:
             build = [tool("cargo"), "build", "--quiet", "--locked", "--release", f"--jobs={_JOBS}"]
-            _run([*build, "--target-dir", str(GRPC_RUST)], cwd=folder)
+            _run([*build, "--target-dir", str(target)], cwd=folder)
 
 
 def _base_python() -> str:
@@ -226,43 +234,14 @@ def ensure_runtimes() -> None:
     source = PROGRAMS / "c" / "matrix.c"
     with once("c-matrix", _digest([source])) as is_needed:
         if is_needed:
+            flags = ["-O1", "-Wall", "-Wextra", "-Werror"]
             libraries = ["-lmicrohttpd", "-lcurl"]
-            _run(
-                [
-                    "cc",
-                    "-O1",
-                    "-Wall",
-                    "-Wextra",
-                    "-Werror",
-                    "-o",
-                    str(C_MATRIX),
-                    str(source),
-                    *libraries,
-                ]
-            )
-    _ensure_servlets()
+            _run(["cc", *flags, "-o", str(C_MATRIX), str(source), *libraries])
+    servlets = PROGRAMS / "servlets"
+    sources = sorted(servlets.glob("*.java"))
+    _ensure_maven("servlets", servlets / "pom.xml", sources, SERVLET_JARS, SERVLET_CLASSES)
     if has_cargo():
-        ensure_rust_matrix()
-
-
-def _ensure_servlets() -> None:
-    folder = PROGRAMS / "servlets"
-    sources = sorted(folder.glob("*.java"))
-    with once("servlets", _digest([*sources, folder / "pom.xml"])) as is_needed:
-        if is_needed:
-            copy = ["dependency:copy-dependencies", f"-DoutputDirectory={SERVLET_JARS}"]
-            _run([tool("mvn"), "-q", "-B", "-f", str(folder / "pom.xml"), *copy])
-            path = ["-cp", f"{SERVLET_JARS}/*", "-d", str(SERVLET_CLASSES)]
-            _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
-
-
-def ensure_rust_matrix() -> None:
-    folder = PROGRAMS / "rust"
-    sources = [*folder.glob("src/*.rs"), folder / "Cargo.toml", folder / "Cargo.lock"]
-    with once("rust-matrix", _digest(sources)) as is_needed:
-        if is_needed:
-            build = [tool("cargo"), "build", "--quiet", "--locked", "--release", f"--jobs={_JOBS}"]
-            _run([*build, "--target-dir", str(RUST_MATRIX.parents[1])], cwd=folder)
+        _ensure_cargo("rust-matrix", PROGRAMS / "rust", RUST_MATRIX.parents[1])
 
 
 def _digest(files: Iterable[Path], *words: str) -> str:

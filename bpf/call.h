@@ -225,11 +225,11 @@ INLINE void forget_heads(u64 sock)
 	bpf_map_delete_elem(&partial_heads, &key);
 }
 
-/* The end of a connection has passed unseen. */
-INLINE void end_of_before(struct connection *connection, u64 sock)
+/* A connection is no more: what is open ends so, and what is kept beside its entry goes. */
+INLINE void let_go(struct connection *connection, u64 sock, u8 end)
 {
 	if (!(connection->flags & CONNECTION_DEAD))
-		end_connection(connection, sock, bpf_ktime_get_ns(), local_end(connection));
+		end_connection(connection, sock, bpf_ktime_get_ns(), end);
 	if (is_tls(connection))
 		forget_tls(sock);
 	forget_heads(sock);
@@ -242,8 +242,8 @@ OUT_OF_LINE struct connection *connection_of(const struct call *call)
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
 	if (!connection || is_of_before(connection, call)) {
-		if (connection)
-			end_of_before(connection, sock);
+		if (connection) /* whose end has passed unseen */
+			let_go(connection, sock, local_end(connection));
 		connection = new_connection(&call->endpoint, call->sent);
 		if (connection) {
 			connection->peer_sock = call->peer;

@@ -61,9 +61,9 @@ OUT_OF_LINE int on_receive_end(struct connection *connection, const struct endpo
 	return 0;
 }
 
-INLINE void forget_connection(u64 sock)
+INLINE void forget_connection(struct connection *connection, u64 sock, u8 end)
 {
-	forget_heads(sock);
+	let_go(connection, sock, end);
 	bpf_map_delete_elem(&connections, &sock);
 }
 
@@ -88,29 +88,22 @@ int BPF_PROG(tcp_destroy, struct sock *sk)
 	if (!connection)
 		return 0;
 	HOLD_CPU();
-	if (!(connection->flags & CONNECTION_DEAD))
-		end_connection(connection, sock, bpf_ktime_get_ns(),
-			       tcp_end(connection, BPF_CORE_READ(sk, sk_err)));
-	if (is_tls(connection))
-		forget_tls(sock);
-	forget_connection(sock);
+	forget_connection(connection, sock, tcp_end(connection, BPF_CORE_READ(sk, sk_err)));
 	return 0;
 }
 
-INLINE int asks_who_connects(u32 tgid)
+INLINE int asks_who_connects(u32 mode)
 {
-	u32 told = WAGGLE_PROCESS_RULE_WORKER | WAGGLE_PROCESS_WORKER_TOLD, mode = mode_of(tgid);
+	u32 told = WAGGLE_PROCESS_RULE_WORKER | WAGGLE_PROCESS_WORKER_TOLD;
 
 	return mode & WAGGLE_PROCESS_RULE_TURN || (mode & told) == told;
 }
 
 /* In place of a request's owner: the worker, whose requests are known only by answers. */
-INLINE void note_who_connects(u64 id, struct owner *owner)
+INLINE void note_who_connects(u32 tid, u32 mode, struct owner *owner)
 {
-	u32 mode = mode_of(id >> 32);
-
 	if (mode & WAGGLE_PROCESS_RULE_TURN)
-		turn_of_thread((u32)id, owner);
+		turn_of_thread(tid, owner);
 	else
 		owner->sock = current_worker(mode);
 }
@@ -119,11 +112,12 @@ INLINE void note_who_connects(u64 id, struct owner *owner)
  * connection is there, but it belongs to whoever asked for it. */
 INLINE void on_connect(struct sock *sk)
 {
-	u64 id = bpf_get_current_pid_tgid(), sock = (u64)sk;
-	struct endpoint endpoint = { .sock = sock };
+	u64 id = bpf_get_current_pid_tgid();
+	struct endpoint endpoint = { .sock = (u64)sk };
 	struct connection *connection;
+	u32 mode = mode_of(id >> 32);
 
-	if (!asks_who_connects(id >> 32))
+	if (!asks_who_connects(mode))
 		return;
 	endpoint.family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	connection = new_connection(&endpoint, 1);
@@ -131,7 +125,7 @@ INLINE void on_connect(struct sock *sk)
 		return;
 	connection->flags = CONNECTION_FRESH | CONNECTION_FROM_START;
 	connection->asked = 1;
-	note_who_connects(id, &connection->turn_owner);
+	note_who_connects((u32)id, mode, &connection->turn_owner);
 }
 
 INLINE void on_close(struct connection *connection, u64 sock, u8 end)

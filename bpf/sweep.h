@@ -38,8 +38,7 @@ static long sweep_step(void *map, const u64 *key, struct connection *connection,
 	if (connection->family != AF_UNIX) {
 		if (!is_left_over(connection, sock, sweep->now))
 			return 0;
-		end_of_before(connection, sock);
-		bpf_map_delete_elem(&connections, &sock);
+		forget_connection(connection, sock, local_end(connection));
 		sweep->removed++;
 		return 0;
 	}
@@ -52,9 +51,7 @@ static long sweep_step(void *map, const u64 *key, struct connection *connection,
 	if (!gone && !closed &&
 	    idle < (open_requests(connection) ? UNIX_OPEN_IDLE_NS : UNIX_IDLE_NS))
 		return 0;
-	if (!(connection->flags & CONNECTION_DEAD))
-		end_connection(connection, sock, sweep->now, local_end(connection));
-	forget_connection(sock);
+	forget_connection(connection, sock, local_end(connection));
 	sweep->removed++;
 	return 0;
 }

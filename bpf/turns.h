@@ -66,25 +66,38 @@ INLINE u64 span_word(const struct waggle_facts *facts)
 	return word;
 }
 
+/* What a call may be part of is told to user space, which waits for a proof; `flags` say what
+ * the call has until then. Whoever gets it adds what is claimed, and submits it. */
+INLINE struct waggle_evidence *begin_claim(struct waggle_process *process,
+					   struct waggle_facts *facts, u8 link, u32 flags)
+{
+	struct waggle_evidence *evidence = begin_evidence(WAGGLE_EVIDENCE_TURN_CALL, facts);
+
+	if (!evidence)
+		return 0;
+	facts->flags |= flags;
+	evidence->flags = facts->flags;
+	evidence->link = link;
+	__sync_fetch_and_add(&process->turn_calls, 1);
+	count(WAGGLE_COUNT_TURN_CALLS);
+	return evidence;
+}
+
 /* A call goes out in the turn of `request`, whose ids it has if it has a link already. */
 INLINE void turn_claim(struct waggle_process *process, struct waggle_facts *facts,
 		       const struct waggle_facts *request)
 {
-	struct waggle_evidence *evidence = begin_evidence(WAGGLE_EVIDENCE_TURN_CALL, facts);
+	u32 flags = facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
+	struct waggle_evidence *evidence = begin_claim(process, facts, WAGGLE_LINK_TURN, flags);
 
 	if (!evidence) { /* no proof will come of it */
 		facts->link = WAGGLE_LINK_NONE;
 		__builtin_memset(facts->parent_id, 0, sizeof(facts->parent_id));
 		return;
 	}
-	facts->flags |= facts->link ? WAGGLE_FLAG_UNPROVEN : WAGGLE_FLAG_TRACE_PENDING;
-	evidence->flags = facts->flags;
-	evidence->link = WAGGLE_LINK_TURN;
 	evidence->unanswered = process->unanswered;
 	evidence->contexts[0] = span_word(request);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
-	__sync_fetch_and_add(&process->turn_calls, 1);
-	count(WAGGLE_COUNT_TURN_CALLS);
 }
 
 /* A request is answered, or ends without an answer (`kind`). */

@@ -89,23 +89,8 @@ INLINE struct worker *worker_of(const struct worker_key *key)
 	return bpf_map_lookup_elem(&workers, key);
 }
 
-/* The call has ids of its own until the claim is proven. */
-INLINE struct waggle_evidence *begin_claim(struct waggle_process *process,
-					   struct waggle_facts *facts, u8 link)
-{
-	struct waggle_evidence *evidence = begin_evidence(WAGGLE_EVIDENCE_TURN_CALL, facts);
-
-	if (!evidence)
-		return 0;
-	facts->flags |= WAGGLE_FLAG_TRACE_PENDING;
-	evidence->flags = facts->flags;
-	evidence->link = link;
-	__sync_fetch_and_add(&process->turn_calls, 1);
-	count(WAGGLE_COUNT_TURN_CALLS);
-	return evidence;
-}
-
-/* Returns 0 when nobody is known to work here. */
+/* The call has ids of its own until the claim is proven. Returns 0 when nobody is known to
+ * work here. */
 INLINE int worker_calls(const struct connection *connection, struct waggle_process *process,
 			struct waggle_facts *facts)
 {
@@ -121,7 +106,8 @@ INLINE int worker_calls(const struct connection *connection, struct waggle_proce
 	worker = key.worker ? worker_of(&key) : 0;
 	if (!worker)
 		return 0;
-	evidence = begin_claim(process, facts, link_of_workers(process));
+	evidence = begin_claim(process, facts, link_of_workers(process),
+			       WAGGLE_FLAG_TRACE_PENDING);
 	if (!evidence)
 		return 1;
 	evidence->contexts[0] = worker->life;
@@ -157,7 +143,7 @@ INLINE void alone_calls(struct waggle_process *process, struct waggle_facts *fac
 	if (!server || open_requests(server) != 1 ||
 	    !find_exchange(server, sock, process->alone_index, &found) || found.facts->status)
 		return;
-	evidence = begin_claim(process, facts, WAGGLE_LINK_ALONE);
+	evidence = begin_claim(process, facts, WAGGLE_LINK_ALONE, WAGGLE_FLAG_TRACE_PENDING);
 	if (!evidence)
 		return;
 	evidence->contexts[0] = span_word(found.facts);

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from waggle.libbpf import MAX_LOG_BYTES, LoadError, _Log, explain_failure, useful_line
+from waggle.libbpf import MAX_LOG_BYTES, LoadError, explain_failure, useful_line
+from waggle.libbpf.calls import Log
 
 GOLDEN = Path(__file__).parent / "golden"
 NO_PRIVILEGE = ("CAP_BPF", "CAP_PERFMON")
@@ -157,7 +158,7 @@ def test_the_last_of_several_logs_counts() -> None:
 
 def test_a_log_is_bounded_and_keeps_its_end() -> None:
     """However much is said, memory is bounded and the newest words are there."""
-    log = _Log()
+    log = Log()
     for _ in range(5):
         log.add("x" * MAX_LOG_BYTES)
         assert sum(map(len, log._parts)) <= 2 * MAX_LOG_BYTES

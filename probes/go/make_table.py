@@ -41,6 +41,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "response_conn": ("net/http.response.conn",),
     "response_request": ("net/http.response.req",),
     "request_pattern": ("net/http.Request.Pattern",),
+    "channel_type": ("runtime.hchan.elemtype",),
+    "channel_next": ("runtime.hchan.recvx",),
 }
 # Since Go 1.21; since Go 1.23; grpc 1.70 to 1.76.
 OPTIONAL = frozenset({"parent_goid", "request_pattern", "grpc_indirect"})

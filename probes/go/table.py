@@ -19,6 +19,8 @@ GO: dict[str, dict[str, int]] = {
         "conn_response": 120,
         "response_conn": 0,
         "response_request": 8,
+        "channel_type": 32,
+        "channel_next": 48,
     },
     "1.18": {
         "goid": 152,
@@ -37,6 +39,8 @@ GO: dict[str, dict[str, int]] = {
         "conn_response": 120,
         "response_conn": 0,
         "response_request": 8,
+        "channel_type": 32,
+        "channel_next": 48,
     },
     "1.19": {
         "goid": 152,
@@ -55,6 +59,8 @@ GO: dict[str, dict[str, int]] = {
         "conn_response": 120,
         "response_conn": 0,
         "response_request": 8,
+        "channel_type": 32,
+        "channel_next": 48,
     },
     "1.20": {
         "goid": 152,
@@ -73,6 +79,8 @@ GO: dict[str, dict[str, int]] = {
         "conn_response": 112,
         "response_conn": 0,
         "response_request": 8,
+        "channel_type": 32,
+        "channel_next": 48,
     },
     "1.21": {
         "goid": 152,
@@ -92,6 +100,8 @@ GO: dict[str, dict[str, int]] = {
         "conn_response": 112,
         "response_conn": 0,
         "response_request": 8,
+        "channel_type": 32,
+        "channel_next": 48,
     },
     "1.22": {
         "goid": 152,
@@ -111,6 +121,8 @@ GO: dict[str, dict[str, int]] = {
         "conn_response": 112,
         "response_conn": 0,
         "response_request": 8,
+        "channel_type": 32,
+        "channel_next": 48,
     },
     "1.23": {
         "goid": 160,
@@ -131,6 +143,8 @@ GO: dict[str, dict[str, int]] = {
         "response_conn": 0,
         "response_request": 8,
         "request_pattern": 232,
+        "channel_type": 40,
+        "channel_next": 56,
     },
     "1.24": {
         "goid": 160,
@@ -151,6 +165,8 @@ GO: dict[str, dict[str, int]] = {
         "response_conn": 0,
         "response_request": 8,
         "request_pattern": 232,
+        "channel_type": 40,
+        "channel_next": 56,
     },
     "1.25": {
         "goid": 152,
@@ -171,6 +187,8 @@ GO: dict[str, dict[str, int]] = {
         "response_conn": 0,
         "response_request": 8,
         "request_pattern": 232,
+        "channel_type": 40,
+        "channel_next": 56,
     },
     "1.26": {
         "goid": 152,
@@ -191,6 +209,8 @@ GO: dict[str, dict[str, int]] = {
         "response_conn": 0,
         "response_request": 8,
         "request_pattern": 232,
+        "channel_type": 40,
+        "channel_next": 56,
     },
     "1.27": {
         "goid": 152,
@@ -211,6 +231,8 @@ GO: dict[str, dict[str, int]] = {
         "response_conn": 0,
         "response_request": 8,
         "request_pattern": 232,
+        "channel_type": 40,
+        "channel_next": 56,
     },
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -37,7 +38,7 @@ func newShapes(called *url.URL) *shapes {
 	var lazy sync.Once
 	lazily := make(chan job)
 	spare := make(chan job)
-	return &shapes{newClients(called), map[string]shape{
+	known := map[string]shape{
 		"none": func(http.ResponseWriter, context.Context, call) error { return nil },
 		"one":  one,
 		"two": func(_ http.ResponseWriter, ctx context.Context, do call) error {
@@ -87,7 +88,10 @@ func newShapes(called *url.URL) *shapes {
 			return pooled(lazily, false)(w, ctx, do)
 		},
 		"spare-pool": sparing(spare),
-	}}
+	}
+	maps.Copy(known, handedOver())
+	maps.Copy(known, traps())
+	return &shapes{newClients(called), known}
 }
 
 func (s *shapes) play(w http.ResponseWriter, r *http.Request, name, client, n string) {

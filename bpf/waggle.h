@@ -478,7 +478,7 @@ struct waggle_go {
 	unsigned int echo_captured; /* and of that closure the program's own (0: not known) */
 	unsigned int channel_type; /* of a runtime.hchan: its elements' type, */
 	unsigned int channel_next; /* and which of its buffer's is received next */
-	unsigned int reserved;
+	unsigned int conn_hijacked; /* of a net/http.conn: whether a handler has taken it over */
 	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 	unsigned long long unrouted_ns; /* when an answer had no route, within a second */

@@ -608,7 +608,7 @@ GO = _dtype(
         ("echo_captured", "<u4", 240),
         ("channel_type", "<u4", 244),
         ("channel_next", "<u4", 248),
-        ("reserved", "<u4", 252),
+        ("conn_hijacked", "<u4", 252),
         ("echo_closure", "<u8", 256),
         ("birth_ns", "<u8", 264),
         ("unrouted_ns", "<u8", 272),

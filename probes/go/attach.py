@@ -142,6 +142,7 @@ _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
+    "conn_hijacked",
     *("request_pattern", "http2_own_conn", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
     *("routers", "gin_place", "gin_path", "gin_request", "gin_handlers"),

@@ -31,14 +31,15 @@ CALLS: Mapping[str, int | None] = {
     **dict.fromkeys(("two", "parallel", "errgroup", "conc", "nested", "stream", "redirect"), 2),
     **dict.fromkeys(("retry", "hijack"), 2),
     **dict.fromkeys(("each-two",), 4),
-    **dict.fromkeys(("flaky", "timeout"), None),
+    **dict.fromkeys(("flaky", "timeout", "hijack-on"), None),
 }
 # The same of workers that get no context: where what passes a channel tells whose work they do,
 # and where it only seems to.
 POOLS: Mapping[str, int | None] = {
     **dict.fromkeys(("pool", "buffered", "lazy-pool", "spare-pool"), 1),
     **dict.fromkeys(("full-pool", "select-pool", "offer-pool"), 1),
-    **{"twice-pool": 2, "several-pool": 3},
+    "twice-pool": 2,
+    "several-pool": 3,
 }
 TRAPS: Mapping[str, int | None] = {
     **dict.fromkeys(("behind-pool", "gather-pool", "woken-pool", "chain-pool", "wait-pool"), 1),
@@ -152,7 +153,9 @@ def runs() -> Iterator[list[Cell]]:
             yield cells_of(framework, concurrency)
 
 
-def old_cells(concurrency: int) -> list[Cell]:
-    """What the small program for old versions of Go can play."""
+def old_cells(concurrency: int, framework: str = "nethttp") -> list[Cell]:
+    """What the small program for old versions of Go can play; framework may be HANDOVER."""
     shapes = ("one", "parallel", "pool-ctx", "pool")
-    return [Cell("nethttp", shape, "std", concurrency) for shape in shapes]
+    if framework == HANDOVER:
+        shapes = ("pool", "buffered", "pool-ctx")
+    return [Cell(framework, shape, "std", concurrency) for shape in shapes]

@@ -54,6 +54,21 @@ OUT_OF_LINE int sender_of(struct waggle_go *go, u64 g, struct go_item *item)
 	return 0;
 }
 
+/* One more request has had its answer from the worker that had its item. Enough of them tell more
+ * than births of that function ever will (missed()). */
+INLINE void answered_once_more(const struct waggle_go *go, const struct go_claim *claim,
+			       struct go_pool *pool)
+{
+	struct waggle_go_function *function;
+
+	__sync_fetch_and_add(&pool->answered, 1);
+	if (pool->answered != WAGGLE_GO_LIMIT_ANSWERED)
+		return;
+	function = go_function_of(go, claim->function);
+	if (function && !function->told)
+		function->in_vain = WAGGLE_GO_LIMIT_IN_VAIN;
+}
+
 /* What a worker has sent is received, by a goroutine of request `receiver` (sock 0: of none).
  * With that it has answered. */
 INLINE void worker_answered(const struct waggle_go *go, const struct go_item *item,
@@ -70,7 +85,7 @@ INLINE void worker_answered(const struct waggle_go *go, const struct go_item *it
 		return;
 	pool = judged_pool(go, claim);
 	if (pool && same_request(receiver, &claim->owner))
-		__sync_fetch_and_add(&pool->answered, 1);
+		answered_once_more(go, claim, pool);
 	else if (pool)
 		pool->contradicted = 1;
 	claim->owner.sock = 0;

@@ -155,7 +155,7 @@ def runs() -> Iterator[list[Cell]]:
 
 def old_cells(concurrency: int, framework: str = "nethttp") -> list[Cell]:
     """What the small program for old versions of Go can play; framework may be HANDOVER."""
-    shapes = ("one", "parallel", "pool-ctx", "pool")
-    if framework == HANDOVER:
-        shapes = ("pool", "buffered", "pool-ctx")
+    handed_over = framework == HANDOVER
+    few = ("pool", "buffered", "pool-ctx")
+    shapes = few if handed_over else ("one", "parallel", "pool-ctx", "pool")
     return [Cell(framework, shape, "std", concurrency) for shape in shapes]

@@ -91,7 +91,10 @@ def _judged(results: Iterable[Result]) -> bool:
 def _write(found: Found, old: Found) -> None:
     names = [name for name in (*FRAMEWORKS, *MULTIPLEXED) if any(k[0] == name for k in found)]
     text = PAGE.read_text()
-    text = replaced(text, "frameworks", _cells(names, [r for r in found.values() if _usual(r)]))
+    handed_over = [row for row in found.values() if row["server"] == HANDOVER]
+    usual = [row for row in found.values() if _usual(row) and row not in handed_over]
+    text = replaced(text, "frameworks", _cells(names, usual))
+    text = replaced(text, "handover", _cells([HANDOVER], handed_over))
     others = [row for row in found.values() if not _usual(row)]
     text = replaced(text, "clients", _clients(others))
     text = replaced(text, "versions", _versions(old.values()))

@@ -6,6 +6,7 @@
 #define WAGGLE_GO_CALLS_H
 
 #include "go_births.h"
+#include "go_claims.h"
 #include "go_contexts.h"
 
 /* Whose request is a call of this goroutine part of? Fills `call`; owner.sock is 0 when it
@@ -40,6 +41,18 @@ INLINE void learn_of_births(struct waggle_go *go, u64 g, const struct go_call *c
 		birth_told(go, goroutine);
 }
 
+/* The same by what the goroutine was handed, where nothing else is known. Returns 0 when it has
+ * no claim. */
+INLINE int ask_claim(const struct waggle_go *go, u64 goid, struct go_call *call)
+{
+	if (!go_handover_wanted || call->request.owner.sock)
+		return 0;
+	if (claimed_request(go, goid, &call->request))
+		return 1;
+	call->request.owner.sock = 0;
+	return 0;
+}
+
 /* As ask_goroutine(), for the goroutine `g`, which may have been handed a context. What a
  * goroutine itself serves is surest; then the context; then its birth. */
 OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 context, struct go_call *call)
@@ -52,7 +65,8 @@ OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 context, struc
 	if (goroutine && goroutine->state != GO_BORN)
 		return 0;
 	if (!context || !context_request(go, context, &request)) {
-		learn_of_births(go, g, call);
+		if (!ask_claim(go, goid, call))
+			learn_of_births(go, g, call);
 		return 0;
 	}
 	call->request = request;
@@ -253,7 +267,8 @@ PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 st
 			call->request.owner.sock = 0;
 	} else {
 		ask_goroutine(go, word_at(g + go->goid), call);
-		learn_of_births(go, g, call);
+		if (!ask_claim(go, call->goid, call))
+			learn_of_births(go, g, call);
 	}
 	if (!call->request.owner.sock) {
 		count(WAGGLE_COUNT_GOROUTINE_UNKNOWN);

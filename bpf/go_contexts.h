@@ -79,6 +79,9 @@ PROVEN_ONCE int serving_request(u64 goid, u64 above, u64 context, struct go_requ
 	if (!goroutine || !request || goroutine->state != GO_SERVES || goroutine->pipelined ||
 	    !goroutine->serves || context_of_conn(go, goroutine->serves) != above)
 		return 0;
+	/* Whoever has taken it over may read more from it, of which net/http knows nothing. */
+	if ((u8)word_at(goroutine->serves + go->conn_hijacked))
+		return 0;
 	served = request_of_conn(go, goroutine->serves);
 	if (!served || word_at(served + go->request_ctx + GO_INTERFACE_DATA) != context)
 		return 0;

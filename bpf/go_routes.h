@@ -145,8 +145,30 @@ INLINE void without_route(struct waggle_go *go, u64 now)
 		go->unrouted_ns = now;
 }
 
+/* How a net/http.conn goes on from its response, since Go 1.17 (make_table.py checks that). */
+struct go_served {
+	u64 response;
+	u64 between[2];
+	u64 hijacked; /* a byte */
+};
+
+/* The Request that is answered on a net/http.conn, 0: none. What a handler reads from a connection
+ * that it has taken over, after the first answer, is nothing that net/http knows. */
+INLINE u64 request_answered(const struct waggle_go *go, struct connection *connection, u64 conn)
+{
+	struct go_served served = {};
+
+	bpf_probe_read_user(&served, sizeof(served), (void *)(conn + go->conn_response));
+	if ((u8)served.hijacked) {
+		if (connection->flags & CONNECTION_TAKEN)
+			return 0;
+		connection->flags |= CONNECTION_TAKEN;
+	}
+	return served.response ? word_at(served.response + go->response_request) : 0;
+}
+
 /* A request is answered on a connection that goroutines of net/http read. */
-PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_exchange *record)
+PROVEN_ONCE int keep_route(struct connection *connection, struct waggle_exchange *record)
 {
 	struct waggle_go *go;
 	struct go_string pattern = {};
@@ -158,7 +180,7 @@ PROVEN_ONCE int keep_route(const struct connection *connection, struct waggle_ex
 	if (go && go->routers && add_routed(go, connection, record))
 		return 1;
 	serves = go ? served_conn(go, connection) : 0;
-	request = serves ? request_of_conn(go, serves) : 0;
+	request = serves ? request_answered(go, connection, serves) : 0;
 	if (!request)
 		return 0;
 	if (go->request_pattern)

@@ -65,6 +65,8 @@ enum connection_flag {
 	/* Of a protocol that we do not know, under rule `turn` (carry_turn): */
 	CONNECTION_ASKS = 8192,	  /* something was written since it was read last, */
 	CONNECTION_SHARED = 16384, /* and once by several requests at a time */
+	/* Of HTTP/1 in Go, the same bit: answered by a handler that took it from net/http. */
+	CONNECTION_TAKEN = CONNECTION_SHARED,
 };
 
 /* A request that something may be a child of. */

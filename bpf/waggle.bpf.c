@@ -14,6 +14,7 @@
 #include "node_probes.h"
 #include "tls_probes.h"
 #include "go_tls.h"
+#include "go_handover.h"
 #include "sweep.h"
 #include "capture_socket.h"
 #include "capture_probe.h"

@@ -476,7 +476,9 @@ struct waggle_go {
 	unsigned int servemux_told; /* that has told a route which no memory does */
 	unsigned int echo_handler; /* of an echo.context: its handler, */
 	unsigned int echo_captured; /* and of that closure the program's own (0: not known) */
-	unsigned int reserved;
+	unsigned int channel_type; /* of a runtime.hchan: its elements' type, */
+	unsigned int channel_next; /* and which of its buffer's is received next */
+	unsigned int conn_hijacked; /* of a net/http.conn: whether a handler has taken it over */
 	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 	unsigned long long unrouted_ns; /* when an answer had no route, within a second */
@@ -486,6 +488,7 @@ struct waggle_go {
 enum waggle_go_limit {
 	WAGGLE_GO_LIMIT_SERVED = 1000, /* waggle_go.served goes no further */
 	WAGGLE_GO_LIMIT_IN_VAIN = 16,  /* waggle_go_function.in_vain */
+	WAGGLE_GO_LIMIT_ANSWERED = 20, /* requests, before workers are believed (bpf/go_claims.h) */
 };
 
 /* Where a probe finds a value; 0: nowhere. */

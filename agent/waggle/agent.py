@@ -71,6 +71,7 @@ def options_of(
         log_rate=settings.logs_rate if settings.wants_logs(environ) else 0,
         inject=settings.inject != "off",
         tls=settings.tls != "off",
+        handover=settings.go_handover != "off",
         sampling=sampling,
         propagators=propagators_of(environ, say),
         baggage=bool(settings.baggage),

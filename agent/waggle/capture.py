@@ -51,6 +51,9 @@ _TLS = (
     *("tls_free", "tls_call", "go_tls_write", "go_tls_read", "go_tls_did_read"),
 )
 _TLS_MAPS = ("tls_sessions", "tls_tails", "tls_since", "tls_waiting", "go_tls_reads")
+# What --go-handover adds.
+_HANDOVER = ("go_channel_send", "go_channel_receive", "go_channel_put", "go_channel_take")
+_HANDOVER_MAPS = ("go_claims", "go_pools", "go_slots")
 _FEW = 64  # entries of a map that nobody uses
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
@@ -124,7 +127,7 @@ class CaptureOptions:
     other bounds than the maps have by themselves, by name of the map. sampling: who decides
     what is recorded, and how (see Sampling). propagators: which headers say whose child a
     request is. baggage: whether that header is recorded. tcp_option: tell other machines by the
-    TCP option, if that can be had.
+    TCP option, if that can be had. handover: load what follows items through Go's channels.
     """
 
     capture: str = "auto"
@@ -139,11 +142,13 @@ class CaptureOptions:
     baggage: bool = False
     tcp_option: bool = False
     tls: bool = False
+    handover: bool = False
 
     @property
     def probes(self) -> tuple[str, ...]:
         """Programs that are attached to processes."""
-        return (*_PROBES, *_TLS) if self.tls else _PROBES
+        handover = _HANDOVER if self.handover else ()
+        return (*_PROBES, *_TLS, *handover) if self.tls else (*_PROBES, *handover)
 
 
 class Capture:
@@ -179,6 +184,8 @@ class Capture:
         self._injection: list[Link] = []
         #: Whether plaintext of TLS libraries can be had.
         self.tls = bpf.program(_TLS[0]).autoload
+        #: Whether items are followed through Go's channels.
+        self.handover = bpf.program(_HANDOVER[0]).autoload
         self.not_tls = ""  # why it cannot, where it was asked for
         #: The TCP option, where it is in use; else why it is not, if it was asked for.
         self.tcp_option: tcp_option.TcpOption | None = None
@@ -409,7 +416,8 @@ class Capture:
     def program_infos(self) -> list[ProgramInfo]:
         """What the kernel knows of each program that may run, the probes' too."""
         tls = _TLS if self.tls else ()
-        names = (*self._program_names, _SWEEP, *_PROBES, *tls)
+        handover = _HANDOVER if self.handover else ()
+        names = (*self._program_names, _SWEEP, *_PROBES, *tls, *handover)
         return [self.bpf.program(name).info() for name in names]
 
     def attach_injection(self, cgroup: Path) -> None:
@@ -512,11 +520,17 @@ def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
         bpf.map(name).leave_out()
     if not options.sampling.by_path:
         bpf.map("stream_paths").max_entries = _FEW
+    unused: list[str] = []
     if options.tls:
         settings["tls_wanted"] = 1
     else:
-        for name in _TLS_MAPS:
-            bpf.map(name).max_entries = _FEW
+        unused += _TLS_MAPS
+    if options.handover:
+        settings["go_handover_wanted"] = 1
+    else:
+        unused += _HANDOVER_MAPS
+    for name in unused:
+        bpf.map(name).max_entries = _FEW
     return settings
 
 

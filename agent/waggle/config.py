@@ -27,6 +27,7 @@ CallSite = Literal["off", "client"]
 Tls = Literal["auto", "off"]
 Inject = Literal["auto", "always", "first", "off"]
 TcpOptionUse = Literal["auto", "off"]
+GoHandover = Literal["auto", "off"]
 SdkUse = Literal["defer", "both", "ignore"]
 Protocol = Literal["http/protobuf", "http/json", "grpc"]
 Compression = Literal["none", "gzip"]
@@ -172,6 +173,7 @@ class Settings(BaseModel):
     tcp_option: TcpOptionUse = Field("auto", description="auto or off")
     call_site: CallSite = Field("client", description="off or client")
     tls: Tls = Field("off", description="auto or off")
+    go_handover: GoHandover = Field("off", description="auto or off")
     inject: Inject = Field("off", description="auto, always, first or off")
     inject_to: Annotated[tuple[str, ...], _List] = Field(
         ("loopback", "private"), description="destinations such as private or 10.0.0.0/8:8080"

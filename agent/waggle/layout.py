@@ -165,6 +165,7 @@ class Flag(IntEnum):
 class GoLimit(IntEnum):
     SERVED = 1000
     IN_VAIN = 16
+    ANSWERED = 20
 
 
 class GoVerdict(IntEnum):
@@ -544,7 +545,7 @@ SCHEDULER = _dtype(
 )
 
 GO = _dtype(
-    272,
+    280,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -605,10 +606,12 @@ GO = _dtype(
         ("servemux_told", "<u4", 232),
         ("echo_handler", "<u4", 236),
         ("echo_captured", "<u4", 240),
-        ("reserved", "<u4", 244),
-        ("echo_closure", "<u8", 248),
-        ("birth_ns", "<u8", 256),
-        ("unrouted_ns", "<u8", 264),
+        ("channel_type", "<u4", 244),
+        ("channel_next", "<u4", 248),
+        ("conn_hijacked", "<u4", 252),
+        ("echo_closure", "<u8", 256),
+        ("birth_ns", "<u8", 264),
+        ("unrouted_ns", "<u8", 272),
     ],
 )
 

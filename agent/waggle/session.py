@@ -79,7 +79,7 @@ class Session:
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
         probes: list[Probe] = [
             PythonProbe(capture.bpf),
-            GoProbe(capture.bpf, say, tls=capture.tls),
+            GoProbe(capture.bpf, say, tls=capture.tls, handover=capture.handover),
             NodeProbe(capture.bpf),
             HaproxyProbe(capture.bpf),
         ]

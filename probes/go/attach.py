@@ -103,6 +103,22 @@ _ROUTER_FUNCTIONS = (
     *(_ECHO_SERVE, f"{_ECHO_SERVE}.func1", _ECHO_FIND, _ECHO_CLOSURE, _ECHO_APPLY),
     *(_SERVEMUX, _SERVEMUX_FIND, _TIMEOUT),
 )
+# Channels (_Chooser.channel_hooks): who gives to one that waits, or takes from one; and how
+# something is put into a buffer, and leaves it.
+_CHANNEL_SEND, _CHANNEL_RECEIVE = "runtime.send", "runtime.recv"
+_TO_CHANNEL, _FROM_CHANNEL, _SELECT = "runtime.chansend", "runtime.chanrecv", "runtime.selectgo"
+_MOVE, _CLEAR = "runtime.typedmemmove", "runtime.typedmemclr"
+_CHANNEL_FUNCTIONS = (
+    *(_CHANNEL_SEND, _CHANNEL_RECEIVE, _TO_CHANNEL, _FROM_CHANNEL, _SELECT),
+    *(_MOVE, _CLEAR),
+)
+# BPF program -> whose calls of what it looks at, and how many there are at least.
+_CHANNEL_CALLS = (
+    ("go_channel_put", _TO_CHANNEL, _MOVE, 1),
+    ("go_channel_put", _SELECT, _MOVE, 2),
+    ("go_channel_take", _FROM_CHANNEL, _CLEAR, 1),
+    ("go_channel_take", _SELECT, _CLEAR, 1),
+)
 # What the names of functions begin with that goroutines run, and what is known of them.
 _VERDICTS: dict[str, GoVerdict] = {
     # Readers and writers of pooled connections: made by whoever dialled, they live on.
@@ -126,6 +142,7 @@ _FIELDS = (
     *("goid", "parent_goid", "start", "status", "m", "curg"),
     *("persist_conn", "request_ctx", "descriptor", "family", "http2_conn", "http2_stream"),
     *("http2_ctx", "conn_cancel", "conn_response", "response_conn", "response_request"),
+    "conn_hijacked",
     *("request_pattern", "http2_own_conn", "grpc_conn", "grpc_stream", "grpc_indirect", "grpc_ctx"),
     *("grpc_client_conn", "grpc_call_client", "grpc_call_stream"),
     *("routers", "gin_place", "gin_path", "gin_request", "gin_handlers"),
@@ -133,11 +150,13 @@ _FIELDS = (
     *("mux_path", "mux_template", "mux_handler"),
     *("echo_place", "echo_before_place", "echo_path", "echo_request"),
     *("echo_handler", "echo_captured", "servemux_place"),
+    *("channel_type", "channel_next"),
 )
 # For functions whose goroutines call less often than this births are not looked at.
 _RARELY_NS = 300 * 10**9
 _OLDEST = (1, 17)
 _PLANS_KEPT = 256
+_USUAL_FUNCTION, _LONG_FUNCTION = 4096, 16384  # bytes of code that are read at most
 
 
 class Kernel(Protocol):
@@ -179,7 +198,8 @@ class Hook:
 
 
 class GoProbe:
-    """Rule `goroutine` for programs written in Go; with tls also what is in crypto/tls."""
+    """Rule `goroutine` for programs written in Go; with tls also what is in crypto/tls, with
+    handover also workers that get their work through channels."""
 
     name = "go"
 
@@ -189,10 +209,12 @@ class GoProbe:
         say: Callable[[str], None] = lambda text: None,
         *,
         tls: bool = False,
+        handover: bool = False,
     ) -> None:
         self._kernel = kernel
         self._say = say
         self._tls = tls
+        self._handover = handover
         self._epochs = itertools.count(1)
         self._plans: dict[tuple[int, ...] | str, Plan] = {}  # by file, and by build id
 
@@ -234,7 +256,7 @@ class GoProbe:
         build = build_id(path)
         plan = self._plans.get(build) if build else None
         if plan is None:
-            plan = make_plan(path)
+            plan = make_plan(path, handover=self._handover)
             for what in plan.missing:
                 self._say(f"go: {Path(path).resolve().name}: {what}")
         for key in (file, build):
@@ -390,12 +412,14 @@ def _bias(tgid: int, program: GoProgram) -> int:
 # -- What to do -----------------------------------------------------------------------------
 
 
-def make_plan(path: str) -> Plan:
-    """Read a program's file and decide what to hook. Raises RefusedError."""
+def make_plan(path: str, *, handover: bool = False) -> Plan:
+    """Read a program's file and decide what to hook; with handover, its channels too. Raises
+    RefusedError."""
     names = {name for several in _ENTRIES.values() for name in several}
     others = (
         *(_SLOT, _GRPC_HANDLER, _BIRTH, _READY, _NEW_STREAM, _ASSIGN, _PUT, _COPY),
         *_ROUTER_FUNCTIONS,
+        *(_CHANNEL_FUNCTIONS if handover else ()),
     )
     try:
         asked = [*names, *others, *_SEND_HEADERS]
@@ -413,6 +437,8 @@ def make_plan(path: str) -> Plan:
     hooks = [*chooser.hooks(), *chooser.grpc_hooks(grpc), *chooser.router_hooks()]
     if not is_guess:
         hooks += chooser.servemux_hooks()
+    if handover:
+        hooks += chooser.channel_hooks(offsets, is_guess=is_guess)
     missing += chooser.missing
     return Plan(
         program=program,
@@ -639,6 +665,38 @@ class _Chooser:
             self._add(found, _ROUTES_WANTED, _TIMEOUT, instructions.at_entry)
         return found
 
+    def channel_hooks(self, offsets: Mapping[str, int], *, is_guess: bool) -> list[tuple[str, int]]:
+        """All ways in which an item passes a channel; none where one of them is not found, since
+        what is missed would make the others tell something wrong."""
+        from waggle.probes.go import instructions
+
+        functions = self._program.functions
+        if is_guess or "channel_next" not in offsets:
+            self.missing.append("its version of Go is not known: no parents by hand-over")
+            return []
+        found: list[tuple[str, int]] = []
+        try:
+            for program, name in (
+                ("go_channel_send", _CHANNEL_SEND),
+                ("go_channel_receive", _CHANNEL_RECEIVE),
+            ):
+                found.append((program, instructions.at_stack_check(self._code(functions[name]))))
+            for program, name, called, least in _CHANNEL_CALLS:
+                code = self._code(functions[name], _LONG_FUNCTION)
+                calls = instructions.calls_to(code, functions[called].address)
+                if len(calls) < least:
+                    raise instructions.NoInstructionError(f"{name} does not call {called}")
+                found += [(program, address) for address in calls]
+        except (KeyError, instructions.NoInstructionError) as error:
+            self.missing.append(f"its channels are not known: no parents by hand-over: {error}")
+            return []
+        offsets_in_file = [self._program.image.file_offset(address) for _, address in found]
+        return [
+            (program, offset)
+            for (program, _), offset in zip(found, offsets_in_file, strict=True)
+            if offset is not None
+        ]
+
     def _find_echo_handler(self) -> None:
         """Where the closure that echo chooses has what the program gave it."""
         from waggle.probes.go import instructions
@@ -733,7 +791,7 @@ class _Chooser:
         if offset is not None:
             found.append((program, offset))
 
-    def _code(self, function: Function) -> "instructions.Code":
+    def _code(self, function: Function, most: int = _USUAL_FUNCTION) -> "instructions.Code":
         from waggle.probes.go.instructions import Code
 
-        return Code(code_of(self._path, self._program, function), function.address)
+        return Code(code_of(self._path, self._program, function, most), function.address)

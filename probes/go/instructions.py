@@ -84,15 +84,20 @@ def first_emulated(code: Code) -> int:
     raise NoInstructionError("no emulated instruction at its entry")
 
 
-def call_to(code: Code, target: int) -> int:
-    """Address of the one call of a function in it."""
-    found = [
+def calls_to(code: Code, target: int) -> list[int]:
+    """Addresses of all calls of a function in it."""
+    return [
         int(instruction.address)
         for instruction in _disassembled(code)
         if instruction.mnemonic == _machine(code).call
         and instruction.operands[0].type == CS_OP_IMM
         and instruction.operands[0].imm == target
     ]
+
+
+def call_to(code: Code, target: int) -> int:
+    """Address of the one call of a function in it."""
+    found = calls_to(code, target)
     if len(found) != 1:
         raise NoInstructionError(f"it calls what is looked for {len(found)} times")
     return found[0]

@@ -38,10 +38,15 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "http2_ctx": ("net/http.http2stream.ctx", "net/http/internal/http2.stream.ctx"),
     "conn_cancel": ("net/http.conn.cancelCtx",),
     "conn_response": ("net/http.conn.curReq",),
+    "conn_hijacked": ("net/http.conn.hijackedv",),
     "response_conn": ("net/http.response.conn",),
     "response_request": ("net/http.response.req",),
     "request_pattern": ("net/http.Request.Pattern",),
+    "channel_type": ("runtime.hchan.elemtype",),
+    "channel_next": ("runtime.hchan.recvx",),
 }
+# From conn_response to conn_hijacked: read at once (struct go_served).
+SERVED = 24
 # Since Go 1.21; since Go 1.23; grpc 1.70 to 1.76.
 OPTIONAL = frozenset({"parent_goid", "request_pattern", "grpc_indirect"})
 
@@ -195,6 +200,8 @@ def main() -> None:
             else:
                 build(MEASURED / "std", program, word)
                 row = row_of(read(reader, program, names), FIELDS)
+                if row["conn_hijacked"] - row["conn_response"] != SERVED:
+                    raise SystemExit(f"make_table: a net/http.conn is another in {word}: {row}")
                 version = ".".join(word.split(".")[:2])
                 if table.setdefault(version, row) != row:
                     raise SystemExit(f"make_table: {word} differs from another {version}: {row}")

@@ -5,7 +5,7 @@ after the other with numbers of its own.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from .servers import ServerKind, start_server
 from .toolchain import GO_MATRIX_BIN
 from .truth import judge
 
+# With --go-handover, net/http.
+HANDOVER = "handover"
 FRAMEWORKS = ("nethttp", "gin", "chi", "mux", "echo", "fiber")
 CONCURRENCIES = (1, 64)
 # Shape -> calls of one request; None: it depends. First what needs births of goroutines: a
@@ -29,8 +31,22 @@ CALLS: Mapping[str, int | None] = {
     **dict.fromkeys(("two", "parallel", "errgroup", "conc", "nested", "stream", "redirect"), 2),
     **dict.fromkeys(("retry", "hijack"), 2),
     **dict.fromkeys(("each-two",), 4),
-    **dict.fromkeys(("flaky", "timeout"), None),
+    **dict.fromkeys(("flaky", "timeout", "hijack-on"), None),
 }
+# The same of workers that get no context: where what passes a channel tells whose work they do,
+# and where it only seems to.
+POOLS: Mapping[str, int | None] = {
+    **dict.fromkeys(("pool", "buffered", "lazy-pool", "spare-pool"), 1),
+    **dict.fromkeys(("full-pool", "select-pool", "offer-pool"), 1),
+    "twice-pool": 2,
+    "several-pool": 3,
+}
+TRAPS: Mapping[str, int | None] = {
+    **dict.fromkeys(("behind-pool", "gather-pool", "woken-pool", "chain-pool", "wait-pool"), 1),
+    **dict.fromkeys(("forget-pool", "turning-pool"), 1),
+    **dict.fromkeys(("tidy-pool", "ticking-pool", "closing-pool", "free-list"), None),
+}
+_ALL_CALLS = {**CALLS, **POOLS, **TRAPS}
 CLIENTS = (
     *("std", "close", "limit", "wrapped", "proxy", "few", "post", "raw", "h2c", "grpc", "stream"),
     *("connect", "xnet"),
@@ -54,7 +70,10 @@ def kind_of(program: Path, framework: str) -> ServerKind:
 def cells_of(framework: str, concurrency: int) -> list[Cell]:
     """Every shape with the pooled client and every client with two shapes on net/http; elsewhere
     what may differ."""
-    shapes = CALLS if framework == "nethttp" else EVERYWHERE
+    if framework == HANDOVER:
+        shapes: Iterable[str] = ("one", "parallel", "pool-ctx", *POOLS, *TRAPS)
+    else:
+        shapes = CALLS if framework == "nethttp" else EVERYWHERE
     # Neither has an answer that begins before its handler has ended.
     left_out = {"none", "stream"} if framework in ("grpc", "fiber") else {"none"}
     found = [(shape, "std") for shape in shapes if shape not in left_out]
@@ -83,6 +102,8 @@ def play(
     started = time.monotonic()
     framework = cells[0].server
     load = None
+    if framework == HANDOVER:
+        flags, framework = (*flags, "--go-handover=auto"), "nethttp"
     if framework == "https":
         flags = (*flags, "--tls=auto")
     if framework in MULTIPLEXED:
@@ -118,7 +139,7 @@ def play(
         ended = agent.stop()
         truth = judge(ended.spans, server.pids(), [called.pid])
     results = [
-        result_of(cell, mine[warm:], truth, CALLS[cell.shape])
+        result_of(cell, mine[warm:], truth, _ALL_CALLS[cell.shape])
         for cell, mine in zip(cells, numbers, strict=True)
     ]
     services = frozenset(span.service for span in ended.spans)
@@ -127,12 +148,14 @@ def play(
 
 def runs() -> Iterator[list[Cell]]:
     """The cells of each run that a full matrix has."""
-    for framework in (*FRAMEWORKS, *MULTIPLEXED):
+    for framework in (*FRAMEWORKS, *MULTIPLEXED, HANDOVER):
         for concurrency in CONCURRENCIES:
             yield cells_of(framework, concurrency)
 
 
-def old_cells(concurrency: int) -> list[Cell]:
-    """What the small program for old versions of Go can play."""
-    shapes = ("one", "parallel", "pool-ctx", "pool")
-    return [Cell("nethttp", shape, "std", concurrency) for shape in shapes]
+def old_cells(concurrency: int, framework: str = "nethttp") -> list[Cell]:
+    """What the small program for old versions of Go can play; framework may be HANDOVER."""
+    handed_over = framework == HANDOVER
+    few = ("pool", "buffered", "pool-ctx")
+    shapes = few if handed_over else ("one", "parallel", "pool-ctx", "pool")
+    return [Cell(framework, shape, "std", concurrency) for shape in shapes]

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .go_demands import demand
-from .go_matrix import CONCURRENCIES, FRAMEWORKS, MULTIPLEXED, cells_of, old_cells, play
+from .go_matrix import (
+    CONCURRENCIES,
+    FRAMEWORKS,
+    HANDOVER,
+    MULTIPLEXED,
+    cells_of,
+    old_cells,
+    play,
+)
 from .matrix_page import Found, keep, kept, replaced, share, table, total
 from .processes import BUILD, ROOT, ProgramError
 from .python_matrix import Cell, Result
@@ -26,7 +34,9 @@ COUNTS = {1: 160, 64: 1000}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.peers.go_table", description=__doc__)
-    parser.add_argument("--framework", action="append", choices=[*FRAMEWORKS, *MULTIPLEXED])
+    parser.add_argument(
+        "--framework", action="append", choices=[*FRAMEWORKS, *MULTIPLEXED, HANDOVER]
+    )
     parser.add_argument("--version", action="append", choices=OLD, help="of Go, other than ours")
     parser.add_argument("--way", action="append", choices=list(GO_WAYS), help="to build it")
     parser.add_argument("--write", action="store_true", help="write docs/go.md")
@@ -56,11 +66,16 @@ def _play(cells: Sequence[Cell], count: int) -> bool:
 
 def _play_old(version: str, way: str) -> bool:
     program = ensure_go_old(version, way=way)
-    run = play(old_cells(OLD_CONCURRENCY), COUNTS[1], program=program, warm=WARM)
-    fine = _judged(run.results)
-    for result in run.results:
-        object.__setattr__(result.cell, "server", f"{version} {way}")
-    keep(KEPT_OLD, run.results)
+    fine = True
+    for framework in ("nethttp", HANDOVER):
+        cells = old_cells(OLD_CONCURRENCY, framework)
+        run = play(cells, COUNTS[1], program=program, warm=WARM)
+        fine &= _judged(run.results)
+        for result in run.results:
+            object.__setattr__(result.cell, "server", f"{version} {way}")
+            if framework == HANDOVER:
+                object.__setattr__(result.cell, "shape", f"{result.cell.shape}, handed over")
+        keep(KEPT_OLD, run.results)
     return fine
 
 
@@ -76,7 +91,10 @@ def _judged(results: Iterable[Result]) -> bool:
 def _write(found: Found, old: Found) -> None:
     names = [name for name in (*FRAMEWORKS, *MULTIPLEXED) if any(k[0] == name for k in found)]
     text = PAGE.read_text()
-    text = replaced(text, "frameworks", _cells(names, [r for r in found.values() if _usual(r)]))
+    handed_over = [row for row in found.values() if row["server"] == HANDOVER]
+    usual = [row for row in found.values() if _usual(row) and row not in handed_over]
+    text = replaced(text, "frameworks", _cells(names, usual))
+    text = replaced(text, "handover", _cells([HANDOVER], handed_over))
     others = [row for row in found.values() if not _usual(row)]
     text = replaced(text, "clients", _clients(others))
     text = replaced(text, "versions", _versions(old.values()))

@@ -10,6 +10,7 @@ from .go_matrix import (
     CONCURRENCIES,
     FRAMEWORKS,
     GOMATRIX,
+    HANDOVER,
     MULTIPLEXED,
     TLS_CLIENTS,
     cells_of,
@@ -37,6 +38,7 @@ QUICK = (
     ("stream", "std"),
     ("late", "std"),
     ("hijack", "std"),
+    ("hijack-on", "std"),
     ("retry", "std"),
     ("timeout", "std"),
     ("parallel", "h2c"),
@@ -67,6 +69,15 @@ def test_calls_are_part_of_their_request() -> None:
     """A few hundred requests of the shapes that tell kinds of evidence apart, 64 at once."""
     ensure_go_matrix()
     check(play([Cell("gin", shape, client, 64) for shape, client in QUICK], FEW, warm=WARM))
+
+
+def test_workers_that_are_handed_their_work() -> None:
+    """With --go-handover, by what passes a channel: hand to hand, through a buffer, a full one and
+    a select. Workers that hold orders back, or do something for another, have no parents there."""
+    ensure_go_matrix()
+    right = ("pool", "buffered", "full-pool", "select-pool", "lazy-pool")
+    traps = ("gather-pool", "behind-pool", "tidy-pool", "closing-pool", "free-list")
+    check(play([Cell(HANDOVER, shape, "std", 64) for shape in right + traps], FEW, warm=WARM))
 
 
 @pytest.mark.parametrize("how", ["grpc", "h2c", "xnet"])
@@ -128,7 +139,7 @@ def check_wrong(run: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("concurrency", CONCURRENCIES)
-@pytest.mark.parametrize("framework", [*FRAMEWORKS, *MULTIPLEXED])
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, *MULTIPLEXED, HANDOVER])
 def test_the_whole_matrix(framework: str, concurrency: int) -> None:
     """Every framework, shape and client: make test-go."""
     ensure_go_matrix()
@@ -144,6 +155,7 @@ def test_every_version_of_go(version: str, way: str) -> None:
     ensure_go_matrix()
     program = ensure_go_old(version, way=way)
     check(play(old_cells(16), FEW, program=program, warm=WARM))
+    check(play(old_cells(16, HANDOVER), FEW, program=program, warm=WARM))
 
 
 @pytest.mark.slow
@@ -152,6 +164,8 @@ def test_the_runtime_under_stress(env: dict[str, str]) -> None:
     """Stacks that grow and move while they are looked at, and collections all the time."""
     ensure_go_matrix()
     cells = [Cell("nethttp", shape, "std", 64) for shape in ("deep", "parallel", "pool-ctx")]
+    check(play(cells, FEW, env=env, warm=WARM))
+    cells = [Cell(HANDOVER, shape, "std", 64) for shape in ("pool", "full-pool", "gather-pool")]
     check(play(cells, FEW, env=env, warm=WARM))
 
 

@@ -157,3 +157,25 @@ def test_a_route_is_that_of_its_own_request() -> None:
         spans = agent.stop().spans
     found = {(span.path, span.attributes.get("http.route")) for span in spans}
     assert found == set(routes.items())
+
+
+def test_a_connection_that_a_handler_took_over() -> None:
+    """What it answers by hand has its route, once; of what it reads from there after that net/http
+    knows nothing."""
+    ensure_go_matrix()
+    kinds = {one: kind_of(GOMATRIX, "nethttp") for one in ("called", "go")}
+    with (
+        start_server("called", kinds=kinds) as called,
+        start_server("go", env={"CALLED": called.base_url}, kinds=kinds) as server,
+        started_agent(pids=[server.pid]) as agent,
+    ):
+        connection = server.connection()
+        paths = ["/n/1", "/m/hijack-on/std/2", "/by/hand/3", "/by/hand/4"]
+        for path in paths:
+            connection.request("GET", path)
+            connection.getresponse().read()
+        connection.close()
+        agent.settle(len(paths))
+        spans = agent.stop().spans
+    served = {s.path: s.attributes.get("http.route") for s in spans if s.kind == "server"}
+    assert [served[path] for path in paths] == ["/n/{n}", ROUTES["nethttp"], None, None]

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +39,7 @@ func newShapes(called *url.URL) *shapes {
 	var lazy sync.Once
 	lazily := make(chan job)
 	spare := make(chan job)
-	return &shapes{newClients(called), map[string]shape{
+	known := map[string]shape{
 		"none": func(http.ResponseWriter, context.Context, call) error { return nil },
 		"one":  one,
 		"two": func(_ http.ResponseWriter, ctx context.Context, do call) error {
@@ -56,10 +58,11 @@ func newShapes(called *url.URL) *shapes {
 			time.AfterFunc(time.Millisecond, func() { done <- do(context.Background(), "/n/") })
 			return <-done
 		},
-		"detached": detached,
-		"stream":   stream,
-		"hijack":   hijacked,
-		"late":     late,
+		"detached":  detached,
+		"stream":    stream,
+		"hijack":    hijacked,
+		"hijack-on": hijackedOn,
+		"late":      late,
 		"deep": func(_ http.ResponseWriter, ctx context.Context, do call) error {
 			return deep(200, func() error { return do(ctx, "/n/") })
 		},
@@ -87,7 +90,10 @@ func newShapes(called *url.URL) *shapes {
 			return pooled(lazily, false)(w, ctx, do)
 		},
 		"spare-pool": sparing(spare),
-	}}
+	}
+	maps.Copy(known, handedOver())
+	maps.Copy(known, traps())
+	return &shapes{newClients(called), known}
 }
 
 func (s *shapes) play(w http.ResponseWriter, r *http.Request, name, client, n string) {
@@ -103,7 +109,7 @@ func (s *shapes) play(w http.ResponseWriter, r *http.Request, name, client, n st
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	if name == "hijack" {
+	if strings.HasPrefix(name, "hijack") {
 		return
 	}
 	if rand.IntN(4) == 0 {
@@ -218,6 +224,45 @@ func hijacked(w http.ResponseWriter, ctx context.Context, do call) error {
 	whole := "n=" + w.Header().Get(number) + "\n"
 	fmt.Fprintf(both, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(whole), whole)
 	return errors.Join(err, both.Flush(), do(ctx, "/n/"))
+}
+
+// hijackedOn takes the connection, and serves by hand what comes on it after that, while a goroutine
+// of the first request goes on to call for that, with its context.
+func hijackedOn(w http.ResponseWriter, ctx context.Context, do call) error {
+	conn, both, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	over, ended := make(chan struct{}), make(chan struct{})
+	defer func() { conn.Close(); close(over); <-ended }()
+	go func() {
+		defer close(ended)
+		for range 20 {
+			do(ctx, "/n/")
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	first := w.Header().Get(number)
+	for n := first; ; {
+		whole := "n=" + n + "\n"
+		fmt.Fprintf(both, "HTTP/1.1 200 OK\r\nX-Number: %s\r\nContent-Length: %d\r\n\r\n%s", n, len(whole), whole)
+		if err := both.Flush(); err != nil {
+			return err
+		}
+		r, err := http.ReadRequest(both.Reader)
+		if err != nil {
+			return nil // the client is gone
+		}
+		n = r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+		// The first's number is the end of the query, which is not looked at.
+		if err := do(context.Background(), "/n/"+n+"?first="); err != nil {
+			return err
+		}
+	}
 }
 
 // late calls in its own goroutine when its answer is complete.

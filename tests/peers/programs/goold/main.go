@@ -26,6 +26,7 @@ var (
 	called = os.Getenv("CALLED")
 	client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}}
 	jobs   = make(chan job)
+	queue  = make(chan job, 4) // full at times
 )
 
 func main() {
@@ -40,6 +41,16 @@ func main() {
 		go func() {
 			for j := range jobs {
 				j.done <- get(j.ctx, j.n)
+			}
+		}()
+		go func() {
+			quit := make(chan error)
+			for {
+				select {
+				case j := <-queue:
+					j.done <- get(j.ctx, j.n)
+				case <-quit:
+				}
 			}
 		}()
 	}
@@ -110,15 +121,17 @@ func play(shape string, ctx context.Context, n string) error {
 		}
 		return nil
 	case "pool-ctx":
-		return hand(job{ctx, n, make(chan error, 1)})
+		return hand(jobs, job{ctx, n, make(chan error, 1)})
 	case "pool":
-		return hand(job{context.Background(), n, make(chan error, 1)})
+		return hand(jobs, job{context.Background(), n, make(chan error, 1)})
+	case "buffered":
+		return hand(queue, job{context.Background(), n, make(chan error, 1)})
 	}
 	return fmt.Errorf("no shape %q", shape)
 }
 
-func hand(j job) error {
-	jobs <- j
+func hand(to chan<- job, j job) error {
+	to <- j
 	return <-j.done
 }
 

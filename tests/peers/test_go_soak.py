@@ -89,7 +89,7 @@ def test_no_byte_is_altered(stress: str) -> None:
         pids = [called.pid, server.pid]
         with _load(server) as load:
             for _ in range(KILLS[stress]):
-                with started_agent(pids=pids) as agent:
+                with started_agent("--go-handover=auto", pids=pids) as agent:  # every probe
                     agent.wait_for(lambda spans: len(spans) > 300)
                     agent.kill()
             load.send_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ from waggle.probes.go.instructions import (
     at_entry,
     at_stack_check,
     call_to,
+    calls_to,
     captured,
     is_emulated,
     is_emulated_on_arm64,
@@ -68,6 +69,15 @@ def test_the_one_call_of_a_function_is_found() -> None:
     """By where it leads, not by its place."""
     code = REST + b"\xe8" + (0x100 - len(REST) - 5).to_bytes(4, "little") + REST
     assert call_to(Code(code, AT), AT + 0x100) == AT + len(REST)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_all_calls_of_a_function_are_found(times: int) -> None:
+    """Where each of them is wanted."""
+    calls = b"".join(
+        b"\xe8" + (0x100 - 5 * (i + 1)).to_bytes(4, "little", signed=True) for i in range(times)
+    )
+    assert calls_to(Code(calls + REST, AT), AT + 0x100) == [AT + 5 * i for i in range(times)]
 
 
 @pytest.mark.parametrize("times", [0, 2])

@@ -3,8 +3,15 @@
 import pytest
 
 from waggle.attach import RefusedError
-from waggle.probes.go.attach import grpc_offsets_of, offsets_of, router_offsets_of
-from waggle.probes.go.make_table import FIELDS, OPTIONAL, render, row_of
+from waggle.elf import Image
+from waggle.probes.go.attach import (
+    _Chooser,
+    grpc_offsets_of,
+    offsets_of,
+    router_offsets_of,
+)
+from waggle.probes.go.binary import GoProgram
+from waggle.probes.go.make_table import FIELDS, OPTIONAL, SERVED, render, row_of
 from waggle.probes.go.table import GO
 
 
@@ -14,6 +21,21 @@ def test_every_row_has_every_field() -> None:
     for version, row in GO.items():
         assert set(FIELDS) - set(row) <= OPTIONAL, version
         assert ("parent_goid" in row) == (int(version.split(".")[1]) >= 21)
+
+
+def test_a_conn_of_net_http_is_read_at_once() -> None:
+    """What says that it was hijacked is as far from the response as struct go_served has it."""
+    assert {row["conn_hijacked"] - row["conn_response"] for row in GO.values()} == {SERVED}
+
+
+@pytest.mark.parametrize("is_guess", [False, True])
+def test_channels_are_followed_whole_or_not_at_all(is_guess: bool) -> None:
+    """Where one way for an item is not found, or the version is a guess, there is no probe at all,
+    and that is said."""
+    nothing = GoProgram("1.26.8", {}, {}, Image((), {}))
+    chooser = _Chooser("/nowhere", nothing)
+    assert chooser.channel_hooks(GO["1.26"], is_guess=is_guess) == []
+    assert "no parents by hand-over" in " ".join(chooser.missing)
 
 
 @pytest.mark.parametrize("version", ["1.26.8", "1.26", "1.26rc1", "1.26.8-custom"])

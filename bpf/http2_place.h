@@ -127,6 +127,9 @@ static long place_step(u32 index, void *context)
 INLINE void find_place(struct http2_place *place, const struct http2_side *side)
 {
 	place->at = place_first(side, place);
+	/* A block whose end is in this message: what follows of its stream are trailers. */
+	if (side->block_stream > place->highest)
+		place->highest = side->block_stream;
 	LOOP(PLACE_FRAMES, place_step, place);
 }
 

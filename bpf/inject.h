@@ -78,17 +78,30 @@ INLINE u32 look_at_data(struct sk_msg_md *message, struct enrolment *mine)
 	return *(volatile u64 *)&mine->data_end - *(volatile u64 *)&mine->data;
 }
 
-/* The kernel says of this piece where it lies and which page that is: so we know of all. */
-INLINE void learn_page_origin(const struct enrolment *mine)
+INLINE struct scatterlist *first_of(const struct enrolment *mine)
 {
 	struct sk_msg *message = (void *)mine->message;
 	u64 first = BPF_CORE_READ(message, sg.start), size = bpf_core_type_size(struct scatterlist);
-	struct scatterlist *piece;
+
+	return (void *)((u64)__builtin_preserve_access_index(&message->sg.data) + first * size);
+}
+
+/* How much of the message the kernel takes at once, which is more than it may let us read. */
+INLINE u32 piece_length(const struct enrolment *mine)
+{
+	struct scatterlist *piece = first_of(mine);
+
+	return BPF_CORE_READ(piece, length);
+}
+
+/* The kernel says of this piece where it lies and which page that is: so we know of all. */
+INLINE void learn_page_origin(const struct enrolment *mine)
+{
+	struct scatterlist *piece = first_of(mine);
 	u64 page;
 
 	if (page_origin || bpf_core_type_size(struct page) != PAGE_STRUCT_SIZE)
 		return;
-	piece = (void *)((u64)__builtin_preserve_access_index(&message->sg.data) + first * size);
 	page = BPF_CORE_READ(piece, page_link) & ~3ULL;
 	if (page)
 		page_origin = mine->data - BPF_CORE_READ(piece, offset) - page * PAGE_STRUCT_SCALE;
@@ -227,7 +240,7 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 	connection->sent.next += text->length;
 	connection->injected = text->length;
 	connection->injected_at = call->endpoint.position;
-	connection->injected_piece = look_at_data(message, mine);
+	connection->injected_piece = piece_length(mine);
 	return SK_PASS;
 }
 

@@ -11,10 +11,6 @@ from kernel.capturing import PATIENCE_S, Actor, Recording, request, response
 from waggle.layout import Counter
 
 LINE = re.compile(rb"traceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\r\n")
-# The same in HTTP/2: a literal of HPACK that becomes no entry.
-FIELD = re.compile(rb"\x00\x0btraceparent\x3700-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-FIELD_LENGTH = 69
-HEADERS = 1  # the frame's type
 RECEIVED_AT_ONCE = 1 << 20
 
 
@@ -52,38 +48,6 @@ def lines_at(sent: bytes, got: bytes, places: Sequence[int]) -> list[Line]:
     assert len(got) - taken == len(sent) - at, f"{len(got) - taken} bytes, not {len(sent) - at}"
     assert got[taken:] == sent[at:], "changed behind the last line"
     return lines
-
-
-@dataclass
-class Added:
-    """What one stream's HEADERS frame was given."""
-
-    stream: int
-    trace_id: str
-    span_id: str
-    flags: int
-
-
-def fields_in(sent: bytes, got: bytes) -> list[Added]:
-    """The fields at the end of HEADERS frames in what arrived, each frame's length corrected;
-    anything else that differs fails."""
-    assert got[:24] == sent[:24]
-    at, taken, found = 24, 24, []
-    while at < len(sent):
-        length, size = (int.from_bytes(x[:3], "big") for x in (sent[at:], got[taken:]))
-        assert got[taken + 3 : taken + 9] == sent[at + 3 : at + 9], f"another frame at byte {at}"
-        whole, payload = sent[at + 9 : at + 9 + length], got[taken + 9 : taken + 9 + size]
-        assert payload[:length] == whole, f"changed in the frame at byte {at}"
-        if size != length:
-            assert sent[at + 3] == HEADERS
-            added = FIELD.fullmatch(payload[length:])
-            assert added, payload[length:]
-            trace_id, span_id, flags = (text.decode() for text in added.groups())
-            stream = int.from_bytes(sent[at + 5 : at + 9], "big")
-            found.append(Added(stream, trace_id, span_id, int(flags, 16)))
-        at, taken = at + 9 + length, taken + 9 + size
-    assert (at, taken) == (len(sent), len(got))
-    return found
 
 
 class Stranger:

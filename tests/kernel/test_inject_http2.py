@@ -11,17 +11,10 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, SettingsFrame
+from peers.http2_fields import FIELD_LENGTH, Added, fields_in
 
 from kernel.capturing import TRACED, Actor
-from kernel.strangers import (
-    FIELD_LENGTH,
-    Added,
-    Stranger,
-    fields_in,
-    left_alone,
-    receive_all,
-    written,
-)
+from kernel.strangers import Stranger, left_alone, receive_all, written
 from kernel.streams import Stream, StreamRecording, both, talking
 from kernel.support import unavailable
 from waggle import injecting

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from . import http2_fields
 from .agent import Agent, started_agent
 from .clients import CLIENTS
 from .grpc_programs import FIRST, IMPLEMENTATIONS, start_grpc_server
@@ -148,6 +149,18 @@ def built() -> None:
 # -- What is compared ----------------------------------------------------------------------
 
 
+def additions_in(sent: bytes, got: bytes, *, broken: bool = False) -> list[bytes]:
+    """Our lines and fields in what arrived. Anything else that differs from what was sent fails;
+    of a connection that broke, the end may be missing."""
+    preface, there = sent.find(http2_fields.PREFACE), got.find(http2_fields.PREFACE)
+    if preface < 0 or there < 0:
+        return lines_in(sent, got, broken=broken)
+    # From its beginning, or behind an `Upgrade: h2c`.
+    lines = lines_in(sent[:preface], got[:there])
+    fields = http2_fields.fields_in(sent[preface:], got[there:], broken=broken)
+    return [*lines, *(f"{one.trace_id} {one.span_id}".encode() for one in fields)]
+
+
 def lines_in(sent: bytes, got: bytes, *, broken: bool = False) -> list[bytes]:
     """Our lines in what arrived, each behind the first line of a request. Anything else that
     differs from what was sent fails; of a connection that broke, the end may be missing."""
@@ -178,7 +191,7 @@ def compare(sent: list[Kept], arrived: list[Kept]) -> list[list[bytes]]:
         assert len(ours) == len(theirs), f"port {port}: {len(ours)} and {len(theirs)} connections"
         for one, other in zip(ours, theirs, strict=True):
             broken = one.broken or other.broken
-            found.append(lines_in(bytes(one.up), bytes(other.up), broken=broken))
+            found.append(additions_in(bytes(one.up), bytes(other.up), broken=broken))
             down = bytes(one.down)
             assert other.down[: len(down)] == down
             assert broken or len(other.down) == len(down)

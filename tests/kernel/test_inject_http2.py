@@ -25,7 +25,7 @@ SENDERS = ("write", "writev", "send", "sendto", "sendmsg", "sendmmsg")
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
 Pair = tuple[str, str] | tuple[str, str, bool]
 """A field, and whether it must not become an entry."""
-REQUEST: list[Pair] = [
+REQUEST = [
     (":method", "POST"),
     (":scheme", "http"),
     (":authority", "a"),
@@ -58,7 +58,8 @@ class Scene:
     got: bytes = b""
 
     def head(self, stream: int, *more: Pair, end: bool = True, huffman: bool = True) -> bytes:
-        block = self.encoder.encode([*REQUEST, *more], huffman=huffman)
+        fields: list[Pair] = [*REQUEST, *more]
+        block = self.encoder.encode(fields, huffman=huffman)
         return HeadersFrame(
             stream, block, flags=["END_HEADERS", *(["END_STREAM"] if end else [])]
         ).serialize()

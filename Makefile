@@ -91,7 +91,7 @@ soak: build .venv/.packages-dev ## At length: no byte altered, in Go programs un
 	@$(AS_ROOT) tests/peers/install.sh
 	@$(AS_ROOT) tests/peers/install.sh grpc
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
-		$(PYTEST) tests/kernel/test_inject.py tests/peers/test_inject.py tests/peers/test_unaltered.py \
+		$(PYTEST) tests/kernel/test_inject*.py tests/peers/test_inject*.py tests/peers/test_unaltered.py \
 		tests/peers/test_tls.py::test_killed_agent_harms_nobody
 	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} WAGGLE_TEST_SOAK=$(WAGGLE_TEST_SOAK) \
 		$(PYTEST) -m 'not vm' tests/peers/test_go_soak.py
@@ -100,7 +100,8 @@ soak: build .venv/.packages-dev ## At length: no byte altered, in Go programs un
 .PHONY: test-grpc
 test-grpc: build .venv/.packages-dev ## HTTP/2 and gRPC: every implementation with every other, both ways
 	@$(AS_ROOT) tests/peers/install.sh grpc
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc*.py tests/peers/test_http2.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_grpc*.py \
+		tests/peers/test_http2.py tests/peers/test_inject_http2.py
 	$(GIVE_BACK)
 
 .PHONY: test-vm

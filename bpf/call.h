@@ -348,8 +348,11 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 	/* From where it is, or has just turned out to be, HTTP/2. */
 	if (is_http2(connection) && open_requests(connection))
 		take_over_request(connection, feed->scratch, call->user, feed->sock);
-	if (is_http2(connection) && begin_call(state, feed->stream, call))
+	if (is_http2(connection)) {
+		if (!begin_call(state, feed->stream, call))
+			return 0;
 		feed_http2(&walk);
+	}
 	feed->stream->next = call->endpoint.position + call->memory.length;
 	return 0;
 }

@@ -17,6 +17,9 @@
 #define HPACK_STATIC 61	      /* entries of the static table */
 #define HPACK_PATH 4	      /* of these: `:path: /`, and behind it `:path: /index.html` */
 #define HPACK_REPEATED 4      /* a power of two: fields repeated from the table that are noted */
+#define HPACK_NAMES 64	      /* entries whose names are remembered */
+#define HPACK_FIELD_OVERHEAD 32 /* what RFC 7541 4.1 adds to each field */
+#define HPACK_NAME_MOST 32    /* at most, for names that are told by an index */
 
 /* What the pseudo-header fields say of a block. On an old connection the first of them may be
  * an entry of a table that nobody saw. */
@@ -43,6 +46,9 @@ struct hpack_walk {
 	u32 path_entry;	 /* the number of the entry that it became, from 1 on; 0: none */
 	u32 repeats;	 /* fields that were repeated from the dynamic table, so far */
 	u32 repeated[HPACK_REPEATED]; /* the first of these: their entries' numbers */
+	u32 size;     /* of the fields, at most, as RFC 9113 10.5.1 counts it: but for those repeated */
+	u32 inserted; /* and of those that became entries */
+	u32 resized;  /* the largest size of the table that was asked for */
 	u16 status;
 	u8 first;     /* enum hpack_first */
 	u8 changes;   /* inserts or resizes */
@@ -50,7 +56,10 @@ struct hpack_walk {
 	u8 old_table; /* there may be entries older than those we know of */
 	u8 traceparents;
 	u8 whole; /* the end was reached */
-	u8 reserved[8];
+	u8 states;    /* it has a field named tracestate */
+	u8 forgets;   /* an entry named traceparent is older than what `names` knows of now */
+	u8 refers_far; /* it refers to an entry of that age */
+	u8 reserved[1];
 };
 
 struct hpack_block {
@@ -124,6 +133,27 @@ INLINE u32 hpack_is_traceparent(const struct hpack_block *block)
 	       (hpack_word(block, walk->string + 8) & 0xffffff) == TRACEPARENT_NAME_END;
 }
 
+#define TRACESTATE_WORD 0x6174736563617274ULL /* "tracesta", then "te" */
+#define TRACESTATE_CODED 0xbfa4915021834dULL  /* its seven bytes in the Huffman code */
+
+/* Whether the string read last is the name `tracestate`. */
+INLINE u32 hpack_is_tracestate(const struct hpack_block *block)
+{
+	const struct hpack_walk *walk = &block->walk;
+	u64 word = hpack_word(block, walk->string);
+
+	if (walk->coded)
+		return walk->length == 7 && (word & 0xffffffffffffffULL) == TRACESTATE_CODED;
+	return walk->length == 10 && word == TRACESTATE_WORD &&
+	       (hpack_word(block, walk->string + 8) & 0xffff) == 0x6574;
+}
+
+/* How long the string read last is once it is decoded, at most: no code has less than 5 bits. */
+INLINE u32 hpack_decoded(const struct hpack_walk *walk)
+{
+	return walk->coded ? walk->length * 8 / 5 : walk->length;
+}
+
 /* 55 characters, three of them dashes (6 bits in the Huffman code), the others digits
  * (5 or 6 bits): 278 to 330 bits. */
 INLINE u32 hpack_may_be_traceparent(const struct hpack_walk *walk)
@@ -152,7 +182,14 @@ INLINE u32 hpack_entry_name(const struct hpack_walk *walk, u32 ago)
 {
 	if (ago >= walk->known)
 		return walk->old_table ? 2 : 0;
-	return ago < 64 && ((walk->names >> (ago & 63)) & 1);
+	return ago < HPACK_NAMES && ((walk->names >> (ago & (HPACK_NAMES - 1))) & 1);
+}
+
+/* The same of an entry that a field refers to. */
+INLINE u32 hpack_refer(struct hpack_walk *walk, u32 ago)
+{
+	walk->refers_far |= ago >= HPACK_NAMES;
+	return hpack_entry_name(walk, ago);
 }
 
 /* By the first six bits of a code: the character, and 0x80 if it has six; else five. */
@@ -242,7 +279,7 @@ INLINE void hpack_note_path(struct hpack_walk *walk, u32 inserts)
 INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 {
 	struct hpack_walk *walk = &block->walk;
-	u32 inserts = byte & 0x40, name, named = 0, path;
+	u32 inserts = byte & 0x40, name, named = 0, path, size = HPACK_FIELD_OVERHEAD;
 
 	name = hpack_number(block, inserts ? 6 : 4);
 	path = name == HPACK_PATH || name == HPACK_PATH + 1;
@@ -250,18 +287,26 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 		hpack_string(block);
 		named = hpack_is_traceparent(block);
 		path = hpack_is_path(block);
-	} else if (name > HPACK_STATIC) {
-		named = hpack_entry_name(walk, name - HPACK_STATIC - 1);
+		walk->states |= hpack_is_tracestate(block);
+		size += hpack_decoded(walk);
+	} else {
+		size += HPACK_NAME_MOST;
+		if (name > HPACK_STATIC)
+			named = hpack_refer(walk, name - HPACK_STATIC - 1);
 	}
 	hpack_string(block);
 	if (walk->at > walk->end)
 		return;
+	size += hpack_decoded(walk);
+	walk->size += size;
 	hpack_first_field(block, name, 0);
 	if (path)
 		hpack_note_path(walk, inserts);
 	if (named)
 		named = hpack_note_value(walk, named == 1);
 	if (inserts) {
+		walk->inserted += size;
+		walk->forgets |= walk->names >> (HPACK_NAMES - 1);
 		walk->names = walk->names << 1 | named;
 		walk->insertions++;
 		walk->known++;
@@ -303,12 +348,16 @@ static long hpack_step(u32 index, void *context)
 		number = hpack_number(block, 7);
 		walk->bad |= !number;
 		/* Repeated whole: what it says only user space can tell. */
-		if (number > HPACK_STATIC && hpack_entry_name(walk, number - HPACK_STATIC - 1) == 1)
+		if (number > HPACK_STATIC && hpack_refer(walk, number - HPACK_STATIC - 1) == 1)
 			walk->traceparents += walk->traceparents < 2;
+		if (number <= HPACK_STATIC)
+			walk->size += HPACK_FIELD_OVERHEAD + HPACK_NAME_MOST;
 		hpack_first_field(block, number, 1);
 		hpack_note_repeat(walk, number);
 	} else if ((byte & 0xe0) == 0x20) {
-		hpack_number(block, 5);
+		number = hpack_number(block, 5);
+		if (number > walk->resized)
+			walk->resized = number;
 		walk->changes = 1;
 	} else {
 		hpack_literal(block, byte);

@@ -74,6 +74,8 @@ struct http2_side {
 	u32 block_begin;  /* padding length and priority come before it */
 	u32 known;	  /* insertions in this epoch */
 	u32 sequence;	  /* of the next table event */
+	u32 table;	  /* bytes that became entries, no more than HPACK_TABLE_COUNTED */
+	u32 table_most;	  /* the largest size of the table that was asked for; 0: nobody did */
 	u8 state;	  /* enum http2_state */
 	u8 fill;	  /* bytes of preface, header or control that have come */
 	u8 type;
@@ -85,9 +87,43 @@ struct http2_side {
 	u8 epoch;
 	u8 old_table; /* entries may be in it that we never saw */
 	u8 kept_aside; /* the block's beginning lies in a map, not in the buffer */
-	u8 reserved[5];
+	u8 forgotten;  /* see hpack_walk.forgets */
+	u8 states;     /* a field named tracestate was told */
+	u8 reserved[3];
 	u8 header[16];
 };
+
+#define HPACK_TABLE_COUNTED (1 << 20)
+#define HPACK_TABLE_DEFAULT 4096 /* SETTINGS_HEADER_TABLE_SIZE before anybody says more */
+
+/* What a block that was walked says of its side from now on. */
+INLINE void http2_learn(struct http2_side *side, const struct hpack_walk *walk)
+{
+	u32 table = side->table + walk->inserted;
+
+	side->table = table < HPACK_TABLE_COUNTED ? table : HPACK_TABLE_COUNTED;
+	if (walk->resized > side->table_most)
+		side->table_most = walk->resized;
+	side->forgotten |= walk->forgets;
+	side->states |= walk->states;
+}
+
+/* How large the block's fields are for who decodes them, at most, as RFC 9113 counts it
+ * (SETTINGS_MAX_HEADER_LIST_SIZE), if none of the table's is repeated twice. */
+INLINE u32 http2_list_size(const struct http2_side *side, const struct hpack_walk *walk)
+{
+	u32 table = side->table_most > HPACK_TABLE_DEFAULT ? side->table_most :
+							     HPACK_TABLE_DEFAULT;
+
+	return walk->size + (side->table < table ? side->table : table);
+}
+
+/* Whether the block has a traceparent or tracestate, or may have one: it refers to entries
+ * whose names nobody remembers. */
+INLINE u32 http2_may_have_context(const struct http2_side *side, const struct hpack_walk *walk)
+{
+	return walk->traceparents || side->states || (walk->refers_far && side->forgotten);
+}
 
 /* The bytes at hand. Lives in a map. */
 struct http2_window {

@@ -408,6 +408,7 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 	/* A block too large is walked all the same, for its first field. */
 	hpack_read(&scratch->block, side->block_begin, side->block_fill, side->names, side->known,
 		   side->old_table);
+	http2_learn(side, walk);
 	given->bad = walk->bad || lost;
 	given->path_rules = 0;
 	if (sampling_mode & SAMPLING_BY_PATHS && walk->first == HPACK_FIRST_REQUEST && !given->bad)

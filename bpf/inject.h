@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * `traceparent` for strangers: a header line into outgoing HTTP/1 requests, by sk_msg. This
- * is the only place where bytes of an application are touched, so whatever is not proven
+ * `traceparent` for strangers: a header line into outgoing HTTP/1 requests, a field into HEADERS
+ * frames of HTTP/2 and gRPC (inject_stream.h), by sk_msg. This is the only place where bytes of an application are touched, so whatever is not proven
  * means that nothing is done, and is counted (docs/propagation.md).
  *
  * The kernel hands us what an enrolled socket sends before it leaves: its own copy, which
@@ -14,6 +14,7 @@
 
 #include "endpoint.h"
 #include "inject_head.h"
+#include "inject_stream.h"
 #include "traceparent_text.h"
 
 /* Up to here a request leaves in one piece after we wrote into it, beyond in two: small
@@ -77,17 +78,30 @@ INLINE u32 look_at_data(struct sk_msg_md *message, struct enrolment *mine)
 	return *(volatile u64 *)&mine->data_end - *(volatile u64 *)&mine->data;
 }
 
-/* The kernel says of this piece where it lies and which page that is: so we know of all. */
-INLINE void learn_page_origin(const struct enrolment *mine)
+INLINE struct scatterlist *first_of(const struct enrolment *mine)
 {
 	struct sk_msg *message = (void *)mine->message;
 	u64 first = BPF_CORE_READ(message, sg.start), size = bpf_core_type_size(struct scatterlist);
-	struct scatterlist *piece;
+
+	return (void *)((u64)__builtin_preserve_access_index(&message->sg.data) + first * size);
+}
+
+/* How much of the message the kernel takes at once, which is more than it may let us read. */
+INLINE u32 piece_length(const struct enrolment *mine)
+{
+	struct scatterlist *piece = first_of(mine);
+
+	return BPF_CORE_READ(piece, length);
+}
+
+/* The kernel says of this piece where it lies and which page that is: so we know of all. */
+INLINE void learn_page_origin(const struct enrolment *mine)
+{
+	struct scatterlist *piece = first_of(mine);
 	u64 page;
 
 	if (page_origin || bpf_core_type_size(struct page) != PAGE_STRUCT_SIZE)
 		return;
-	piece = (void *)((u64)__builtin_preserve_access_index(&message->sg.data) + first * size);
 	page = BPF_CORE_READ(piece, page_link) & ~3ULL;
 	if (page)
 		page_origin = mine->data - BPF_CORE_READ(piece, offset) - page * PAGE_STRUCT_SCALE;
@@ -122,6 +136,24 @@ INLINE int write_text(struct sk_msg_md *message, const struct header_text *text,
 	return 1;
 }
 
+/* A frame of HTTP/2 says how long its payload is, in its first three bytes. */
+INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
+{
+	u32 payload = text->payload + text->length, at = text->frame;
+	u8 *to, *end;
+
+	if (bpf_msg_pull_data(message, at, at + HTTP2_HEADER, 0))
+		return 0;
+	to = data_of(message);
+	end = data_end_of(message);
+	if (to + 3 > end)
+		return 0;
+	to[0] = payload >> 16;
+	to[1] = payload >> 8;
+	to[2] = payload;
+	return 1;
+}
+
 /* Inserts the text. Returns 0 when nothing was changed, minus one when what was cannot be
  * undone: then the message must not leave. */
 INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text)
@@ -130,7 +162,7 @@ INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text
 
 	if (bpf_msg_push_data(message, at, length, 0))
 		return 0;
-	if (!write_text(message, text, at))
+	if (!write_text(message, text, at) || (text->stream && !grow_frame(message, text)))
 		return bpf_msg_pop_data(message, at, length, 0) ? -1 : 0;
 	/* Otherwise it leaves in three segments. Where that fails, it does. */
 	if (size <= ONE_PIECE_MAX)
@@ -145,6 +177,7 @@ INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
 			   struct header_text *text)
 {
 	put_traceparent(text->bytes, mine->trial_ids, mine->trial_ids, 0);
+	text->stream = 0;
 	text->length = TRACEPARENT_LINE;
 	text->at = INJECT_TRIAL_LINE;
 	if (mine->stage == ENROL_IN)
@@ -184,9 +217,16 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 		count(WAGGLE_COUNT_INJECT_NOT_A_HEAD);
 		return SK_PASS;
 	}
-	why = feed_message(connection, call);
-	if (!why)
-		why = place_for_line(connection, call, text);
+	text->stream = 0;
+	text->later = 0;
+	if (sends_frames(connection, call)) {
+		why = field_of_message(connection, call, text);
+		count_by(WAGGLE_COUNT_INJECT_PIPELINED, text->later);
+	} else {
+		why = feed_message(connection, call);
+		if (!why)
+			why = place_for_line(connection, call, text);
+	}
 	if (why) {
 		count(why);
 		return SK_PASS;
@@ -200,15 +240,15 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 	connection->sent.next += text->length;
 	connection->injected = text->length;
 	connection->injected_at = call->endpoint.position;
-	connection->injected_piece = look_at_data(message, mine);
+	connection->injected_piece = piece_length(mine);
 	return SK_PASS;
 }
 
-INLINE int speaks_http1(u64 sock)
+INLINE int sends_requests(u64 sock)
 {
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
-	return connection && connection->role == WAGGLE_ROLE_CLIENT && !is_http2(connection) &&
+	return connection && connection->role == WAGGLE_ROLE_CLIENT &&
 	       !(connection->flags & CONNECTION_DEAD);
 }
 
@@ -245,7 +285,7 @@ int inject_header(struct sk_msg_md *message)
 	result = inject_request(message, mine, text);
 	/* Where requests go out now, more of them may follow. */
 	if (mine->stage == ENROL_IN)
-		mine->stage = speaks_http1(mine->sock) ? ENROL_STAYS : ENROL_LEAVES;
+		mine->stage = sends_requests(mine->sock) ? ENROL_STAYS : ENROL_LEAVES;
 	return result;
 }
 

@@ -45,14 +45,12 @@ INLINE int judge_first(struct feed *feed, const struct call *call)
 	return 1;
 }
 
-/* Whether the framing proves that a request begins with this message's first byte. */
-INLINE u32 begins_here(struct feed *feed, const struct call *call)
+/* Where the stream was when this message came to be sent. */
+INLINE void line_up(struct feed *feed, const struct call *call)
 {
 	struct connection *connection = feed->connection;
 	struct http1_stream *stream = feed->stream;
 
-	if (is_tls(connection)) /* its streams are of another layer */
-		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
 	if (!stream->started) {
 		stream->started = 1;
 		stream->next = call->endpoint.position;
@@ -64,6 +62,17 @@ INLINE u32 begins_here(struct feed *feed, const struct call *call)
 	if (connection->injected && call->endpoint.position == connection->injected_at)
 		stream->next -= connection->injected; /* nothing of it has left */
 	connection->injected = 0;
+}
+
+/* Whether the framing proves that a request begins with this message's first byte. */
+INLINE u32 begins_here(struct feed *feed, const struct call *call)
+{
+	struct connection *connection = feed->connection;
+	struct http1_stream *stream = feed->stream;
+
+	if (is_tls(connection)) /* its streams are of another layer */
+		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
+	line_up(feed, call);
 	if (is_http2(connection) || stream->next != call->endpoint.position ||
 	    connection->flags & CONNECTION_RESYNCED)
 		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;

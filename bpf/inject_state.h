@@ -11,11 +11,15 @@
 #include "sampling.h"
 #include "traceparent_text.h"
 
-/* The lines, and where they go. */
+/* The lines, or the field, and where they go. */
 struct header_text {
 	u64 from; /* an address, as a number */
 	u32 length;
 	u32 at;
+	u32 stream;  /* HTTP/2: that the frame begins, else 0 */
+	u32 frame;   /* where that frame begins, */
+	u32 payload; /* how long its payload is, */
+	u32 later;   /* and how many frames behind it begin streams as well */
 	u8 bytes[2 * HEADER_TEXT_ROOM];
 };
 

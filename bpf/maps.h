@@ -327,6 +327,14 @@ INLINE void count(u32 what)
 		*value += 1;
 }
 
+INLINE void count_by(u32 what, u32 times)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &what);
+
+	if (value)
+		*value += times;
+}
+
 INLINE u8 *process_hint(u32 tgid)
 {
 	u32 zero = 0;

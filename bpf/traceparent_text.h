@@ -51,4 +51,16 @@ INLINE void put_traceparent(u8 *to, const u8 *trace_id, const u8 *span_id, u8 fl
 	store64(to + 66, (hex_digits(flags) & 0xffff) | (u64)'\r' << 16 | (u64)'\n' << 24);
 }
 
+#define TRACEPARENT_FIELD 69 /* bytes of the field below */
+
+/* The same as a field of HPACK, TRACEPARENT_FIELD bytes (RFC 7541 6.2.2): a literal that
+ * becomes no entry, with a name of its own, so that it means the same whatever the tables hold.
+ * Neither string is in the Huffman code. to has room for nine bytes more. */
+INLINE void put_traceparent_field(u8 *to, const u8 *trace_id, const u8 *span_id, u8 flags)
+{
+	put_traceparent(to + 1, trace_id, span_id, flags);
+	store64(to, TEXT_WORD("\0\013tracep", 0));
+	store64(to + 8, TEXT_WORD("arent\06700", 0)); /* 55, then the value */
+}
+
 #endif

@@ -128,6 +128,11 @@ def set_option(name: str, option: str, value: int) -> None:
 
 
 @verb
+def no_delay(name: str) -> None:
+    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+@verb
 def user_timeout(name: str, ms: int) -> None:
     sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ms)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from peers.http2_fields import FIELD_LENGTH, PREFACE, fields_in
 
 from kernel.capturing import (
     PATIENCE_S,
@@ -213,6 +214,33 @@ def test_shapes(capture: Capture, shape: str) -> None:
         lines_at(sent, got, [] if reason else head_starts(sent))
         assert left_alone(recorded) == ({reason: 1} if reason else {})
         assert written(recorded) == (not reason)
+
+
+def _http2_request(stream: int) -> bytes:
+    """A HEADERS frame by static entries alone: POST, http, and a path."""
+    block = b"\x83\x86\x04\x04/n/%d" % (stream % 10)
+    return len(block).to_bytes(3, "big") + b"\x01\x05" + stream.to_bytes(4, "big") + block
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_http2(capture: Capture, first_only: bool, together: bool) -> None:
+    """Sockets that leave with their first message take a stream along only if that has one; the
+    others go on to be given fields. None is enrolled longer for it."""
+    preface = PREFACE + bytes(3) + b"\4" + bytes(5)
+    sent = [preface + _http2_request(1)] if together else [preface, _http2_request(1)]
+    sent += [_http2_request(3), _http2_request(5)]
+    with scene(capture) as (recorded, client, stranger):
+        with stranger.connected(client) as sock:
+            got = b""
+            for number, message in enumerate(sent):
+                client.send("c", message)
+                expected = sum(map(len, sent[: number + 1])) + FIELD_LENGTH * written(recorded)
+                got += receive_to_count(sock, expected - len(got))
+                assert entries(capture, "enrolled") == (not first_only)
+            got += end(sock, client)
+        streams = [1] * together if first_only else [1, 3, 5]
+        assert [one.stream for one in fields_in(b"".join(sent), got)] == streams
+        assert not recorded.losses()
 
 
 def test_pipelined(capture: Capture) -> None:

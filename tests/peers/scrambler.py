@@ -201,6 +201,58 @@ def _frames(rng: random.Random) -> Iterator[bytes]:
             yield b"EHLO there\r\n" if not number else fake
 
 
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
+def _head(rng: random.Random, stream: int, number: int) -> tuple[bytes, bool]:
+    """Frames that begin a stream, and whether data of it may follow."""
+    path = b"/n/%d" % number
+    # `:method`, `:scheme` and the path's name are in the static table; the last becomes an entry.
+    block = b"\x83\x86\x04" + bytes((len(path),)) + path + b"\x40\x03x-a"
+    value = b"%d" % number + b"x" * rng.randrange(60)
+    block += bytes((len(value),)) + value
+    flags, ends = 4, rng.randrange(2)
+    kind = rng.randrange(5)
+    if kind == 0:  # padded
+        pad = rng.randrange(20)
+        block, flags = bytes((pad,)) + block + bytes(pad), flags | 8
+    elif kind == 1:  # with a priority
+        block, flags = bytes(4) + b"\x07" + block, flags | 32
+    elif kind == 2:  # continued
+        at = rng.randrange(1, len(block))
+        first = _frame(1, ends, stream, block[:at])
+        return first + _frame(9, 4, stream, block[at:]), not ends
+    return _frame(1, flags | ends, stream, block), not ends
+
+
+def _speak_http2(end: _End, number: int) -> int:
+    """Streams with data that looks like streams, cut anywhere."""
+    rng, stream, waiting = end.rng, 1, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"")
+    decoy, _ = _head(rng, 99, 0)
+    for _ in range(rng.randrange(1, 12)):
+        head, goes_on = _head(rng, stream, number)
+        waiting += head
+        if goes_on:
+            waiting += _frame(0, 0, stream, decoy * rng.randrange(1, 4))
+            trailers = b"\x00\x03end\x01" + b"1"
+            waiting += (
+                _frame(1, 5, stream, trailers) if rng.randrange(2) else _frame(0, 1, stream, b"")
+            )
+        waiting += _frame(8, 0, 0, bytes(3) + b"\x09") if rng.randrange(3) else b""
+        stream += 2
+        number += 1
+        if rng.randrange(3):
+            at = rng.randrange(len(waiting)) if rng.randrange(3) == 0 else 0
+            for piece in (waiting[:at], waiting[at:]):
+                if piece:
+                    end.send(piece)
+            waiting = b""
+    if waiting:
+        end.send(waiting)
+    return stream // 2
+
+
 def _speak_other(end: _End) -> int:
     for frame in _frames(end.rng):
         if not frame:
@@ -216,7 +268,10 @@ def _run(what: str, place: tuple[str, int], seed: str, count: int) -> tuple[list
     kept, done = [], 0
     for number in range(count):
         end = _End(place, random.Random(f"{seed}-{number}"))  # noqa: S311 (for no secret)
-        done += _speak_http(end, done) if what == "http" else _speak_other(end)
+        if what == "http":
+            done += _speak_http(end, done)
+        else:
+            done += _speak_http2(end, done) if what == "http2" else _speak_other(end)
         end.end()
         kept.append(end.kept)
     return kept, done

@@ -481,9 +481,24 @@ def block_path(block: bytes, rule: bytes, known: int = 0) -> BlockPath:
     return BlockPath._make(told)
 
 
+FIELD_LENGTH = _CONSTANTS["TRACEPARENT_FIELD"]
+
+
+class Grown(NamedTuple):
+    """What is sent instead of a message, and what was found in it (struct growing)."""
+
+    sent: bytes
+    verdict: int
+    stream: int
+    later: int
+    has_context: int
+    list_size: int
+
+
 class Talk:
     """One direction of an HTTP/2 connection, fed as the kernel feeds it, call by call."""
 
+    PLACE_NONE, PLACE_FOUND, PLACE_CUT, PLACE_PADDED, PLACE_LARGE = range(5)
     FOUND_DATA_END, FOUND_BLOCK, FOUND_RESET, FOUND_GOAWAY, NONSENSE, LOST_BLOCK = range(2, 8)
 
     def __init__(self, *, preface: bool = True) -> None:
@@ -492,6 +507,17 @@ class Talk:
 
     def feed(self, piece: bytes) -> None:
         _LIB.talk_feed(ctypes.c_void_p(self._talk.address), piece, len(piece))
+
+    def grow(self, message: bytes, trace_id: bytes, span_id: bytes, flags: int) -> Grown:
+        """What is sent instead of this message of a client's: see native/http2_growing.h."""
+        told = (ctypes.c_uint * 6)()
+        room = ctypes.create_string_buffer(b"\xa5" * (len(message) + FIELD_LENGTH + 8))
+        given = ctypes.create_string_buffer(message, len(message))
+        ids = trace_id + span_id + bytes([flags])
+        _LIB.talk_grow(ctypes.c_void_p(self._talk.address), given, len(message), ids, room, told)
+        *words, length = told
+        assert room.raw[length:].rstrip(b"\0").strip(b"\xa5") == b""
+        return Grown(room.raw[:length], *words)
 
     def found(self) -> list[Found]:
         self._talk.check_canaries()

@@ -35,7 +35,7 @@ struct http2_talk {
 	u32 used; /* of found */
 	u32 over;
 	u32 position;
-	u32 reserved;
+	u32 highest; /* stream that a block began */
 	struct http2_window window;
 	struct hpack_block block;
 	u8 found[1 << 17];
@@ -71,6 +71,9 @@ static void http2_talk_log(struct http2_talk *talk, int event)
 			memcpy(entry.trace_id, talk->block.context.trace_id, 16);
 			memcpy(entry.span_id, talk->block.context.span_id, 8);
 		}
+		http2_learn(side, walk);
+		if (side->block_stream > talk->highest)
+			talk->highest = side->block_stream;
 		side->known = walk->known;
 		side->names = walk->names;
 		side->block_stream = 0;

@@ -7,6 +7,7 @@
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
 #include "../../../bpf/hpack_path.h"
+#include "../../../bpf/http2_place.h"
 #include "../../../bpf/http2_seek.h"
 #include "../../../bpf/traceparent_text.h"
 #include "../../../bpf/propagators.h"
@@ -33,6 +34,7 @@ struct constant {
 #define CONSTANT(name) { #name, name }
 
 #include "http2_talk.h"
+#include "http2_growing.h"
 
 const struct member members[] = {
 	WHOLE(http1_head),
@@ -104,6 +106,7 @@ const struct constant constants[] = {
 	CONSTANT(HTTP1_METHOD_MAX),
 	CONSTANT(HTTP1_LINE_WINDOW),
 	CONSTANT(TRACEPARENT_LENGTH),
+	CONSTANT(TRACEPARENT_FIELD),
 	CONSTANT(TRACESTATE_LOOKED_AT),
 	CONSTANT(HPACK_BLOCK_MAX),
 	CONSTANT(HPACK_FIELDS_MAX),

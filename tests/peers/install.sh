@@ -64,6 +64,8 @@ debian_packages() {
         [ -n "$(find /usr/lib/php -name curl.so 2>/dev/null)" ] || packages="$packages php-curl"
         want puma puma
         [ -e /usr/share/doc/ruby-sinatra ] || packages="$packages ruby-sinatra"
+        [ -e /usr/share/doc/ruby-railties ] || packages="$packages ruby-railties ruby-faraday"
+        want php-fpm8.2 php-fpm
         want cc gcc
         [ -e /usr/include/microhttpd.h ] || packages="$packages libmicrohttpd-dev"
         [ -n "$(find /usr/include -name curl.h 2>/dev/null)" ] || packages="$packages libcurl4-openssl-dev"

@@ -262,7 +262,8 @@ RUNTIMES: Mapping[str, ServerKind] = {
     "actix": ServerKind(lambda place, _: [ACTIX_MATRIX, place.address]),
 }
 
-_RUST = ("axum", "actix")
+_RUST, _RUST_SHAPES = ("axum", "actix"), ("one", "mixed", "spawned", "timer")
+_NETTY, _NETTY_SHAPES = ("netty", "vertx"), ("one", "two", "timer")
 _PROXIES = (
     *("nginx", "haproxy", "httpd-prefork", "httpd-worker", "httpd-event"),
     *("varnish", "caddy", "envoy"),
@@ -278,7 +279,8 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     *((name, "two", client) for name in ("tomcat", "jetty") for client in ("okhttp", "apache")),
     *(("spring", "two", client) for client in ("url", "rest")),
     *((name, "two", "url") for name in ("java-virtual", "tomcat-virtual")),
-    *((name, shape, "own") for name in ("netty", "vertx") for shape in ("one", "two", "timer")),
+    *(("java-virtual", shape, "url") for shape in ("mixed", "background")),
+    *((name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES),
     *(("php", shape, "curl") for shape in ("two", "mixed")),
     ("php", "two", "streams"),
     ("php-fpm", "two", "curl"),
@@ -286,43 +288,56 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     *(("rails", "two", client) for client in ("close", "faraday")),
     *(("puma", shape, "kept") for shape in ("mixed", "timer")),
     *((f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")),
-    *(("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")),
+    *(("axum", shape, "reqwest") for shape in _RUST_SHAPES),
     *(("actix", shape, "reqwest") for shape in ("one", "timer")),
 )
 
 
 # What cannot be had where one rule or another does not see it, and why; all else is right.
 LEAST = 0.99
+_LOOPS = "several loops, or none that shows where its turns end"
 _REASONS = {
     ("java", "two", "http"): "java.net.http sends by threads of its own",
     ("java", "two", "async"): "java.net.http sends by threads of its own",
     ("java", "mixed", "url"): "two of three calls are made by other threads",
+    ("java-virtual", "mixed", "url"): "two of three calls are made by other threads",
     ("java", "background", "http"): "a program that calls by itself ends rule `alone`",
     ("puma", "mixed", "kept"): "two of three calls are made by other threads",
     ("varnish", "proxy", "kept"): "another thread fetches",
+    ("php-fpm", "two", "curl"): "nobody reads FastCGI, so no request is known",
+    ("envoy", "proxy", "kept"): _LOOPS,
+    **dict.fromkeys(
+        [(name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES],
+        _LOOPS,
+    ),
     **dict.fromkeys(
         [(f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")],
         "its sockets do not block, and those of loops do not either",
     ),
     **dict.fromkeys(
-        [("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")],
+        [(name, shape, "reqwest") for name in _RUST for shape in _RUST_SHAPES],
         "any thread does any task",
     ),
 }
-_FIRST_IN_THREE = {("java", "mixed", "url"), ("puma", "mixed", "kept")}
+_FIRST_IN_THREE = {("java", "mixed", "url"), ("java-virtual", "mixed", "url")}
+_FIRST_IN_THREE |= {("puma", "mixed", "kept")}
+_NOT_EVEN_ALONE = {("java", "background", "http"), ("php-fpm", "two", "curl")}
 # Their first responses prove the rule: of these few requests that may be many.
 _NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "puma"), 0.5)
+_NEEDS_PROOF |= dict.fromkeys((f"nginx-{way}" for way in _NGINX_WAYS), 0.5)
+_FIRST_CALLS_LEFT_OUT = {"nginx-mirror": 0.9}  # a mirror's call outlives its request
 
 
 def least(cell: Cell) -> float:
     """The share of right parents that a cell must have."""
     place = (cell.server, cell.shape, cell.client)
-    if place not in _REASONS:
-        return LEAST if cell.concurrency == 1 else _NEEDS_PROOF.get(cell.server, LEAST)
     if place in _FIRST_IN_THREE:
         return 0.33
-    # Rule `alone`: with one at a time nobody else can have called.
-    return LEAST if cell.concurrency == 1 and cell.shape != "background" else 0.0
+    if place in _REASONS and (cell.concurrency > 1 or place in _NOT_EVEN_ALONE):
+        return 0.0
+    if cell.concurrency == 1:
+        return _FIRST_CALLS_LEFT_OUT.get(cell.server, LEAST)
+    return _NEEDS_PROOF.get(cell.server, LEAST)
 
 
 def available() -> list[tuple[str, str, str]]:

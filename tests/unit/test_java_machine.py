@@ -1,4 +1,4 @@
-"""probes/java: where a Java virtual machine keeps its virtual threads, from what it says of itself."""
+"""probes/java: where a machine keeps its virtual threads, from what it says of itself."""
 
 from collections.abc import Sequence
 

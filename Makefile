@@ -81,7 +81,7 @@ test-go: build .venv/.packages-dev ## Go: every framework, client and shape, eve
 .PHONY: test-runtimes
 test-runtimes: build .venv/.packages-dev ## Parents in other runtimes: Apache httpd, Java, PHP, Ruby, C, Rust, ...
 	@$(AS_ROOT) tests/peers/install.sh runtimes
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_runtimes.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_runtimes.py tests/peers/test_mixed_chain.py
 	$(GIVE_BACK)
 
 WAGGLE_TEST_SOAK ?= 400

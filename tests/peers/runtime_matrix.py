@@ -50,10 +50,11 @@ LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule proxy_module {modules}/mod_proxy.so
 LoadModule proxy_http_module {modules}/mod_proxy_http.so
 ErrorLog /dev/stderr
+{matching}
 ProxyPass / {upstream}/ {options}
 {workers}
 """
-_HTTPD_MODULES = Path("/usr/lib/apache2/modules")
+HTTPD_MODULES = Path("/usr/lib/apache2/modules")
 _HTTPD_WORKERS = {
     "prefork": "StartServers 34\nMinSpareServers 34\nMaxSpareServers 40\nMaxRequestWorkers 40",
     "worker": "StartServers 2\nThreadsPerChild 20\nMaxSpareThreads 40\nMaxRequestWorkers 40",
@@ -61,7 +62,9 @@ _HTTPD_WORKERS = {
 }
 
 
-def _httpd(mpm: str) -> ServerKind:
+def httpd(mpm: str, matching: str = "") -> ServerKind:
+    """matching: what is handed on where, but for the rest; a pattern and a URL of {upstream}."""
+
     def command(place: Place, options: Options) -> list[str | Path]:
         config = place.folder / "httpd.conf"
         config.write_text(
@@ -69,7 +72,10 @@ def _httpd(mpm: str) -> ServerKind:
                 folder=place.folder,
                 port=place.port,
                 mpm=mpm,
-                modules=_HTTPD_MODULES,
+                modules=HTTPD_MODULES,
+                matching=f"ProxyPassMatch {matching}".format(upstream=options.upstream)
+                if matching
+                else "",
                 upstream=options.upstream,
                 options="" if options.upstream_keepalive else "disablereuse=on",
                 workers=_HTTPD_WORKERS[mpm],
@@ -236,9 +242,9 @@ RUNTIMES: Mapping[str, ServerKind] = {
     "nginx": SERVERS["nginx-proxy"],
     **{f"nginx-{way}": _nginx(way) for way in _NGINX_WAYS},
     "haproxy": HAPROXY,
-    "httpd-prefork": _httpd("prefork"),
-    "httpd-worker": _httpd("worker"),
-    "httpd-event": _httpd("event"),
+    "httpd-prefork": httpd("prefork"),
+    "httpd-worker": httpd("worker"),
+    "httpd-event": httpd("event"),
     "varnish": ServerKind(_varnish, needs_upstream=True),
     "caddy": ServerKind(_caddy, needs_upstream=True),
     "envoy": ServerKind(_envoy, needs_upstream=True),

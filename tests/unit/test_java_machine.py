@@ -53,7 +53,8 @@ def test_found() -> None:
     """All threads point to their JavaThread, from there to java.lang.Thread, and back."""
     row = _verified(machine([1, 9, 31]), FIELDS)  # type: ignore[arg-type]
     assert row["slot"] == 0x310 + 16 * KEY + 8
-    assert (row["carrier_at"], row["mounted_at"], row["number_at"]) == (THREAD_AT, VIRTUAL_AT, 24)
+    found = tuple(int(row[f"{name}_at"]) for name in ("carrier", "mounted", "number"))
+    assert found == (THREAD_AT, VIRTUAL_AT, 24)
 
 
 def test_unlike() -> None:

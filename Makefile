@@ -37,7 +37,7 @@ build: .venv/.waggle $(BPF_OBJECT) ## Build the agent: leaves a working .venv/bi
 	$(GIVE_BACK)
 
 .PHONY: demo
-demo: build ## Start a small system of four programs, trace it, print the traces
+demo: build ## Start a small system of seven programs, trace it, print the traces
 	@$(AS_ROOT) tests/peers/install.sh demo
 	@$(AS_ROOT) env WAGGLE_BUILD_JOBS=$${WAGGLE_BUILD_JOBS:-$$(nproc)} \
 		$(VENV)/python deploy/demo/demo.py $(VENV)/waggle

@@ -359,11 +359,26 @@ def play_all(
         yield play(cells[begin : begin + _AT_ONCE], concurrency, count, programs=RUNTIMES)
 
 
+def with_rows(page: str, rows: str) -> str:
+    """The page with these rows in its table; rows of cells that were not played stay."""
+    before, _, rest = page.partition(BEGIN)
+    old, _, after = rest.partition(END)
+    head, known = rows.splitlines()[:2], {}
+    for line in [*old.splitlines()[2:], *rows.splitlines()[2:]]:
+        program, shape, client, at_once = (word.strip(" `") for word in line.split("|")[1:5])
+        known[(program, shape, client), int(at_once)] = line
+    order = [(cell, at_once) for at_once in CONCURRENCIES for cell in CELLS]
+    lines = [*head, *(known[place] for place in order if place in known)]
+    return before + BEGIN + "\n".join(lines) + "\n" + END + after
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, action="append")
-    parser.add_argument("--write", action="store_true", help="write docs/parents.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write these rows of the table in docs/parents.md"
+    )
     parser.add_argument("cells", nargs="*", metavar="CELL", help="program/shape/client, or program")
     arguments = parser.parse_args()
     ensure_built()
@@ -380,9 +395,7 @@ def main() -> None:
     rows = table(found)
     print(rows)
     if arguments.write:
-        text = PAGE.read_text()
-        before, _, rest = text.partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}{rows}\n{END}{rest.partition(END)[2]}")
+        PAGE.write_text(with_rows(PAGE.read_text(), rows))
 
 
 if __name__ == "__main__":

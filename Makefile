@@ -37,7 +37,7 @@ build: .venv/.waggle $(BPF_OBJECT) ## Build the agent: leaves a working .venv/bi
 	$(GIVE_BACK)
 
 .PHONY: demo
-demo: build ## Start a small system of four programs, trace it, print the traces
+demo: build ## Start a small system of seven programs, trace it, print the traces
 	@$(AS_ROOT) tests/peers/install.sh demo
 	@$(AS_ROOT) env WAGGLE_BUILD_JOBS=$${WAGGLE_BUILD_JOBS:-$$(nproc)} \
 		$(VENV)/python deploy/demo/demo.py $(VENV)/waggle
@@ -81,7 +81,7 @@ test-go: build .venv/.packages-dev ## Go: every framework, client and shape, eve
 .PHONY: test-runtimes
 test-runtimes: build .venv/.packages-dev ## Parents in other runtimes: Apache httpd, Java, PHP, Ruby, C, Rust, ...
 	@$(AS_ROOT) tests/peers/install.sh runtimes
-	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_runtimes.py
+	$(AS_ROOT) env WAGGLE_REQUIRE_KERNEL=$${WAGGLE_REQUIRE_KERNEL:-1} $(PYTEST) -m 'not vm' tests/peers/test_runtimes.py tests/peers/test_mixed_chain.py
 	$(GIVE_BACK)
 
 WAGGLE_TEST_SOAK ?= 400

@@ -341,7 +341,7 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 		return;
 	count_open(connection, process);
 	turn_waits(connection, process);
-	claims_begin(connection, process, feed->sock, feed->tid);
+	claims_begin(connection, process, feed->sock, feed->tgid, feed->tid);
 	if (!feed->scratch->state.blocking || !(process->mode & WAGGLE_PROCESS_RULE_THREAD))
 		return;
 	connection->flags |= CONNECTION_BLOCKING;

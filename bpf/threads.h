@@ -97,13 +97,15 @@ INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 	slot->turn_switches = voluntary_switches();
 }
 
-/* Whose turn it is on this thread; `owner->sock` is 0 when nobody's. */
+/* Whose turn it is on this thread; `owner->sock` is 0 when nobody's. Where ends of turns are told
+ * it may have slept within one, as for the collection of garbage. */
 INLINE void turn_of_thread(u32 tid, struct owner *owner)
 {
 	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
 
 	__builtin_memset(owner, 0, sizeof(*owner));
-	if (slot && slot->turn.sock && slot->turn_switches == voluntary_switches())
+	if (slot && slot->turn.sock &&
+	    (slot->bounded || slot->turn_switches == voluntary_switches()))
 		*owner = slot->turn;
 }
 

@@ -389,6 +389,16 @@ struct waggle_scheduler {
 	unsigned int object_at;	  /* and on what */
 };
 
+/* Where a Java virtual machine keeps the virtual thread that a thread runs: value of the map
+ * `java_machines`, found and verified by user space (probes/java). *(fs base + slot) is the
+ * machine's thread. Offsets are in bytes. */
+struct waggle_java {
+	int slot;
+	unsigned int carrier_at; /* of that: its own java.lang.Thread, */
+	unsigned int mounted_at; /* and the one that runs on it; both by a word that points to it */
+	unsigned int number_at;	 /* of a java.lang.Thread: its number, never given again */
+};
+
 /* Where a Python interpreter keeps what its threads are busy with: value of the map
  * `python_processes`, found and verified by user space (probes/python). A thread's
  * state is at fs base + slot, or, where the C library keeps slots elsewhere, at

@@ -4,8 +4,8 @@
  *
  * Workers. Who serves one request at a time, from its beginning to its answer, has made the
  * calls between two of its answers for the second. A worker is a thread (Ruby's, where others
- * read for them), or what a loop's task works on (HAProxy's streams). Its life ends with its
- * answer: that another one has its number or address then is no matter.
+ * read for them), a virtual thread (Java's), or what a loop's task works on (HAProxy's streams).
+ * Its life ends with its answer: that another one has its number or address then is no matter.
  *
  * Rule `alone`. A call while the process serves exactly one request belongs to that, unless the
  * process calls by itself as well. That it does shows while it serves none, and ends the rule.
@@ -26,10 +26,33 @@ struct worker_key {
 struct worker {
 	u64 life;	 /* when it began, in ns: no two of a process are the same */
 	u64 answered_ns; /* its last answer before, 0: none is known */
+	u64 sock;	 /* of a virtual thread: whose request it has read, 0: none since */
 };
 
 MAP(schedulers, BPF_MAP_TYPE_HASH, 1024, u32, struct waggle_scheduler, ON_DEMAND);
+MAP(java_machines, BPF_MAP_TYPE_HASH, 1024, u32, struct waggle_java, ON_DEMAND);
 MAP(workers, BPF_MAP_TYPE_LRU_HASH, 16384, struct worker_key, struct worker, 0);
+
+#define VIRTUAL_WORKER (1ULL << 63)
+
+/* The virtual thread that runs here, 0: none. Where garbage is being collected, or memory looks
+ * otherwise, this is a number that nobody answers with. */
+INLINE u64 virtual_thread(u32 tgid, struct task_struct *thread)
+{
+	struct waggle_java *java = bpf_map_lookup_elem(&java_machines, &tgid);
+	u64 own, carrier, mounted;
+
+	if (!java)
+		return 0;
+	own = word_at(BPF_CORE_READ(thread, thread.fsbase) + (s64)java->slot);
+	if (!own)
+		return 0;
+	carrier = word_at(word_at(own + java->carrier_at));
+	mounted = word_at(word_at(own + java->mounted_at));
+	if (!mounted || mounted == carrier)
+		return 0;
+	return word_at(mounted + java->number_at) | VIRTUAL_WORKER;
+}
 
 /* What works here now, 0: nobody who is known to serve a request. */
 OUT_OF_LINE u64 current_worker(u32 mode)
@@ -41,8 +64,10 @@ OUT_OF_LINE u64 current_worker(u32 mode)
 
 	if (!(mode & WAGGLE_PROCESS_RULE_WORKER))
 		return 0;
-	if (mode & WAGGLE_PROCESS_NAMED_THREADS && !is_named_answerer())
-		return 0;
+	if (mode & WAGGLE_PROCESS_NAMED_THREADS) {
+		task = virtual_thread(tgid, thread);
+		return task || !is_named_answerer() ? task : (u32)id;
+	}
 	if (!(mode & WAGGLE_PROCESS_WORKER_TOLD))
 		return (u32)id;
 	scheduler = bpf_map_lookup_elem(&schedulers, &tgid);
@@ -60,25 +85,7 @@ INLINE u8 link_of_workers(const struct waggle_process *process)
 	return process->mode & WAGGLE_PROCESS_WORKER_TOLD ? WAGGLE_LINK_TASK : WAGGLE_LINK_THREAD;
 }
 
-/* A request has been read. */
-INLINE void claims_begin(const struct connection *connection, struct waggle_process *process,
-			 u64 sock, u32 tid)
-{
-	u32 told = WAGGLE_PROCESS_RULE_WORKER | WAGGLE_PROCESS_WORKER_TOLD;
-	struct thread *slot;
-
-	if (process->mode & WAGGLE_PROCESS_RULE_ALONE) {
-		process->alone_sock = sock;
-		process->alone_index = connection->requests;
-	}
-	if ((process->mode & told) != WAGGLE_PROCESS_RULE_WORKER)
-		return;
-	slot = thread_slot(tid);
-	if (slot)
-		slot->sock = sock;
-}
-
-INLINE struct worker *worker_of(const struct worker_key *key)
+OUT_OF_LINE struct worker *worker_of(const struct worker_key *key)
 {
 	struct worker *worker = bpf_map_lookup_elem(&workers, key), fresh = {};
 
@@ -87,6 +94,40 @@ INLINE struct worker *worker_of(const struct worker_key *key)
 	fresh.life = bpf_ktime_get_ns();
 	bpf_map_update_elem(&workers, key, &fresh, BPF_ANY);
 	return bpf_map_lookup_elem(&workers, key);
+}
+
+/* Whose request a thread has read, or the virtual one on it. */
+OUT_OF_LINE int worker_reads(u32 mode, u32 tgid, u64 sock, u32 tid)
+{
+	struct worker_key key = { .tgid = tgid };
+	struct worker *worker;
+	struct thread *slot;
+
+	key.worker = mode & WAGGLE_PROCESS_NAMED_THREADS ? current_worker(mode) : 0;
+	if (key.worker & VIRTUAL_WORKER) {
+		worker = worker_of(&key);
+		if (worker)
+			worker->sock = sock;
+		return 0;
+	}
+	slot = thread_slot(tid);
+	if (slot)
+		slot->sock = sock;
+	return 0;
+}
+
+/* A request has been read. */
+INLINE void claims_begin(const struct connection *connection, struct waggle_process *process,
+			 u64 sock, u32 tgid, u32 tid)
+{
+	u32 told = WAGGLE_PROCESS_RULE_WORKER | WAGGLE_PROCESS_WORKER_TOLD;
+
+	if (process->mode & WAGGLE_PROCESS_RULE_ALONE) {
+		process->alone_sock = sock;
+		process->alone_index = connection->requests;
+	}
+	if ((process->mode & told) == WAGGLE_PROCESS_RULE_WORKER)
+		worker_reads(process->mode, tgid, sock, tid);
 }
 
 /* The call has ids of its own until the claim is proven. Returns 0 when nobody is known to
@@ -166,11 +207,16 @@ PROVEN_ONCE int claim_call(const struct connection *connection, struct waggle_fa
 	return 0;
 }
 
-/* Who answers what it read itself, but has read another request since, serves several at once. */
-INLINE int reads_ahead(const struct connection *connection, u64 sock, u32 tid)
+/* Who answers what it read itself, but has read another request since, serves several at once.
+ * Of a virtual thread it is enough to have read another: nobody knows who has read this one. */
+INLINE int reads_ahead(const struct connection *connection, const struct worker *worker,
+		       u64 virtual, u64 sock, u32 tid)
 {
-	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
+	struct thread *slot;
 
+	if (virtual)
+		return worker && worker->sock && worker->sock != sock;
+	slot = bpf_map_lookup_elem(&threads, &tid);
 	return slot && connection->owner_tid == tid && slot->sock && slot->sock != sock;
 }
 
@@ -191,12 +237,14 @@ INLINE void worker_answers(const struct connection *connection, struct waggle_pr
 	struct waggle_evidence *evidence;
 	struct worker *worker;
 
-	if (!told && reads_ahead(connection, sock, tid)) {
+	key.worker = current_worker(process->mode);
+	worker = key.worker ? bpf_map_lookup_elem(&workers, &key) : 0;
+	if (!told && reads_ahead(connection, worker, key.worker & VIRTUAL_WORKER, sock, tid)) {
 		workers_refuted(process, facts);
 		return;
 	}
-	key.worker = current_worker(process->mode);
-	worker = told ? bpf_map_lookup_elem(&workers, &key) : worker_of(&key);
+	if (!worker && key.worker && !told)
+		worker = worker_of(&key);
 	if (!worker)
 		return;
 	__sync_fetch_and_add(&process->thread_agrees, 1);
@@ -207,6 +255,7 @@ INLINE void worker_answers(const struct connection *connection, struct waggle_pr
 		bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	}
 	worker->life = worker->answered_ns = bpf_ktime_get_ns();
+	worker->sock = 0;
 	if (told)
 		bpf_map_delete_elem(&workers, &key);
 }

@@ -4,6 +4,8 @@ How a command line is read:
 
 - a launcher is named by what it launches: `gunicorn shop:app` is shop, `celery -A
   shop worker` is shop, `java -jar shop-1.2.jar` is shop, `python -m shop` is shop;
+- a jar whose name says nothing (app.jar) is what its manifest says, and nginx the one
+  server_name that its configuration has;
 - of a dotted module the first part that says something: `shop.main:app` is shop,
   `app.main:app` is app;
 - a script is its file without the extension, but when that says nothing (app,
@@ -29,7 +31,8 @@ PackageReader = Callable[[str], str | None]
 
 
 def no_package(_directory: str) -> str | None:
-    """A PackageReader that finds none."""
+    """A PackageReader that finds none. One gives the name in what lies at a path: the package.json
+    of a folder, the manifest of a .jar, the server_name in the .conf of nginx."""
     return None
 
 
@@ -153,6 +156,8 @@ def _from_title(command: Command) -> str | None:
     program = title_program(command.argv)
     if program and PurePosixPath(command.exe).name.startswith("node"):
         return _package_near(command.cwd, command) or program
+    if program == "nginx":
+        return _nginx(command, title.split(" ")[3:]) or program
     return program
 
 
@@ -352,7 +357,22 @@ def _from_configuration(file: str, command: Command) -> str:
     return _folder_name(PurePosixPath(command.cwd or "/") / PurePosixPath(file).parent) or stem
 
 
+_NGINX_CONFIGS = ("/etc/nginx/nginx.conf", "/usr/local/nginx/conf/nginx.conf")
+
+
+def _nginx(command: Command, words: Sequence[str]) -> str | None:
+    """words: nginx's own arguments, as its master's title has them after three words."""
+    given, prefix = _option(words, "-c"), _option(words, "-p")
+    paths = (given,) if given else _NGINX_CONFIGS
+    for path in paths:
+        whole = PurePosixPath(prefix or "/etc/nginx") / path
+        if whole.is_absolute() and (name := command.package(str(whole))):
+            return name
+    return None
+
+
 _LAUNCHERS: dict[str, Launcher] = {
+    "nginx": _nginx,
     "gunicorn": _gunicorn,
     "uvicorn": _wsgi_server,
     "hypercorn": _wsgi_server,
@@ -465,7 +485,17 @@ _VERSION_SUFFIX = re.compile(r"[-_]v?\d+(\.\d+)*([.-](SNAPSHOT|RELEASE|FINAL|Fin
 
 
 def _java(command: Command) -> str | None:
-    return _java_property(command) or _java_program(command.argv)
+    return _java_property(command) or _java_jar(command) or _java_program(command.argv)
+
+
+def _java_jar(command: Command) -> str | None:
+    """What the manifest says of a jar whose own name says nothing."""
+    argv = command.argv
+    jar = next((word for option, word in pairwise(argv) if option == "-jar"), "")
+    if not jar.endswith(".jar") or _VERSION_SUFFIX.sub("", script_stem(jar)) not in _GENERIC:
+        return None
+    path = PurePosixPath(command.cwd or "/") / jar
+    return command.package(str(path)) if path.is_absolute() else None
 
 
 def _java_property(command: Command) -> str | None:

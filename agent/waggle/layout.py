@@ -544,6 +544,16 @@ SCHEDULER = _dtype(
     ],
 )
 
+JAVA = _dtype(
+    16,
+    [
+        ("slot", "<i4", 0),
+        ("carrier_at", "<u4", 4),
+        ("mounted_at", "<u4", 8),
+        ("number_at", "<u4", 12),
+    ],
+)
+
 GO = _dtype(
     280,
     [

@@ -52,7 +52,7 @@ def service_name(
     exe, cwd: absolute paths as the process sees them, or empty. cmdline: its
     arguments, argv[0] first. unit, container_id: of its control group. comm: its
     kernel name, used when nothing else is known. package: gives the name in the
-    package.json of a folder.
+    package.json of a folder, in a jar, or in nginx's configuration.
     """
     if name := environ.get("OTEL_SERVICE_NAME"):
         return ServiceName(name, "environment")

@@ -14,11 +14,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from glob import has_magic
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from waggle import naming
 from waggle.commandline import package_name
+from waggle.packages import CONFIG_LIMIT, JAR_LIMIT, jar_name, nginx_name
 from waggle.runtimes import Runtime, detect
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -28,6 +31,7 @@ _TCP_LISTEN = "0A"
 _READ_LIMIT = 256 * 1024
 _MAPS_LIMIT = 4 * 1024 * 1024
 _PACKAGE_LIMIT = 256 * 1024
+_MATCHES = 256
 
 # Environments hold secrets: only what naming and the resource need is kept.
 ENVIRONMENT_KEPT = frozenset(
@@ -99,8 +103,9 @@ class ProcessSource(Protocol):
 
     def runtime(self, facts: ProcessFacts) -> Runtime: ...
 
-    def package_name(self, facts: ProcessFacts, directory: str) -> str | None:
-        """`name` of the package.json in `directory` as that process sees it."""
+    def package_name(self, facts: ProcessFacts, path: str) -> str | None:
+        """The name of what lies at `path` as that process sees it: `name` of the package.json in
+        a folder, what the manifest of a .jar says, the server_name in the .conf of nginx."""
         ...
 
 
@@ -215,9 +220,37 @@ class ProcFs:
             root=base + "root",
         )
 
-    def package_name(self, facts: ProcessFacts, directory: str) -> str | None:
-        path = f"/proc/{facts.tgid}/root{directory}/package.json"
-        return package_name(_read_regular(path, _PACKAGE_LIMIT))
+    def package_name(self, facts: ProcessFacts, path: str) -> str | None:
+        root = f"/proc/{facts.tgid}/root"
+        if path.endswith(".jar"):
+            return jar_name(_read_regular(root + path, JAR_LIMIT))
+        if path.endswith(".conf"):
+            return nginx_name(
+                path,
+                lambda file: _read_regular(root + _led_to(root, file), CONFIG_LIMIT),
+                lambda pattern: _matching(root, pattern),
+            )
+        return package_name(_read_regular(f"{root}{path}/package.json", _PACKAGE_LIMIT))
+
+
+def _led_to(root: str, path: str) -> str:
+    """Where a link leads to within the process's own root, as sites-enabled of nginx does."""
+    try:
+        target = Path(root + path).readlink()
+    except OSError:  # no link
+        return path
+    return os.path.normpath(Path(path).parent / target)
+
+
+def _matching(root: str, pattern: str) -> list[str]:
+    """The paths of a pattern; of one whose folder is a pattern none: that could be all files."""
+    folder, _, last = pattern.rpartition("/")
+    if has_magic(folder):
+        return []
+    if not has_magic(last):
+        return [pattern]
+    found = islice(Path(root + folder).glob(last), _MATCHES)
+    return sorted(str(path).removeprefix(root) for path in found)
 
 
 @dataclass(frozen=True, slots=True)

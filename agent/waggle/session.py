@@ -33,6 +33,7 @@ from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.go.attach import GoProbe
 from waggle.probes.haproxy.attach import HaproxyProbe
 from waggle.probes.http2.resolve import Resolver
+from waggle.probes.java.attach import JavaProbe
 from waggle.probes.node.attach import NodeProbe
 from waggle.probes.python.attach import PythonProbe
 from waggle.probes.python.call_sites import call_sites
@@ -82,6 +83,7 @@ class Session:
             GoProbe(capture.bpf, say, tls=capture.tls, handover=capture.handover),
             NodeProbe(capture.bpf),
             HaproxyProbe(capture.bpf),
+            JavaProbe(capture.bpf),
         ]
         if capture.not_tls:
             say(f"what is encrypted is not seen: this kernel refuses it: {capture.not_tls}")

@@ -22,6 +22,7 @@ STRUCTS = {
     "waggle_sample_rule": ("SAMPLE_RULE", False),
     "waggle_python": ("PYTHON", False),
     "waggle_scheduler": ("SCHEDULER", False),
+    "waggle_java": ("JAVA", False),
     "waggle_go": ("GO", False),
     "waggle_go_function_key": ("GO_FUNCTION_KEY", False),
     "waggle_go_function": ("GO_FUNCTION", False),

@@ -1,12 +1,13 @@
-"""The demo: a small shop of five programs that know nothing of tracing, a stranger among them, and
+"""The demo: a small shop of six programs that know nothing of tracing, a stranger among them, and
 Waggle looking at them.
 
 nginx takes HTTPS and stands before `shop` (Flask under gunicorn), which calls `stock` (Go, Gin) and
 `pay` (FastAPI under uvicorn). By gRPC, `stock` asks `prices` (Python), and `pay` has `stock` pack,
 which streams. The stranger is `points` (Flask with OpenTelemetry's own SDK), between `shop` and
 `stock`: it makes its own spans, in the same traces, since Waggle writes `traceparent` into what it
-is asked.
-Six requests are made, one slow, one failing; the agent prints their traces.
+is asked. Beside the shop stands `window` (Node.js), which asks `stock` three things at once.
+Six requests are made, one slow, one failing; the agent prints their traces. Then many look at the
+window at the same time, and the demo tells whether each trace is whole.
 
     demo.py PATH_OF_WAGGLE [ARGUMENTS OF waggle run...]
     demo.py --without-agent
@@ -52,6 +53,7 @@ from peers.toolchain import (  # noqa: E402
     tool,
 )
 from stranger import Receiver, judge, receiving  # noqa: E402
+from visitors import LOOKS, SPANS, judge_looks, look_many  # noqa: E402
 
 _READY_TIMEOUT_S = 60.0
 _TRACES_TIMEOUT_S = 30.0
@@ -102,7 +104,7 @@ def running_shop() -> Iterator[Shop]:
         folder = Path(tempfile.mkdtemp(prefix="waggle-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         ports = {}
-        for name in ("prices", "calls", "stock", "points", "pay", "shop", "nginx"):
+        for name in ("prices", "calls", "stock", "points", "pay", "shop", "window", "nginx"):
             lease = lease_port()
             stack.callback(lease.release)
             ports[name] = lease.port
@@ -155,6 +157,7 @@ def _commands(ports: dict[str, int], folder: Path) -> dict[str, list[str | Path]
             str(ports["pay"]),
         ],
         "shop": [*gunicorn, "--bind", f"127.0.0.1:{ports['shop']}", "--threads", "4"],
+        "window": [tool("node"), "window.js", f"127.0.0.1:{ports['window']}"],
         "nginx": [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config],
     }
 
@@ -189,6 +192,7 @@ def _nginx_config(ports: dict[str, int], folder: Path) -> str:
         "folder": str(folder),
         "listen": f"127.0.0.1:{ports['nginx']}",
         "shop": f"127.0.0.1:{ports['shop']}",
+        "window": f"127.0.0.1:{ports['window']}",
     }
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -332,6 +336,7 @@ def run(waggle: Path | None, arguments: list[str]) -> int:
         say(f"the shop is open on https://localhost:{shop.port}, processes {shop.pids}")
         if waggle is None:
             visit_all(shop)
+            look_at_window(shop)
             return 0
         with_header = ["--inject", "auto", "--inject-to", "loopback"]
         flags = ["--tls", "auto", *with_header, "--otlp", agents.url, *arguments]
@@ -341,10 +346,32 @@ def run(waggle: Path | None, arguments: list[str]) -> int:
             visit_all(shop)
             agent.wait_for_traces(len(VISITS))
             own = shop.told.wait_for(len(VISITS), Span.SPAN_KIND_SERVER)
+            look_at_window(shop)
         finally:
             code = agent.stop()
         tell_of_stranger(own, agents, shop.stranger)
+        tell_of_window(agents)
         return code
+
+
+def look_at_window(shop: Shop) -> None:
+    """Many look at once. Raises ProgramError for an unexpected answer."""
+    try:
+        look_many(shop.port, ssl.create_default_context(cafile=shop.certificate))
+    except (OSError, RuntimeError) as error:
+        raise ProgramError(f"not everybody could look at the window: {error}") from error
+
+
+def tell_of_window(agents: Receiver) -> None:
+    """Says how many of the looks are whole. Raises ProgramError when a span is another's."""
+    spans = [span for span, _ in agents.spans()]
+    looks = judge_looks(spans)
+    if looks.wrong:
+        raise ProgramError(f"{looks.wrong} spans of looks at the window are in others' traces")
+    say(
+        f"{looks.whole} of {LOOKS} looks at the window, most of them made at the same time, are "
+        f"whole: {SPANS} spans each, through nginx, Node.js and Go; none is in another's trace"
+    )
 
 
 def tell_of_stranger(own: list[Span], agents: Receiver, pids: set[int]) -> None:
@@ -363,7 +390,7 @@ def tell_of_stranger(own: list[Span], agents: Receiver, pids: set[int]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Waggle's demo: a shop of five programs, traced.")
+    parser = argparse.ArgumentParser(description="Waggle's demo: a shop of six programs, traced.")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("waggle", nargs="?", type=Path, help="path of the waggle executable")
     which.add_argument("--without-agent", action="store_true", help="only run the shop")

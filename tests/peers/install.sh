@@ -2,7 +2,7 @@
 # Installs what the target programs need and this machine lacks. Running it again changes nothing.
 #
 #   tests/peers/install.sh         compilers, runtimes and tools for all of tests/peers
-#   tests/peers/install.sh demo    only what deploy/demo needs: nginx and Go
+#   tests/peers/install.sh demo    only what deploy/demo needs: nginx, Node.js and Go
 #   tests/peers/install.sh python  all, servers with a Python inside and databases, for
 #                                  make test-python
 #   tests/peers/install.sh runtimes  all, and what `make test-runtimes` plays
@@ -29,6 +29,7 @@ debian_packages() {
     packages=
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     want nginx nginx-light
+    want node nodejs
     want openssl openssl
     if [ "$1" = grpc ]; then
         want npm npm
@@ -43,7 +44,6 @@ debian_packages() {
         want haproxy haproxy
         want h2load nghttp2-client
         want nghttpd nghttp2-server
-        want node nodejs
         want javac openjdk-17-jdk-headless
         want mvn maven
         want mariadbd mariadb-server
@@ -64,6 +64,8 @@ debian_packages() {
         [ -n "$(find /usr/lib/php -name curl.so 2>/dev/null)" ] || packages="$packages php-curl"
         want puma puma
         [ -e /usr/share/doc/ruby-sinatra ] || packages="$packages ruby-sinatra"
+        [ -e /usr/share/doc/ruby-railties ] || packages="$packages ruby-railties ruby-faraday"
+        want php-fpm8.2 php-fpm
         want cc gcc
         [ -e /usr/include/microhttpd.h ] || packages="$packages libmicrohttpd-dev"
         [ -n "$(find /usr/include -name curl.h 2>/dev/null)" ] || packages="$packages libcurl4-openssl-dev"

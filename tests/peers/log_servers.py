@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .processes import BUILD, ProgramError
-from .servers import Options, Place, Server, ServerKind, _nginx_with
+from .servers import Options, Place, Server, ServerKind, nginx_with
 from .toolchain import (
     PROGRAMS,
     VENV,
@@ -63,7 +63,7 @@ def _nginx(place: Place, _: Options) -> list[str | Path]:
         'location = /ready { return 200 "ready\\n"; }',
         f"location / {{ proxy_pass http://{NOBODY}; }}",
     ]
-    return _nginx_with(place, "", locations)
+    return nginx_with(place, "", locations)
 
 
 LOG_SERVERS: dict[str, ServerKind] = {

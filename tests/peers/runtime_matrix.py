@@ -14,9 +14,12 @@ from .agent import Ended
 from .harness import ensure_built
 from .processes import ROOT
 from .python_matrix import Cell
-from .servers import HAPROXY, SERVERS, Options, Place, ServerKind
+from .servers import HAPROXY, SERVERS, Options, Place, ServerKind, nginx_with
 from .toolchain import (
+    ACTIX_MATRIX,
     C_MATRIX,
+    ENVOY,
+    JAVA_21,
     JAVA_CLASSES,
     PROGRAMS,
     RUST_MATRIX,
@@ -47,10 +50,11 @@ LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule proxy_module {modules}/mod_proxy.so
 LoadModule proxy_http_module {modules}/mod_proxy_http.so
 ErrorLog /dev/stderr
+{matching}
 ProxyPass / {upstream}/ {options}
 {workers}
 """
-_HTTPD_MODULES = Path("/usr/lib/apache2/modules")
+HTTPD_MODULES = Path("/usr/lib/apache2/modules")
 _HTTPD_WORKERS = {
     "prefork": "StartServers 34\nMinSpareServers 34\nMaxSpareServers 40\nMaxRequestWorkers 40",
     "worker": "StartServers 2\nThreadsPerChild 20\nMaxSpareThreads 40\nMaxRequestWorkers 40",
@@ -58,7 +62,9 @@ _HTTPD_WORKERS = {
 }
 
 
-def _httpd(mpm: str) -> ServerKind:
+def httpd(mpm: str, matching: str = "") -> ServerKind:
+    """matching: what is handed on where, but for the rest; a pattern and a URL of {upstream}."""
+
     def command(place: Place, options: Options) -> list[str | Path]:
         config = place.folder / "httpd.conf"
         config.write_text(
@@ -66,7 +72,10 @@ def _httpd(mpm: str) -> ServerKind:
                 folder=place.folder,
                 port=place.port,
                 mpm=mpm,
-                modules=_HTTPD_MODULES,
+                modules=HTTPD_MODULES,
+                matching=f"ProxyPassMatch {matching}".format(upstream=options.upstream)
+                if matching
+                else "",
                 upstream=options.upstream,
                 options="" if options.upstream_keepalive else "disablereuse=on",
                 workers=_HTTPD_WORKERS[mpm],
@@ -98,6 +107,102 @@ def _varnish(place: Place, options: Options) -> list[str | Path]:
     return [tool("varnishd"), "-F", *where, "-j", "none"]
 
 
+_ENVOY = """
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: {host}, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": "type.googleapis.com/envoy.extensions.filters.network.\
+http_connection_manager.v3.HttpConnectionManager"
+          stat_prefix: front
+          stream_idle_timeout: 0s
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: "/"}}, route: {{cluster: behind}}}}]
+  clusters:
+  - name: behind
+    type: STATIC
+    connect_timeout: 30s
+    load_assignment:
+      cluster_name: behind
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: {host}, port_value: {behind}}}}}}}
+"""
+
+
+def _envoy(place: Place, options: Options) -> list[str | Path]:
+    behind = (options.upstream or "").rpartition(":")[2]
+    config = place.folder / "envoy.yaml"
+    config.write_text(_ENVOY.format(host=place.host, port=place.port, behind=behind))
+    quiet = ["--log-level", "error", "--disable-hot-restart"]
+    return [ENVOY, "--config-path", config, "--concurrency", "2", *quiet]
+
+
+# What nginx can be told to do beside handing a request on -> further locations, and what stands
+# in the location of all requests. The subrequests have the number of their request.
+_NGINX_KEPT = 'proxy_http_version 1.1; proxy_set_header Connection "";'
+_NGINX_SUB = f"internal; proxy_pass http://behind$request_uri; {_NGINX_KEPT}"
+_NGINX_WAYS = {
+    "close": ("", ""),
+    "unbuffered": ("", f"proxy_buffering off; {_NGINX_KEPT}"),
+    "auth": (f"location = /auth {{ {_NGINX_SUB} }}", f"auth_request /auth; {_NGINX_KEPT}"),
+    "mirror": (f"location = /mirror {{ {_NGINX_SUB} }}", f"mirror /mirror; {_NGINX_KEPT}"),
+}
+
+
+def _nginx(way: str) -> ServerKind:
+    further, how = _NGINX_WAYS[way]
+
+    def command(place: Place, options: Options) -> list[str | Path]:
+        behind = (options.upstream or "").removeprefix("http://")
+        idle = "" if way == "close" else "keepalive 32;"
+        upstream = f"upstream behind {{ server {behind}; {idle} }}"
+        ready = "location = /ready { proxy_pass http://behind; }"
+        everything = f"location / {{ proxy_pass http://behind; {how} }}"
+        return nginx_with(place, upstream, [ready, further, everything])
+
+    return ServerKind(command, needs_upstream=True)
+
+
+_FPM = """
+[global]
+error_log = /dev/stderr
+daemonize = no
+[www]
+user = nobody
+listen = {socket}
+listen.mode = 0666
+pm = static
+pm.max_children = 8
+clear_env = no
+"""
+_BOTH = '"$0" --nodaemonize --allow-to-run-as-root --fpm-config "$1" & shift; exec "$@"'
+
+
+def _fpm(place: Place, _: Options) -> list[str | Path]:
+    """PHP-FPM behind nginx, by FastCGI."""
+    config, socket = place.folder / "fpm.conf", place.folder / "fpm.socket"
+    place.folder.chmod(0o755)
+    config.write_text(_FPM.format(socket=socket))
+    program = PROGRAMS / "php" / "matrix.php"
+    names = ("REQUEST_URI", "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL")
+    given = " ".join(f"fastcgi_param {name} ${name.lower()};" for name in names)
+    script = f"fastcgi_param SCRIPT_FILENAME {program};"
+    every = f"location / {{ fastcgi_pass unix:{socket}; {script} {given} }}"
+    nginx = nginx_with(place, "", [every])
+    return ["sh", "-c", _BOTH, tool("php-fpm8.2"), config, *nginx]
+
+
 _JAVA_FLAGS = ("-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600")
 
 
@@ -105,10 +210,14 @@ def _java(place: Place, _: Options) -> list[str | Path]:
     return [tool("java"), *_JAVA_FLAGS, "-cp", JAVA_CLASSES, "Matrix", place.address, "fixed"]
 
 
-def _servlets(name: str) -> ServerKind:
+def _virtual(place: Place, _: Options) -> list[str | Path]:
+    return [JAVA_21, *_JAVA_FLAGS, "-cp", JAVA_CLASSES, "Matrix", place.address, "virtual"]
+
+
+def _servlets(name: str, program: str = "Servlets", java: Path | None = None) -> ServerKind:
     def command(place: Place, _: Options) -> list[str | Path]:
         classes = f"{SERVLET_CLASSES}:{SERVLET_JARS}/*"
-        return [tool("java"), *_JAVA_FLAGS, "-cp", classes, "Servlets", place.address, name]
+        return [java or tool("java"), *_JAVA_FLAGS, "-cp", classes, program, place.address, name]
 
     return ServerKind(command)
 
@@ -117,9 +226,12 @@ def _php(place: Place, _: Options) -> list[str | Path]:
     return [tool("php"), "-S", place.address, PROGRAMS / "php" / "matrix.php"]
 
 
-def _puma(place: Place, _: Options) -> list[str | Path]:
-    program = PROGRAMS / "ruby" / "matrix.ru"
-    return [tool("puma"), "--threads", "16:16", "--bind", f"tcp://{place.address}", program]
+def _puma(name: str) -> ServerKind:
+    def command(place: Place, _: Options) -> list[str | Path]:
+        program = PROGRAMS / "ruby" / name
+        return [tool("puma"), "--threads", "16:16", "--bind", f"tcp://{place.address}", program]
+
+    return ServerKind(command)
 
 
 def _c(way: str) -> ServerKind:
@@ -128,77 +240,115 @@ def _c(way: str) -> ServerKind:
 
 RUNTIMES: Mapping[str, ServerKind] = {
     "nginx": SERVERS["nginx-proxy"],
+    **{f"nginx-{way}": _nginx(way) for way in _NGINX_WAYS},
     "haproxy": HAPROXY,
-    "httpd-prefork": _httpd("prefork"),
-    "httpd-worker": _httpd("worker"),
-    "httpd-event": _httpd("event"),
+    "httpd-prefork": httpd("prefork"),
+    "httpd-worker": httpd("worker"),
+    "httpd-event": httpd("event"),
     "varnish": ServerKind(_varnish, needs_upstream=True),
     "caddy": ServerKind(_caddy, needs_upstream=True),
+    "envoy": ServerKind(_envoy, needs_upstream=True),
     "java": ServerKind(_java),
+    "java-virtual": ServerKind(_virtual),
     "tomcat": _servlets("tomcat"),
     "jetty": _servlets("jetty"),
     "undertow": _servlets("undertow"),
+    "tomcat-virtual": _servlets("virtual", java=JAVA_21),
+    "spring": _servlets("", "Spring"),
+    "netty": _servlets("netty", "Loops"),
+    "vertx": _servlets("vertx", "Loops"),
     "php": ServerKind(_php, env={"PHP_CLI_SERVER_WORKERS": "8"}),
-    "puma": ServerKind(_puma),
+    "php-fpm": ServerKind(_fpm),
+    "puma": _puma("matrix.ru"),
+    "rails": _puma("rails.ru"),
     "c-connection": _c("connection"),
     "c-pool": _c("pool"),
     "c-loop": _c("loop"),
     "axum": ServerKind(lambda place, _: [RUST_MATRIX, place.address]),
+    "actix": ServerKind(lambda place, _: [ACTIX_MATRIX, place.address]),
 }
 
-_PROXIES = ("nginx", "haproxy", "httpd-prefork", "httpd-worker", "httpd-event", "varnish", "caddy")
+_RUST, _RUST_SHAPES = ("axum", "actix"), ("one", "mixed", "spawned", "timer")
+_NETTY, _NETTY_SHAPES = ("netty", "vertx"), ("one", "two", "timer")
+_PROXIES = (
+    *("nginx", "haproxy", "httpd-prefork", "httpd-worker", "httpd-event"),
+    *("varnish", "caddy", "envoy"),
+)
 CELLS: tuple[tuple[str, str, str], ...] = (
     *((name, "proxy", "kept") for name in _PROXIES),
+    *(("nginx-" + way, "proxy", way) for way in ("close", "unbuffered")),
+    *(("nginx-" + way, "subrequest", way) for way in ("auth", "mirror")),
     *(("java", "two", client) for client in ("url", "http", "async")),
     ("java", "mixed", "url"),
     ("java", "background", "http"),
     *((name, "two", "url") for name in ("tomcat", "jetty", "undertow")),
+    *((name, "two", client) for name in ("tomcat", "jetty") for client in ("okhttp", "apache")),
+    *(("spring", "two", client) for client in ("url", "rest")),
+    *((name, "two", "url") for name in ("java-virtual", "tomcat-virtual")),
+    *(("java-virtual", shape, "url") for shape in ("mixed", "background")),
+    *((name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES),
     *(("php", shape, "curl") for shape in ("two", "mixed")),
     ("php", "two", "streams"),
+    ("php-fpm", "two", "curl"),
     *(("puma", "two", client) for client in ("kept", "close")),
+    *(("rails", "two", client) for client in ("close", "faraday")),
     *(("puma", shape, "kept") for shape in ("mixed", "timer")),
     *((f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")),
-    *(("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")),
+    *(("axum", shape, "reqwest") for shape in _RUST_SHAPES),
+    *(("actix", shape, "reqwest") for shape in ("one", "timer")),
 )
 
 
 # What cannot be had where one rule or another does not see it, and why; all else is right.
 LEAST = 0.99
+_LOOPS = "several loops, or none that shows where its turns end"
 _REASONS = {
     ("java", "two", "http"): "java.net.http sends by threads of its own",
     ("java", "two", "async"): "java.net.http sends by threads of its own",
     ("java", "mixed", "url"): "two of three calls are made by other threads",
+    ("java-virtual", "mixed", "url"): "two of three calls are made by other threads",
     ("java", "background", "http"): "a program that calls by itself ends rule `alone`",
     ("puma", "mixed", "kept"): "two of three calls are made by other threads",
     ("varnish", "proxy", "kept"): "another thread fetches",
+    ("php-fpm", "two", "curl"): "nobody reads FastCGI, so no request is known",
+    ("envoy", "proxy", "kept"): _LOOPS,
+    **dict.fromkeys(
+        [(name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES],
+        _LOOPS,
+    ),
     **dict.fromkeys(
         [(f"c-{way}", "two", "curl") for way in ("connection", "pool", "loop")],
         "its sockets do not block, and those of loops do not either",
     ),
     **dict.fromkeys(
-        [("axum", shape, "reqwest") for shape in ("one", "mixed", "spawned", "timer")],
+        [(name, shape, "reqwest") for name in _RUST for shape in _RUST_SHAPES],
         "any thread does any task",
     ),
 }
-_FIRST_IN_THREE = {("java", "mixed", "url"), ("puma", "mixed", "kept")}
+_FIRST_IN_THREE = {("java", "mixed", "url"), ("java-virtual", "mixed", "url")}
+_FIRST_IN_THREE |= {("puma", "mixed", "kept")}
+_NOT_EVEN_ALONE = {("java", "background", "http"), ("php-fpm", "two", "curl")}
 # Their first responses prove the rule: of these few requests that may be many.
 _NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "puma"), 0.5)
+_NEEDS_PROOF |= dict.fromkeys((f"nginx-{way}" for way in _NGINX_WAYS), 0.5)
+_FIRST_CALLS_LEFT_OUT = {"nginx-mirror": 0.9}  # a mirror's call outlives its request
 
 
 def least(cell: Cell) -> float:
     """The share of right parents that a cell must have."""
     place = (cell.server, cell.shape, cell.client)
-    if place not in _REASONS:
-        return LEAST if cell.concurrency == 1 else _NEEDS_PROOF.get(cell.server, LEAST)
     if place in _FIRST_IN_THREE:
         return 0.33
-    # Rule `alone`: with one at a time nobody else can have called.
-    return LEAST if cell.concurrency == 1 and cell.shape != "background" else 0.0
+    if place in _REASONS and (cell.concurrency > 1 or place in _NOT_EVEN_ALONE):
+        return 0.0
+    if cell.concurrency == 1:
+        return _FIRST_CALLS_LEFT_OUT.get(cell.server, LEAST)
+    return _NEEDS_PROOF.get(cell.server, LEAST)
 
 
 def available() -> list[tuple[str, str, str]]:
     """The cells whose programs are here: install.sh gives all but Rust."""
-    return [cell for cell in CELLS if cell[0] != "axum" or has_cargo()]
+    return [cell for cell in CELLS if cell[0] not in _RUST or has_cargo()]
 
 
 def play_all(
@@ -209,11 +359,26 @@ def play_all(
         yield play(cells[begin : begin + _AT_ONCE], concurrency, count, programs=RUNTIMES)
 
 
+def with_rows(page: str, rows: str) -> str:
+    """The page with these rows in its table; rows of cells that were not played stay."""
+    before, _, rest = page.partition(BEGIN)
+    old, _, after = rest.partition(END)
+    head, known = rows.splitlines()[:2], {}
+    for line in [*old.splitlines()[2:], *rows.splitlines()[2:]]:
+        program, shape, client, at_once = (word.strip(" `") for word in line.split("|")[1:5])
+        known[(program, shape, client), int(at_once)] = line
+    order = [(cell, at_once) for at_once in CONCURRENCIES for cell in CELLS]
+    lines = [*head, *(known[place] for place in order if place in known)]
+    return before + BEGIN + "\n".join(lines) + "\n" + END + after
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, action="append")
-    parser.add_argument("--write", action="store_true", help="write docs/parents.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write these rows of the table in docs/parents.md"
+    )
     parser.add_argument("cells", nargs="*", metavar="CELL", help="program/shape/client, or program")
     arguments = parser.parse_args()
     ensure_built()
@@ -230,9 +395,7 @@ def main() -> None:
     rows = table(found)
     print(rows)
     if arguments.write:
-        text = PAGE.read_text()
-        before, _, rest = text.partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}{rows}\n{END}{rest.partition(END)[2]}")
+        PAGE.write_text(with_rows(PAGE.read_text(), rows))
 
 
 if __name__ == "__main__":

@@ -203,17 +203,17 @@ def _raw(place: Place, options: Options) -> list[str | Path]:
 
 
 def _nginx(place: Place, _: Options) -> list[str | Path]:
-    return _nginx_with(place, *_nginx_own(place))
+    return nginx_with(place, *_nginx_own(place))
 
 
 def _nginx_before_upstream(place: Place, options: Options) -> list[str | Path]:
-    return _nginx_with(place, *_nginx_proxy(options))
+    return nginx_with(place, *_nginx_proxy(options))
 
 
 _NGINX_STATUSES = (200, 201, 400, 401, 403, 404, 418, 429, 500, 502, 503)
 
 
-def _nginx_with(place: Place, upstream: str, locations: list[str]) -> list[str | Path]:
+def nginx_with(place: Place, upstream: str, locations: list[str]) -> list[str | Path]:
     """Writes nginx's configuration and gives its command."""
     values = {
         "user": pwd.getpwuid(os.getuid()).pw_name,

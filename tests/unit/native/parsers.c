@@ -358,7 +358,7 @@ u32 tls_records(const u8 *bytes, u32 length, u32 step, u32 *found, u32 room)
 }
 
 /* What a greeting says of which `length` bytes are at hand: the version that a server agrees on;
- * where, and behind how many bytes, a client names the server. */
+ * where, and in how many bytes, a client names the server, or a server the protocol. */
 u32 tls_greeting(const u8 *bytes, u32 length, u32 *name)
 {
 	struct tls_hello hello = {};

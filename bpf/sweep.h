@@ -18,17 +18,30 @@ struct sweep {
 	u64 removed;
 };
 
+/* By user space: nothing is captured any more, so what has an answer is over. */
+MAP(sweep_last, BPF_MAP_TYPE_ARRAY, 1, u32, u32, 0);
+
+INLINE u64 idle_of_opaque(const struct waggle_facts *facts, u64 sock)
+{
+	u32 zero = 0, *last = bpf_map_lookup_elem(&sweep_last, &zero);
+	struct tls_connection *tls = tls_of(sock);
+
+	if (last && *last)
+		return 0;
+	return tls && may_be_tickets(tls, facts) ? OPAQUE_TICKETS_NS : OPAQUE_IDLE_NS;
+}
+
 /* Who keeps his connection and says nothing more ends no exchange that nobody can read. */
 INLINE void sweep_opaque(struct connection *connection, u64 sock, u64 now)
 {
 	struct found_exchange found;
 
 	if (!is_tls(connection) || is_http2(connection) || connection->flags & CONNECTION_DEAD ||
-	    connection->role != WAGGLE_ROLE_CLIENT || !open_requests(connection) ||
-	    now - connection->last_ns < OPAQUE_IDLE_NS)
+	    connection->role != WAGGLE_ROLE_CLIENT || !open_requests(connection))
 		return;
 	if (find_exchange(connection, sock, connection->responses, &found) &&
-	    found.facts->protocol == WAGGLE_PROTOCOL_OPAQUE && found.facts->response_ns)
+	    found.facts->protocol == WAGGLE_PROTOCOL_OPAQUE && found.facts->response_ns &&
+	    now - connection->last_ns >= idle_of_opaque(found.facts, sock))
 		end_opaque(connection, sock);
 }
 

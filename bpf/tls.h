@@ -111,6 +111,16 @@ INLINE int tls_holds(u32 version, u32 length, u32 plain)
 	       more == TLS_OVERHEAD_CHACHA12;
 }
 
+/* Whether a record that a client sends holds no request, by its length: a frame of HTTP/2 that asks
+ * for nothing (an acknowledgement of settings: 9 bytes, a window or the end of a stream: 13, a
+ * ping: 17), an update of keys, an alert, or the last chunk of a body. */
+INLINE int tls_says_little(u32 version, u32 length)
+{
+	u32 overhead = version && version < TLS_1_3 ? TLS_OVERHEAD_GCM12 : TLS_OVERHEAD_13;
+
+	return length <= overhead + 9 || length == overhead + 13 || length == overhead + 17;
+}
+
 /* How many bytes `plain` bytes become, each record being `overhead` longer. */
 INLINE u32 tls_wire_length(u32 plain, u32 overhead)
 {

@@ -52,8 +52,8 @@ struct tls_connection {
 	u32 told; /* the handshake is */
 	u32 burst; /* payload of records with data that began in the call at hand, */
 	u32 burst_at; /* and where the first of them did */
-	u32 opaque; /* an exchange is open that nobody can read (tls_opaque.h) */
-	u32 reserved;
+	u32 opaque; /* an exchange is open that nobody can read (tls_opaque.h), */
+	u32 begun;  /* and how many of those there were */
 	u8 name[TLS_NAME_MAX];
 	u8 protocol[TLS_PROTOCOL_MAX];
 };

@@ -11,19 +11,10 @@
 #include "tls_wire.h"
 
 #define OPAQUE_IDLE_NS 1000000000ULL
-/* Less plaintext is no request of HTTP/1, but an alert, an update of keys, or what HTTP/2 says of
- * itself: acknowledgements, windows, pings. */
-#define OPAQUE_LEAST 18
+#define OPAQUE_TICKETS_NS (30 * OPAQUE_IDLE_NS)
+#define OPAQUE_TICKETS 2048 /* bytes: OpenSSL's two are 500 */
 
 const volatile u32 opaque_rate = 1000; /* exchanges a second */
-
-INLINE int says_little(const struct tls_connection *tls)
-{
-	u32 overhead = tls->version && tls->version < TLS_1_3 ? TLS_OVERHEAD_GCM12 :
-								TLS_OVERHEAD_13;
-
-	return tls->burst < OPAQUE_LEAST + overhead;
-}
 
 INLINE void begin_opaque(struct connection *connection, struct tls_connection *tls, u32 user,
 			 u64 sock)
@@ -48,7 +39,15 @@ INLINE void begin_opaque(struct connection *connection, struct tls_connection *t
 	found.facts->request_body = tls->burst;
 	found.facts->end_ns = found.facts->start_ns;
 	tls->opaque = 1;
+	tls->begun++;
 	count(WAGGLE_COUNT_OPAQUE);
+}
+
+/* A server of TLS 1.3 sends tickets once the handshake is over: what has come so far may be
+ * those, and the answer be on its way. */
+INLINE int may_be_tickets(const struct tls_connection *tls, const struct waggle_facts *facts)
+{
+	return tls->version == TLS_1_3 && tls->begun == 1 && facts->response_body < OPAQUE_TICKETS;
 }
 
 /* What is sent belongs to the exchange that is open. Else that one is over; or nothing has ever
@@ -86,8 +85,7 @@ PROVEN_ONCE int pass_opaque(struct connection *connection, u32 user, u64 sock, u
 	u64 now = bpf_ktime_get_ns();
 	struct found_exchange found;
 
-	if (!connection || !tls || !(connection->flags & CONNECTION_FROM_START) ||
-	    (sent && says_little(tls)))
+	if (!connection || !tls || !(connection->flags & CONNECTION_FROM_START))
 		return 0;
 	/* The sweep may have ended it at the same moment. */
 	if (open_requests(connection) > 1)

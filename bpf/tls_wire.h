@@ -40,11 +40,12 @@ INLINE void on_tls_written(struct tls_connection *tls, u32 at, u32 length)
 	}
 }
 
-/* Counts the data that begins in a call. Without a change of ciphers before, the first that a
- * client of TLS 1.3 sends is the end of its handshake. */
+/* Counts the data that begins in a call, but for what is no request. Without a change of ciphers
+ * before, the first that a client of TLS 1.3 sends is the end of its handshake. */
 INLINE void count_burst(struct tls_connection *tls, u32 sent, u32 at, u32 length)
 {
-	if (sent && !tls->sent && tls->version == TLS_1_3 && !(tls->changed & 1 << SENT))
+	if (sent && ((!tls->sent && tls->version == TLS_1_3 && !(tls->changed & 1 << SENT)) ||
+		     tls_says_little(tls->version, length)))
 		return;
 	if (!tls->burst)
 		tls->burst_at = at;

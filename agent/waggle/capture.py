@@ -399,6 +399,12 @@ class Capture:
         """End and forget connections that no hook saw end; how many."""
         return self._sweep.run()
 
+    def end_answered(self) -> None:
+        """When nothing is captured any more: what nobody could read, and was answered, is over."""
+        if self.tls:
+            self.bpf.map("sweep_last").update(bytes(4), b"\1\0\0\0")
+            self.sweep()
+
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already, where that may
         have lost something."""

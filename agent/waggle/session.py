@@ -156,6 +156,7 @@ class Session:
                 self._move_until_stopped(pipeline, exporters, observing)
                 observing.health.stop()
                 self._capture.detach()
+                self._capture.end_answered()
                 pipeline.drain()
                 pipeline.close(CLOSE_TIMEOUT_S)
                 close_logs(logs, CLOSE_TIMEOUT_S)

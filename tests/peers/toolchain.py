@@ -36,6 +36,7 @@ C_MATRIX = BUILD / "bin" / "peers" / "cmatrix"
 SERVLET_JARS = BUILD / "java" / "servlet-jars"
 SERVLET_CLASSES = BUILD / "java" / "servlets"
 RUST_MATRIX = BUILD / "rust" / "peers-matrix" / "release" / "matrix"
+RUSTLS = BUILD / "rust" / "peers-rustls"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
@@ -180,6 +181,12 @@ def _ensure_cargo(name: str, folder: Path, target: Path) -> None:
         if is_needed:
             build = [tool("cargo"), "build", "--quiet", "--locked", "--release", f"--jobs={_JOBS}"]
             _run([*build, "--target-dir", str(target)], cwd=folder)
+
+
+def ensure_rustls() -> Path:
+    """A client whose TLS is rustls. Needs has_cargo()."""
+    _ensure_cargo("rust-rustls", PROGRAMS / "rustls", RUSTLS)
+    return RUSTLS / "release" / "encrypted"
 
 
 def _base_python() -> str:

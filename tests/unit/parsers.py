@@ -527,6 +527,11 @@ def tls_server_name(greeting: bytes) -> bytes | None:
     return found if name[0] and len(found) == name[1] else None
 
 
+def tls_says_little(version: int, length: int) -> bool:
+    """Whether a client's record of `length` bytes holds no request. version: as tls_version()."""
+    return bool(_LIB.tls_little(version, length))
+
+
 def tls_next_protocol(greeting: bytes) -> bytes | None:
     """The protocol that a server agrees on (ALPN) in the clear; None where it does not."""
     found = (ctypes.c_uint * 2)()

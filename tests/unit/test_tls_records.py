@@ -13,6 +13,7 @@ from unit.parsers import (
     tls_begins,
     tls_next_protocol,
     tls_records,
+    tls_says_little,
     tls_server_name,
     tls_version,
 )
@@ -192,3 +193,14 @@ def test_lengths_that_disagree(listed: int, named: int) -> None:
     body = SERVER_HELLO[4:] + len(one).to_bytes(2, "big") + one
     said = b"\x02" + len(body).to_bytes(3, "big") + body
     assert tls_next_protocol(said) is None
+
+
+@pytest.mark.parametrize(("version", "overhead"), [(4, 17), (3, 24), (0, 17)])
+def test_what_is_no_request(version: int, overhead: int) -> None:
+    """Frames of HTTP/2 that ask for nothing begin no exchange; the shortest requests do."""
+    little = {n for n in range(100) if tls_says_little(version, n + overhead)}
+    settings, window, ping, key_update, alert, last_chunk = 9, 13, 17, 5, 2, 5
+    assert {settings, window, ping, key_update, alert, last_chunk} <= little
+    shortest = len(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    indexed = 9 + 6  # HEADERS of which all fields are in HPACK's table
+    assert not {shortest, indexed, *range(18, 100)} & little

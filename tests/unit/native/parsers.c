@@ -375,6 +375,11 @@ u32 tls_greeting(const u8 *bytes, u32 length, u32 *name)
 	return hello.kind == TLS_SERVER_HELLO && hello.stage == TLS_AT_END ? hello.version : 0;
 }
 
+u32 tls_little(u32 version, u32 length)
+{
+	return tls_says_little(version, length);
+}
+
 u32 tls_begins(const u8 *bytes, u32 length, u32 from_start)
 {
 	u64 word = 0;

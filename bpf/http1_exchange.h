@@ -464,7 +464,7 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 			hand_over(connection, feed->sock, feed->scratch->state.now,
 				  feed->stream->head_at, facts);
 	}
-	if (is_tls(connection))
+	if (is_tls(connection) && !connection->requests)
 		tell_handshake(facts, sock);
 	if (!store_exchange(connection, feed->sock, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;

@@ -229,6 +229,7 @@ def answering(
         thread.join(30)
 
 
+@pytest.mark.slow
 def test_no_answer(folder: Path, certificate: Path) -> None:
     """An exchange that its server does not answer is an error."""
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from .agent import SeenSpan, started_agent
 from .harness import ensure_built, tool
 from .processes import Program
 from .test_tls import CANARIES, SYSTEM_PYTHON, complete, paths
-from .tls_programs import leased_port, make_certificate, nginx_server, python_server
+from .tls_programs import PYTHON, leased_port, make_certificate, nginx_server, python_server
 from .toolchain import JAVA_CLASSES, ensure_rustls, has_cargo
 
 COUNT = 10
@@ -265,3 +265,44 @@ def test_tickets_are_no_answer(folder: Path, certificate: Path) -> None:
     assert span.attributes["waggle.opaque"] is True
     assert not span.is_error
     assert span.end_ns - span.start_ns >= LATE_S * 1e9
+
+
+BORING = """
+import sys, grpc
+credentials = grpc.ssl_channel_credentials(open(sys.argv[2], "rb").read())
+input()
+with grpc.secure_channel(f"localhost:{sys.argv[1]}", credentials) as channel:
+    for n in range(1, int(sys.argv[3]) + 1):
+        try:
+            channel.unary_unary(f"/n/{n}")(b"x" * 100)
+        except grpc.RpcError:
+            pass  # it is answered, though not by gRPC
+print("done", flush=True)
+input()
+"""
+
+
+@pytest.mark.slow
+def test_grpcio(folder: Path, certificate: Path) -> None:
+    """Calls of grpcio, whose BoringSSL has no names: each is the parent of what its server did.
+    What HTTP/2 says before the first may be one more."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(nginx_server(folder, certificate, listen="ssl http2"))
+        authority = folder / "certificate.pem"
+        command: list[str | Path] = [PYTHON, "-c", BORING, str(port), authority, str(COUNT)]
+        program = Program("grpcio", command, with_pipes=True)
+        stack.callback(program.stop)
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[program.pid, server.pid]))
+        program.write_line()
+        assert program.read_line(60) == "done"
+        program.write_line()
+        assert program.wait(60) == 0
+        agent.wait_for(lambda spans: len(spans) >= 2 * COUNT)
+        spans = complete(agent)
+    calls = {span.span_id for span in opaque(spans)}
+    served = [span for span in spans if span.kind == "server"]
+    assert len(served) == COUNT
+    assert COUNT <= len(calls) <= COUNT + 1
+    joined = {span.parent_id for span in served if span.parent_id}
+    assert joined <= calls
+    assert len(joined) >= COUNT - 1

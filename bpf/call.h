@@ -11,6 +11,7 @@
 #include "http2_feed.h"
 #include "python_parts.h"
 #include "tls_failure.h"
+#include "tls_opaque.h"
 
 #define SEGMENTS_MAX 1024 /* the kernel's own limit, UIO_MAXIOV */
 
@@ -304,8 +305,12 @@ INLINE int begin_call(struct feed_state *state, struct http1_stream *stream,
 
 INLINE int pass_wire(struct connection *connection, struct call *call)
 {
-	if (on_wire(connection, call))
+	int news = on_wire(connection, call);
+
+	if (news == WIRE_FAILED)
 		tell_failure(connection, call->user, call->endpoint.sock);
+	else if (news == WIRE_OPAQUE)
+		pass_opaque(connection, call->user, call->endpoint.sock, call->sent);
 	return 0;
 }
 

@@ -15,7 +15,7 @@
 #define ETIMEDOUT 110
 #define SHUTDOWN_BOTH 3
 
-enum tcp_state { TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_CLOSE_WAIT = 8, TCP_LAST_ACK = 9 };
+enum tcp_state { TCP_ESTABLISHED = 1, TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_CLOSE_WAIT = 8, TCP_LAST_ACK = 9 };
 
 /* A UNIX socket that was closed has lost its descriptor's side, or is another's. */
 INLINE int unix_is_closed(u64 sock, u64 peer)
@@ -156,7 +156,13 @@ int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 
 	HOLD_CPU();
 	if (new_state == TCP_SYN_SENT) {
+		if (tls_wanted && mode_of(bpf_get_current_pid_tgid() >> 32))
+			note_connecting(sock);
 		on_connect(sk);
+		return 0;
+	}
+	if (tls_wanted && new_state == TCP_ESTABLISHED) {
+		note_connected(sock);
 		return 0;
 	}
 	if (new_state == TCP_LISTEN) {

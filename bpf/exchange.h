@@ -133,6 +133,26 @@ INLINE void server_idle(struct connection *connection, u64 sock)
 		thread_leave(connection->owner_tid, sock);
 }
 
+/* What the bodies were that passed. Of what nobody can read they are counted as they pass, and
+ * it has ended when the last of its answer came (tls_opaque.h). */
+INLINE void close_facts(struct connection *connection, struct waggle_facts *facts, u32 index,
+			u64 now, u32 end)
+{
+	if (facts->protocol == WAGGLE_PROTOCOL_OPAQUE) {
+		facts->end = facts->response_ns ? WAGGLE_END_DONE : end;
+		if (!facts->response_ns)
+			facts->end_ns = now;
+		return;
+	}
+	facts->end_ns = now;
+	facts->end = end;
+	if (facts->status)
+		facts->response_body = response_stream(connection)->body;
+	/* Still the latest request: its body may go on, this is what passed so far. */
+	if (connection->requests == index + 1)
+		facts->request_body = request_stream(connection)->body;
+}
+
 /* Ends the oldest open exchange of a connection and sends its record. */
 PROVEN_ONCE int finish_exchange(struct connection *connection, u64 sock, u64 now, u32 end)
 {
@@ -146,17 +166,11 @@ PROVEN_ONCE int finish_exchange(struct connection *connection, u64 sock, u64 now
 	if (find_exchange(connection, sock, index, &found)) {
 		struct waggle_facts *facts = found.facts;
 
-		facts->end_ns = now;
-		facts->end = end;
+		close_facts(connection, facts, index, now, end);
 		if (!facts->status && facts->role == WAGGLE_ROLE_SERVER) {
 			task_gone(connection, facts);
 			turn_gone(connection, facts);
 		}
-		if (facts->status)
-			facts->response_body = response_stream(connection)->body;
-		/* Still the latest request: its body may go on, this is what passed so far. */
-		if (connection->requests == index + 1)
-			facts->request_body = request_stream(connection)->body;
 		emit(&found);
 		forget_exchange(connection, sock, index);
 	} else {

@@ -85,7 +85,7 @@ struct http1_head {
 	u16 first_line; /* bytes of the first line, with its end, and of what was before it */
 	u16 fields;	/* lines after it, so far */
 	u32 suitable_rules; /* the caller's: of a stream of HTTP/2 (stream_paths.h) */
-	u32 reserved;
+	u32 names_host; /* it says for whom it is */
 	u8 prefix[HTTP1_PREFIX]; /* the caller's: what a record has before the target */
 	u8 out[HTTP1_OUT_BUFFER]; /* target and kept fields */
 	u8 bytes[HTTP1_BUFFER];
@@ -505,6 +505,7 @@ INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2,
 	if (tag != WAGGLE_KEPT_END) {
 		if (end > value)
 			http1_keep(head, tag, value, end - value);
+		head->names_host |= tag == WAGGLE_KEPT_HOST;
 		if (tag == WAGGLE_KEPT_TRACESTATE && !head->tracestate) {
 			head->tracestate = value;
 			head->tracestate_len = end - value;

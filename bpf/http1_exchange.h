@@ -13,6 +13,7 @@
 #include "parents.h"
 #include "sdk.h"
 #include "python_code.h"
+#include "tls_handshake.h"
 
 struct shape_walk {
 	struct http1_head *head;
@@ -438,6 +439,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 	read_context(head, header, &scratch->hex);
 	if (head->tracestate && !(header->valid && header->link == WAGGLE_LINK_TRACEPARENT))
 		void_tracestate(head);
+	if (is_tls(connection) && connection->role == WAGGLE_ROLE_CLIENT)
+		name_server(head, sock);
 	fill_request(feed, head, facts, process);
 	if (sampling_mode & SAMPLING_ON && header->valid && head->tracestate &&
 	    header->link == WAGGLE_LINK_TRACEPARENT)
@@ -461,6 +464,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 			hand_over(connection, feed->sock, feed->scratch->state.now,
 				  feed->stream->head_at, facts);
 	}
+	if (is_tls(connection) && !connection->requests)
+		tell_handshake(facts, sock);
 	if (!store_exchange(connection, feed->sock, head))
 		return WAGGLE_COUNT_LOST_EXCHANGE_MAP_FULL;
 	connection->requests++;

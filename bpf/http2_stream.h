@@ -265,6 +265,9 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 			head->request_end_ns = feed->scratch->state.now;
 		}
 	}
+	/* Some clients leave stream 1 to an upgrade that there is none of. */
+	if (is_tls(connection) && given->stream <= 3)
+		tell_handshake(facts, feed->sock);
 	http2->tgid = feed->tgid;
 	if (!store_fresh(scratch, http2, feed->sock, given->stream))
 		stream_left(facts->tgid, fresh->stream.counted);

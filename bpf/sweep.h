@@ -18,6 +18,33 @@ struct sweep {
 	u64 removed;
 };
 
+/* By user space: nothing is captured any more, so what has an answer is over. */
+MAP(sweep_last, BPF_MAP_TYPE_ARRAY, 1, u32, u32, 0);
+
+INLINE u64 idle_of_opaque(const struct waggle_facts *facts, u64 sock)
+{
+	u32 zero = 0, *last = bpf_map_lookup_elem(&sweep_last, &zero);
+	struct tls_connection *tls = tls_of(sock);
+
+	if (last && *last)
+		return 0;
+	return tls && may_be_tickets(tls, facts) ? OPAQUE_TICKETS_NS : OPAQUE_IDLE_NS;
+}
+
+/* Who keeps his connection and says nothing more ends no exchange that nobody can read. */
+INLINE void sweep_opaque(struct connection *connection, u64 sock, u64 now)
+{
+	struct found_exchange found;
+
+	if (!is_tls(connection) || is_http2(connection) || connection->flags & CONNECTION_DEAD ||
+	    connection->role != WAGGLE_ROLE_CLIENT || !open_requests(connection))
+		return;
+	if (find_exchange(connection, sock, connection->responses, &found) &&
+	    found.facts->protocol == WAGGLE_PROTOCOL_OPAQUE && found.facts->response_ns &&
+	    now - connection->last_ns >= idle_of_opaque(found.facts, sock))
+		end_opaque(connection, sock);
+}
+
 /* A TCP socket that is no more, whose end passed unseen. */
 INLINE int is_left_over(const struct connection *connection, u64 sock, u64 now)
 {
@@ -36,6 +63,7 @@ static long sweep_step(void *map, const u64 *key, struct connection *connection,
 	if (connection->last_ns > sweep->now)
 		return 0;
 	if (connection->family != AF_UNIX) {
+		sweep_opaque(connection, sock, sweep->now);
 		if (!is_left_over(connection, sock, sweep->now))
 			return 0;
 		forget_connection(connection, sock, local_end(connection));

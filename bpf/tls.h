@@ -35,8 +35,10 @@ struct tls_walk {
 #define TLS_CLIENT_HELLO 1
 #define TLS_SERVER_HELLO 2
 #define TLS_SERVER_NAME 0
+#define TLS_NEXT_PROTOCOL 16
 #define TLS_SUPPORTED_VERSIONS 43
 #define TLS_NAME_MAX 64
+#define TLS_PROTOCOL_MAX 16
 #define TLS_FATAL 2
 #define TLS_SEALED_ALERT 19 /* bytes of an alert that TLS 1.3 encrypts: two, a type and a tag */
 
@@ -57,7 +59,7 @@ struct tls_hello {
 	u32 version; /* the server's, 1 to 4 for TLS 1.0 to 1.3; true at TLS_AT_END */
 	u32 stage;   /* enum tls_hello_at */
 	u32 kind;    /* TLS_CLIENT_HELLO, TLS_SERVER_HELLO, 0: not known yet */
-	u32 name;    /* where a client names the server, 0: nowhere */
+	u32 name;    /* where a client names the server, or a server the protocol; 0: nowhere */
 	u32 name_length;
 	u32 reserved;
 };
@@ -109,6 +111,16 @@ INLINE int tls_holds(u32 version, u32 length, u32 plain)
 	       more == TLS_OVERHEAD_CHACHA12;
 }
 
+/* Whether a record that a client sends holds no request, by its length: a frame of HTTP/2 that asks
+ * for nothing (an acknowledgement of settings: 9 bytes, a window or the end of a stream: 13, a
+ * ping: 17), an update of keys, an alert, or the last chunk of a body. */
+INLINE int tls_says_little(u32 version, u32 length)
+{
+	u32 overhead = version && version < TLS_1_3 ? TLS_OVERHEAD_GCM12 : TLS_OVERHEAD_13;
+
+	return length <= overhead + 9 || length == overhead + 13 || length == overhead + 17;
+}
+
 /* How many bytes `plain` bytes become, each record being `overhead` longer. */
 INLINE u32 tls_wire_length(u32 plain, u32 overhead)
 {
@@ -145,6 +157,17 @@ INLINE u32 tls_minor(u32 version)
 	return version >= 0x0301 && version <= 0x0304 ? version & 0xff : 0;
 }
 
+/* RFC 7301, section 3.1: of a server a list of one protocol. TLS 1.3 says it encrypted. */
+INLINE void tls_take_protocol(struct tls_hello *hello, u64 word)
+{
+	u32 length = word >> 48 & 0xff;
+
+	if (tls_big16(word, 2) != length + 3 || tls_big16(word, 4) != length + 1)
+		return;
+	hello->name = hello->at + 7; /* behind type and three lengths */
+	hello->name_length = length;
+}
+
 /* An extension: 1 when it is the one that was looked for, or cannot be told. */
 INLINE int tls_take_extension(struct tls_hello *hello, u64 word, u32 have)
 {
@@ -163,6 +186,8 @@ INLINE int tls_take_extension(struct tls_hello *hello, u64 word, u32 have)
 		hello->stage = TLS_AT_END;
 		return 1;
 	}
+	if (type == TLS_NEXT_PROTOCOL && hello->kind == TLS_SERVER_HELLO && have >= 7)
+		tls_take_protocol(hello, word);
 	hello->at += 4 + length;
 	if (hello->at == hello->end)
 		hello->stage = TLS_AT_END;

@@ -8,15 +8,6 @@
 
 #include "tls_wire.h"
 
-INLINE void keep_server_name(struct http1_head *head, const struct tls_connection *tls)
-{
-	if (!tls->name_length)
-		return;
-	store32(head->out, WAGGLE_KEPT_HOST | tls->name_length << 16);
-	__builtin_memcpy(head->out + 4, tls->name, TLS_NAME_MAX);
-	head->out_used = 4 + tls->name_length;
-}
-
 /* Where its request would have begun: both ends come to the same. */
 INLINE void at_greeting(struct connection *connection, const struct tls_connection *tls, u32 sent)
 {

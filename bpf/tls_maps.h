@@ -44,8 +44,32 @@ struct tls_connection {
 	u32 local_port; /* when it began: a socket that was reset has none any more */
 	u32 alert; /* that ended the handshake, where it came in the clear */
 	u32 name_length; /* of the server's, as the client calls it; 0: not known */
-	u32 reserved;
+	u32 protocol_length; /* ALPN, where the server says it in the clear */
+	u64 connect_ns; /* of a client: connect() was called, */
+	u64 connected_ns; /* and the connection was there */
+	u64 done_ns; /* the last change of ciphers */
+	u32 changed; /* a bit for each direction in which there was one */
+	u32 told; /* the handshake is */
+	u32 burst; /* payload of records with data that began in the call at hand, */
+	u32 burst_at; /* and where the first of them did */
+	u32 opaque; /* an exchange is open that nobody can read (tls_opaque.h), */
+	u32 begun;  /* and how many of those there were */
 	u8 name[TLS_NAME_MAX];
+	u8 protocol[TLS_PROTOCOL_MAX];
+};
+
+/* When a socket was told to connect, until its first record. */
+struct tls_connect {
+	u64 connect_ns;
+	u64 connected_ns;
+};
+
+/* What may be told in a second, on the whole machine. */
+enum tls_budget_of { TLS_BUDGET_OPAQUE = 0, TLS_BUDGET_HANDSHAKES = 1, TLS_BUDGETS = 2 };
+
+struct tls_budget {
+	u64 second;
+	u64 used;
 };
 
 enum tls_failure { TLS_FINE = 0, TLS_FAILED = 1, TLS_TOLD = 2 };
@@ -108,9 +132,16 @@ MAP(tls_since, BPF_MAP_TYPE_LRU_HASH, 4096, u32, u64, 0);
 /* Processes in which something waits to be told by its bytes which connection it is, and since
  * when it did last. */
 MAP(tls_waiting, BPF_MAP_TYPE_LRU_HASH, 1024, u32, u64, 0);
+MAP(tls_connects, BPF_MAP_TYPE_LRU_HASH, 4096, u64, struct tls_connect, 0);
+MAP(tls_budgets, BPF_MAP_TYPE_ARRAY, TLS_BUDGETS, u32, struct tls_budget, 0);
 MAP(tls_layouts, BPF_MAP_TYPE_ARRAY, TLS_LAYOUTS, u32, struct waggle_tls_layout, 0);
 /* Never written: what a new connection begins as. */
 MAP(blank_tls, BPF_MAP_TYPE_ARRAY, 1, u32, struct tls_connection, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 10);
+} handshake_ring SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -145,6 +176,21 @@ OUT_OF_LINE struct tls_connection *new_tls(u64 sock)
 		fresh->seen_ns = bpf_ktime_get_ns();
 	}
 	return fresh;
+}
+
+/* Roughly: processors that count at once may count one for two. */
+INLINE int within_budget(u32 which, u32 rate)
+{
+	struct tls_budget *budget = bpf_map_lookup_elem(&tls_budgets, &which);
+	u64 second = bpf_ktime_get_ns() / 1000000000;
+
+	if (!budget)
+		return 0;
+	if (budget->second != second) {
+		budget->second = second;
+		budget->used = 0;
+	}
+	return budget->used++ < rate;
 }
 
 /* The connection is gone, and so is what was known of its object. */

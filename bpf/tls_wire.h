@@ -40,11 +40,24 @@ INLINE void on_tls_written(struct tls_connection *tls, u32 at, u32 length)
 	}
 }
 
+/* Counts the data that begins in a call, but for what is no request. Without a change of ciphers
+ * before, the first that a client of TLS 1.3 sends is the end of its handshake. */
+INLINE void count_burst(struct tls_connection *tls, u32 sent, u32 at, u32 length)
+{
+	if (sent && ((!tls->sent && tls->version == TLS_1_3 && !(tls->changed & 1 << SENT)) ||
+		     tls_says_little(tls->version, length)))
+		return;
+	if (!tls->burst)
+		tls->burst_at = at;
+	tls->burst += length;
+}
+
 /* A record of application data begins at `at`. */
 INLINE void on_tls_data(struct tls_connection *tls, u32 sent, u32 at, u32 length)
 {
 	struct tls_record *record;
 
+	count_burst(tls, sent, at, length);
 	if (sent) {
 		tls->sent++;
 		if (tls->written && !tls->placed)
@@ -91,6 +104,10 @@ PROVEN_ONCE int wire_header(struct scratch *scratch, struct tls_connection *tls,
 		state->offset = state->length;
 	else if (tls_is_data(at, header))
 		on_tls_data(tls, sent, state->position + state->offset - TLS_HEADER, at->remain);
+	if (at->changed) {
+		tls->changed |= 1 << (sent & 1);
+		tls->done_ns = state->now;
+	}
 	return 0;
 }
 
@@ -123,6 +140,19 @@ INLINE void on_client_hello(struct tls_connection *tls, const struct hello_walk 
 		tls->name_length = masked(length, TLS_NAME_MAX - 1);
 }
 
+/* What do both speak? */
+INLINE void on_server_hello(struct tls_connection *tls, const struct hello_walk *walk)
+{
+	u32 length = walk->hello.name_length;
+
+	tls->version = walk->hello.version;
+	if (walk->hello.name && length && length < TLS_PROTOCOL_MAX &&
+	    walk->hello.name + length <= walk->length &&
+	    !bpf_probe_read_user(tls->protocol, masked(length, TLS_PROTOCOL_MAX - 1),
+				 (void *)(walk->base + walk->hello.name)))
+		tls->protocol_length = masked(length, TLS_PROTOCOL_MAX - 1);
+}
+
 /* A record of the handshake begins. */
 PROVEN_ONCE int read_hello(struct tls_connection *tls, u64 base, u64 length, u32 sent)
 {
@@ -134,7 +164,7 @@ PROVEN_ONCE int read_hello(struct tls_connection *tls, u64 base, u64 length, u32
 	if (walk.hello.kind == TLS_CLIENT_HELLO && !tls->role)
 		on_client_hello(tls, &walk, sent);
 	else if (walk.hello.kind == TLS_SERVER_HELLO && walk.hello.stage == TLS_AT_END)
-		tls->version = walk.hello.version;
+		on_server_hello(tls, &walk);
 	return 0;
 }
 
@@ -256,12 +286,27 @@ INLINE int seen_whole(const struct tls_session *session, const struct connection
 	       tls_holds(tls->version, tls->queue[0].length, session->at_hand);
 }
 
+/* Nothing more belongs to an exchange that nobody could read. */
+PROVEN_ONCE int end_opaque(struct connection *connection, u64 sock)
+{
+	struct tls_connection *tls = tls_of(sock);
+
+	if (!connection || !tls || !tls->opaque)
+		return 0;
+	tls->opaque = 0;
+	if (open_requests(connection))
+		finish_exchange(connection, sock, bpf_ktime_get_ns(), WAGGLE_END_DONE);
+	return 0;
+}
+
 /* The plaintext of an object is that of this connection, from here on. */
 OUT_OF_LINE int bind_tls(struct tls_session *session, struct connection *connection,
 			 struct tls_connection *tls, const struct tls_session_key *key, u64 sock)
 {
 	session->sock = sock;
 	session->ahead = 0;
+	if (tls->opaque)
+		end_opaque(connection, sock);
 	if (tls->ssl == key->ssl && tls->tgid == key->tgid && !session->missed)
 		return 0;
 	if (tls->ssl || session->missed || !seen_whole(session, connection, tls)) {
@@ -324,7 +369,21 @@ PROVEN_ONCE int hand_over_again(struct connection *connection, const struct tls_
 	return 0;
 }
 
-/* A call that passes bytes of an encrypted connection. Returns whether its handshake has failed. */
+enum wire_news { WIRE_NOTHING = 0, WIRE_FAILED = 1, WIRE_OPAQUE = 2 };
+
+/* What a call was, beyond its bytes: the end of a handshake that failed; or a part of an exchange
+ * of a client that no library shows us. */
+INLINE int wire_news(struct tls_connection *tls)
+{
+	if (tls->failed == TLS_FAILED) {
+		tls->failed = TLS_TOLD;
+		return WIRE_FAILED;
+	}
+	return tls->burst && !tls->ssl && tls->role == WAGGLE_ROLE_CLIENT ? WIRE_OPAQUE :
+									    WIRE_NOTHING;
+}
+
+/* A call that passes bytes of an encrypted connection. Returns enum wire_news. */
 PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 {
 	struct wire_walk walk = {};
@@ -346,6 +405,7 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	walk.scratch = scratch;
 	walk.memory = &call->memory;
 	walk.sent = call->sent;
+	walk.tls->burst = 0;
 	bind_in_call(connection, walk.tls, call->endpoint.sock);
 	stream = &walk.tls->wire[walk.sent & 1];
 	if (!walk.sent)
@@ -360,12 +420,12 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	if (walk.tls->shift)
 		hand_over_again(connection, walk.tls, call->endpoint.sock);
 	walk.tls->shift = 0;
-	if (walk.tls->role && !walk.tls->local_port)
+	if (walk.tls->role && !walk.tls->local_port) {
 		walk.tls->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	if (walk.tls->failed != TLS_FAILED)
-		return 0;
-	walk.tls->failed = TLS_TOLD;
-	return 1;
+		if (walk.tls->role == WAGGLE_ROLE_CLIENT)
+			take_connect(walk.tls, call->endpoint.sock);
+	}
+	return wire_news(walk.tls);
 }
 
 #endif

@@ -63,4 +63,5 @@ const struct waggle_code_layout shared_code_layout SEC(".rodata.shared") = {};
 const struct waggle_code_event shared_code_event SEC(".rodata.shared") = {};
 const struct waggle_table_event shared_table_event SEC(".rodata.shared") = {};
 const struct waggle_tls_layout shared_tls_layout SEC(".rodata.shared") = {};
+const struct waggle_handshake shared_handshake SEC(".rodata.shared") = {};
 const struct waggle_log shared_log SEC(".rodata.shared") = {};

@@ -26,6 +26,8 @@ enum waggle_protocol {
 	WAGGLE_PROTOCOL_HTTP1 = 1,
 	WAGGLE_PROTOCOL_HTTP2 = 2, /* a stream of HTTP/2: head begins with struct waggle_http2 */
 	WAGGLE_PROTOCOL_TLS = 3, /* a handshake that failed; status: the alert, 0 where it is not known */
+	/* An exchange of a client within TLS that nobody can read: bodies are payloads of records. */
+	WAGGLE_PROTOCOL_OPAQUE = 4,
 };
 
 enum waggle_role {
@@ -711,6 +713,25 @@ struct waggle_tls_layout {
 	unsigned int known;  /* these hold */
 };
 
+#define WAGGLE_SERVER_NAME 64
+#define WAGGLE_NEXT_PROTOCOL 16
+
+/* How an encrypted connection came about, in the ring `handshake_ring`: told with its first
+ * exchange. Times are as in waggle_facts, 0: not seen. */
+struct waggle_handshake {
+	unsigned char span_id[8];	 /* of that exchange */
+	unsigned long long connect_ns;	 /* connect() was called, */
+	unsigned long long connected_ns; /* and the connection was there */
+	unsigned long long hello_ns;	 /* the client's greeting */
+	unsigned long long done_ns;	 /* the last change of ciphers, of either side */
+	unsigned char version; /* 1 to 4 for TLS 1.0 to 1.3, 0: not known */
+	unsigned char name_length;
+	unsigned char protocol_length;
+	unsigned char reserved[5];
+	unsigned char name[WAGGLE_SERVER_NAME];	      /* what the client calls the server */
+	unsigned char protocol[WAGGLE_NEXT_PROTOCOL]; /* ALPN, where the server says it in the clear */
+};
+
 /* Why something was not recorded, or what happened, in the map `counters`. */
 enum waggle_counter {
 	WAGGLE_COUNT_EXCHANGES = 0,	   /* records written to a ring */
@@ -792,7 +813,12 @@ enum waggle_counter {
 	WAGGLE_COUNT_LOST_TLS_UNBOUND = 74, /* plaintext of which nobody knows whose it is */
 	WAGGLE_COUNT_LOST_TLS_BUSY = 75, /* plaintext that came while another was looked at */
 	WAGGLE_COUNT_LOST_EXCHANGE_GONE = 76, /* exchanges that were open and are not there */
-	WAGGLE_COUNTERS = 77,
+	WAGGLE_COUNT_OPAQUE = 77, /* exchanges within TLS that nobody can read */
+	WAGGLE_COUNT_LOST_OPAQUE_RATE = 78,
+	WAGGLE_COUNT_OPAQUE_UNANSWERED = 79, /* dropped: something else was sent, and much later */
+	WAGGLE_COUNT_LOST_HANDSHAKE_RATE = 80, /* connections whose handshake no span tells of */
+	WAGGLE_COUNT_LOST_HANDSHAKE_RING_FULL = 81,
+	WAGGLE_COUNTERS = 82,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */
@@ -826,6 +852,7 @@ _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE,
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
 _Static_assert(sizeof(struct waggle_evidence) == 144, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
+_Static_assert(sizeof(struct waggle_handshake) == 128, "handshake");
 _Static_assert(sizeof(struct waggle_log) == WAGGLE_LOG_RECORD_SIZE, "log");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
 _Static_assert(sizeof(struct waggle_code_event) == 2040, "code event");

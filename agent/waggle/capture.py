@@ -50,7 +50,10 @@ _TLS = (
     *("tls_write", "tls_wrote", "tls_read", "tls_did_read", "tls_handshake", "tls_shook"),
     *("tls_free", "tls_call", "go_tls_write", "go_tls_read", "go_tls_did_read"),
 )
-_TLS_MAPS = ("tls_sessions", "tls_tails", "tls_since", "tls_waiting", "go_tls_reads")
+_TLS_MAPS = (
+    *("tls_sessions", "tls_tails", "tls_since", "tls_waiting", "go_tls_reads"),
+    "tls_connects",
+)
 # What --go-handover adds.
 _HANDOVER = ("go_channel_send", "go_channel_receive", "go_channel_put", "go_channel_take")
 _HANDOVER_MAPS = ("go_claims", "go_pools", "go_slots")
@@ -186,6 +189,7 @@ class Capture:
         self.tls = bpf.program(_TLS[0]).autoload
         #: Whether items are followed through Go's channels.
         self.handover = bpf.program(_HANDOVER[0]).autoload
+        self.handshakes = self._ring("handshake_ring", layout.HANDSHAKE) if self.tls else None
         self.not_tls = ""  # why it cannot, where it was asked for
         #: The TCP option, where it is in use; else why it is not, if it was asked for.
         self.tcp_option: tcp_option.TcpOption | None = None
@@ -402,6 +406,12 @@ class Capture:
         """End and forget connections that no hook saw end; how many."""
         return self._sweep.run()
 
+    def end_answered(self) -> None:
+        """When nothing is captured any more: what nobody could read, and was answered, is over."""
+        if self.tls:
+            self.bpf.map("sweep_last").update(bytes(4), b"\1\0\0\0")
+            self.sweep()
+
     def missed_runs(self) -> int:
         """Times a program did not run because it was running on that CPU already, where that may
         have lost something."""
@@ -446,8 +456,8 @@ class Capture:
     def close(self) -> None:
         self.detach()
         rings = (self.exchanges, self.large_exchanges, self.events, self.evidence, self.tables)
-        logs = (self.logs,) if self.logs is not None else ()
-        for ring in (*rings, self.codes, *logs):
+        wanted = [ring for ring in (self.logs, self.handshakes) if ring is not None]
+        for ring in (*rings, self.codes, *wanted):
             ring.close()
         self._hints.close()
         self.bpf.close()
@@ -525,6 +535,7 @@ def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
         settings["tls_wanted"] = 1
     else:
         unused += _TLS_MAPS
+        bpf.map("handshake_ring").max_entries = mmap.PAGESIZE
     if options.handover:
         settings["go_handover_wanted"] = 1
     else:

@@ -114,6 +114,11 @@ class Counter(IntEnum):
     LOST_TLS_UNBOUND = 74
     LOST_TLS_BUSY = 75
     LOST_EXCHANGE_GONE = 76
+    OPAQUE = 77
+    LOST_OPAQUE_RATE = 78
+    OPAQUE_UNANSWERED = 79
+    LOST_HANDSHAKE_RATE = 80
+    LOST_HANDSHAKE_RING_FULL = 81
 
 
 class End(IntEnum):
@@ -276,6 +281,7 @@ class Protocol(IntEnum):
     HTTP1 = 1
     HTTP2 = 2
     TLS = 3
+    OPAQUE = 4
 
 
 class Register(IntEnum):
@@ -718,6 +724,25 @@ LOG = _dtype(
         ("reserved", "(8,)u1", 104),
         ("context", "<u8", 112),
         ("bytes", "(904,)u1", 120),
+    ],
+)
+
+HANDSHAKE = _dtype(
+    136,
+    [
+        ("ring_length", "<u4", 0),
+        ("ring_page", "<u4", 4),
+        ("span_id", "(8,)u1", 8),
+        ("connect_ns", "<u8", 16),
+        ("connected_ns", "<u8", 24),
+        ("hello_ns", "<u8", 32),
+        ("done_ns", "<u8", 40),
+        ("version", "u1", 48),
+        ("name_length", "u1", 49),
+        ("protocol_length", "u1", 50),
+        ("reserved", "(5,)u1", 51),
+        ("name", "(64,)u1", 56),
+        ("protocol", "(16,)u1", 120),
     ],
 )
 

@@ -8,6 +8,8 @@ since a program that lives for ten milliseconds must be asked its name in time; 
 one attaches probes, which takes longer than that.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
@@ -15,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from waggle import privileges, start
 from waggle.attach import Attacher, Probe
@@ -48,6 +51,9 @@ from waggle.sdk import SdkPolicy, SdkStage
 from waggle.spans import ResourceTable
 from waggle.summary import AgentCost, Summary, render
 from waggle.watcher import Watcher
+
+if TYPE_CHECKING:
+    from waggle.probes.tls.handshakes import HandshakeNotes
 
 CLOSE_TIMEOUT_S = 10.0
 _LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
@@ -99,6 +105,7 @@ class Session:
             self._capture, self._discovery, table, attacher, sampling, self._sdk
         )
         self._sampler = make_sampler(sampling, capture)
+        self._notes: list[HandshakeNotes] = []
 
     def run(self) -> int:
         """Trace until Ctrl-C, SIGTERM, or the end of the command; the exit code."""
@@ -123,6 +130,7 @@ class Session:
         exporters = make_exporters(self._settings, os.environ, say)
         clock = WallClock()
         logs = open_logs(self._settings, self._capture, self._joins, self._watcher, clock, say)
+        handshakes = self._handshakes()
         pipeline = Pipeline(
             [self._capture.exchanges, self._capture.large_exchanges],
             self._watcher,
@@ -131,12 +139,14 @@ class Session:
             gather_s=patience_of(exporters),
             joins=self._joins,
             stages=[
-                stage for stage in (self._streams, self._call_sites, *logs) if stage is not None
+                stage
+                for stage in (self._streams, self._call_sites, *logs, *handshakes)
+                if stage is not None
             ],
             meter=observing.meter,
             sampler=SdkStage(self._sdk, self._sampler),
             watched=[stage.ring for stage in logs],
-            annotators=logs,
+            annotators=[*logs, *handshakes],
         )
         observing.start(pipeline, exporters, self._sampler)
         with self._stopping(pipeline):
@@ -148,6 +158,7 @@ class Session:
                 self._move_until_stopped(pipeline, exporters, observing)
                 observing.health.stop()
                 self._capture.detach()
+                self._capture.end_answered()
                 pipeline.drain()
                 pipeline.close(CLOSE_TIMEOUT_S)
                 close_logs(logs, CLOSE_TIMEOUT_S)
@@ -157,6 +168,15 @@ class Session:
             if not self._settings.quiet:
                 say(render(summary), prefix="")
             return self._exit_code(pipeline.complaint)
+
+    def _handshakes(self) -> list[HandshakeNotes]:
+        """What tells of TLS handshakes, where that is looked at."""
+        if self._capture.handshakes is None:
+            return []
+        from waggle.probes.tls.handshakes import HandshakeNotes
+
+        self._notes = [HandshakeNotes(self._capture.handshakes)]
+        return self._notes
 
     def _begin_tcp_option(self) -> None:
         option = self._capture.tcp_option
@@ -261,6 +281,7 @@ class Session:
             + observing.stats(),
             lost=failed
             | observing.losses()
+            | {name: count for notes in self._notes for name, count in notes.losses().items()}
             | {"programs_busy": self._capture.missed_runs()}
             | {f"proof_{name}": count for name, count in self._joins.stats.missed().items()}
             | {"header_tables_forgotten": self._streams.tables.stats.forgotten_connections},

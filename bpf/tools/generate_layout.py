@@ -29,6 +29,7 @@ STRUCTS = {
     "waggle_tls_layout": ("TLS_LAYOUT", False),
     "waggle_evidence": ("EVIDENCE", True),
     "waggle_log": ("LOG", True),
+    "waggle_handshake": ("HANDSHAKE", True),
     "waggle_code_layout": ("CODE_LAYOUT", False),
     "waggle_code_event": ("CODE_EVENT", True),
     "waggle_inject_settings": ("INJECT_SETTINGS", False),

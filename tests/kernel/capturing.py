@@ -54,13 +54,14 @@ def _refusal(flavour: str) -> str:
     return ""
 
 
-def open_flavour(flavour: str, sampling: Sampling | None = None) -> Capture:
+def open_flavour(flavour: str, sampling: Sampling | None = None, *, tls: bool = False) -> Capture:
     """A capture of one flavour. Skips the test where this kernel has no such thing."""
     if not OBJECT_PATH.exists():
         unavailable("needs the BPF object: run make build")
     if reason := _refusal(flavour):
         pytest.skip(f"no flavour {flavour}: {reason.splitlines()[-1].strip()[:120]}")
-    return Capture.open(CaptureOptions(capture=flavour, sampling=sampling or Sampling()))
+    options = CaptureOptions(capture=flavour, sampling=sampling or Sampling(), tls=tls)
+    return Capture.open(options)
 
 
 def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:

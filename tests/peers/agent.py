@@ -47,6 +47,7 @@ class SeenSpan:
     flags: int
     resource: Mapping[str, Any]
     events: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # names and attributes
+    event_ns: tuple[int, ...] = ()  # and when they were
 
     @property
     def service(self) -> str:
@@ -269,6 +270,7 @@ def _parse_span(span: dict[str, Any], resource: dict[str, Any]) -> SeenSpan:
             (event["name"], _parse_attributes(event.get("attributes", [])))
             for event in span.get("events", [])
         ),
+        event_ns=tuple(int(event["timeUnixNano"]) for event in span.get("events", [])),
     )
 
 

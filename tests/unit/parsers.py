@@ -553,6 +553,19 @@ def tls_server_name(greeting: bytes) -> bytes | None:
     return found if name[0] and len(found) == name[1] else None
 
 
+def tls_says_little(version: int, length: int) -> bool:
+    """Whether a client's record of `length` bytes holds no request. version: as tls_version()."""
+    return bool(_LIB.tls_little(version, length))
+
+
+def tls_next_protocol(greeting: bytes) -> bytes | None:
+    """The protocol that a server agrees on (ALPN) in the clear; None where it does not."""
+    found = (ctypes.c_uint * 2)()
+    _LIB.tls_greeting(greeting, len(greeting), found)
+    protocol = greeting[found[0] : found[0] + found[1]]
+    return protocol if found[0] and len(protocol) == found[1] else None
+
+
 def tls_begins(first: bytes, *, from_start: bool) -> bool:
     """Whether a connection may be one of TLS whose first bytes, or those of a call, are these."""
     return bool(_LIB.tls_begins(first, len(first), int(from_start)))

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.parsers import tls_begins, tls_records, tls_server_name, tls_version
+from unit.parsers import (
+    tls_begins,
+    tls_next_protocol,
+    tls_records,
+    tls_says_little,
+    tls_server_name,
+    tls_version,
+)
 
 LARGEST = 16384 + 2048
 KINDS = st.sampled_from([20, 21, 22, 23])
@@ -89,13 +96,16 @@ def test_data_begins_no_connection() -> None:
     assert not tls_begins(data, from_start=True)
 
 
-def greeting(version: ssl.TLSVersion, certificate: Path) -> bytes:
-    """What a real server says first to a real client, without its record's header."""
+def greeting(version: ssl.TLSVersion, certificate: Path, protocols: tuple[str, ...] = ()) -> bytes:
+    """What a real server says first to a real client, without its record's header. protocols:
+    what both speak, the server's first choice first."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
     server.maximum_version = version
     to_server, to_client, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ssl.create_default_context()
+    for context in (server, client) if protocols else ():
+        context.set_alpn_protocols(list(protocols))
     both = (
         client.wrap_bio(to_client, to_server, server_hostname="localhost"),
         server.wrap_bio(to_server, outgoing, server_side=True),
@@ -147,3 +157,50 @@ def test_no_client_breaks_it(said: bytes) -> None:
     """Whatever a client says, a name lies within it or there is none."""
     found = tls_server_name(b"\x01" + said)
     assert found is None or found in b"\x01" + said
+
+
+@pytest.mark.parametrize("protocols", [("h2", "http/1.1"), ("http/1.1",), ()])
+def test_next_protocol(protocols: tuple[str, ...], certificate: Path) -> None:
+    """Of TLS 1.2 what a server has chosen is found, and in no greeting that is cut before it."""
+    said = greeting(ssl.TLSVersion.TLSv1_2, certificate, protocols)
+    chosen = protocols[0].encode() if protocols else None
+    assert tls_next_protocol(said) == chosen
+    assert {tls_next_protocol(said[:n]) for n in range(len(said))} <= {None, chosen}
+    assert tls_version(said) == 3
+
+
+def test_next_protocol_is_not_guessed(certificate: Path) -> None:
+    """TLS 1.3 says it encrypted: nothing is told."""
+    assert tls_next_protocol(greeting(ssl.TLSVersion.TLSv1_3, certificate, ("h2",))) is None
+
+
+SERVER_HELLO = bytes([2]) + (0).to_bytes(3, "big") + b"\x03\x03" + bytes(32) + b"\0" + bytes(3)
+
+
+@given(st.binary(max_size=80), st.integers(0, 0xFFFF))
+def test_no_server_breaks_it(extensions: bytes, length: int) -> None:
+    """Whatever extensions a server sends, of whatever lengths, a protocol lies within them."""
+    body = SERVER_HELLO[4:] + length.to_bytes(2, "big") + b"\0\x10" + extensions
+    said = b"\x02" + len(body).to_bytes(3, "big") + body
+    found = tls_next_protocol(said)
+    assert found is None or found in said
+
+
+@pytest.mark.parametrize(("listed", "named"), [(3, 1), (4, 2), (200, 2), (3, 255)])
+def test_lengths_that_disagree(listed: int, named: int) -> None:
+    """A list of protocols is believed only where its three lengths agree."""
+    one = b"\0\x10\0\x05" + listed.to_bytes(2, "big") + bytes([named]) + b"h2"
+    body = SERVER_HELLO[4:] + len(one).to_bytes(2, "big") + one
+    said = b"\x02" + len(body).to_bytes(3, "big") + body
+    assert tls_next_protocol(said) is None
+
+
+@pytest.mark.parametrize(("version", "overhead"), [(4, 17), (3, 24), (0, 17)])
+def test_what_is_no_request(version: int, overhead: int) -> None:
+    """Frames of HTTP/2 that ask for nothing begin no exchange; the shortest requests do."""
+    little = {n for n in range(100) if tls_says_little(version, n + overhead)}
+    settings, window, ping, key_update, alert, last_chunk = 9, 13, 17, 5, 2, 5
+    assert {settings, window, ping, key_update, alert, last_chunk} <= little
+    shortest = len(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    indexed = 9 + 6  # HEADERS of which all fields are in HPACK's table
+    assert not {shortest, indexed, *range(18, 100)} & little

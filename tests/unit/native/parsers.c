@@ -361,7 +361,7 @@ u32 tls_records(const u8 *bytes, u32 length, u32 step, u32 *found, u32 room)
 }
 
 /* What a greeting says of which `length` bytes are at hand: the version that a server agrees on;
- * where, and behind how many bytes, a client names the server. */
+ * where, and in how many bytes, a client names the server, or a server the protocol. */
 u32 tls_greeting(const u8 *bytes, u32 length, u32 *name)
 {
 	struct tls_hello hello = {};
@@ -376,6 +376,11 @@ u32 tls_greeting(const u8 *bytes, u32 length, u32 *name)
 	name[0] = hello.name;
 	name[1] = hello.name_length;
 	return hello.kind == TLS_SERVER_HELLO && hello.stage == TLS_AT_END ? hello.version : 0;
+}
+
+u32 tls_little(u32 version, u32 length)
+{
+	return tls_says_little(version, length);
 }
 
 u32 tls_begins(const u8 *bytes, u32 length, u32 from_start)

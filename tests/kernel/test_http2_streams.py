@@ -420,6 +420,37 @@ def test_older_than_the_agent(capture: Capture) -> None:
         recorded.dismiss()
 
 
+def test_an_old_connection_whose_frames_are_read_in_halves(capture: Capture) -> None:
+    """A server that reads the header of each frame and its payload by calls of their own, as Go's
+    does, is found by its answer, and its requests from the next one on."""
+    recorded = StreamRecording(capture)
+    try:
+        server, client = recorded.actor(traced=False), recorded.actor(traced=False)
+        talk = Talk(open_connection(server, client, recorded), recorded)
+        talk.begin()
+        talk.request(1, "/before")
+        talk.flush()
+        talk.answer(1)
+        talk.flush()
+        recorded.trace(server.pid)
+        for stream in (3, 5, 7):
+            talk.request(stream, f"/n/{stream}")
+            data = talk.client.data_to_send()
+            client.send(talk.pair.name, data)
+            for size in (9, len(data) - 9):
+                server.do("receive_count", name=talk.pair.name, count=size)
+            talk.server.receive_data(data)
+            talk.answer(stream)
+            talk.flush()
+        recorded.wait_rows(2, 3)
+        assert [row["end"] for row, _ in recorded.rows] == [End.DONE, End.DONE]
+        numbers = [int(row["head"][56:60].view("<u4")[0]) for row, _ in recorded.rows]
+        assert numbers == [5, 7]
+        assert not recorded.counted(Counter.LOST_BAD_FRAMING)
+    finally:
+        recorded.dismiss()
+
+
 def test_bytes_that_cannot_be_read(capture: Capture) -> None:
     """Frames that only the kernel has seen (sendfile): what is open ends as unseen, a new count of
     the table begins, and streams after it are followed."""

@@ -41,6 +41,8 @@ struct hpack_walk {
 	u32 path_coded;
 	u32 path_static; /* else its entry of the static table, 0: none */
 	u32 path_entry;	 /* the number of the entry that it became, from 1 on; 0: none */
+	u32 traceparent_entry; /* of the traceparent: the entry that it became, or, without a value,
+				* repeats; from 1 on, 0: none */
 	u32 repeats;	 /* fields that were repeated from the dynamic table, so far */
 	u32 repeated[HPACK_REPEATED]; /* the first of these: their entries' numbers */
 	u16 status;
@@ -50,7 +52,7 @@ struct hpack_walk {
 	u8 old_table; /* there may be entries older than those we know of */
 	u8 traceparents;
 	u8 whole; /* the end was reached */
-	u8 reserved[8];
+	u8 reserved[4];
 };
 
 struct hpack_block {
@@ -143,6 +145,7 @@ INLINE u32 hpack_note_value(struct hpack_walk *walk, u32 certain)
 	walk->traceparent = walk->string;
 	walk->traceparent_len = walk->length;
 	walk->traceparent_coded = walk->coded;
+	walk->traceparent_entry = 0;
 	return 1;
 }
 
@@ -266,6 +269,8 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 		walk->insertions++;
 		walk->known++;
 		walk->changes = 1;
+		if (named)
+			walk->traceparent_entry = walk->known;
 	}
 }
 
@@ -302,9 +307,12 @@ static long hpack_step(u32 index, void *context)
 	if (byte & 0x80) {
 		number = hpack_number(block, 7);
 		walk->bad |= !number;
-		/* Repeated whole: what it says only user space can tell. */
-		if (number > HPACK_STATIC && hpack_entry_name(walk, number - HPACK_STATIC - 1) == 1)
+		/* Repeated whole: what it says was read when it became an entry. */
+		if (number > HPACK_STATIC &&
+		    hpack_entry_name(walk, number - HPACK_STATIC - 1) == 1) {
 			walk->traceparents += walk->traceparents < 2;
+			walk->traceparent_entry = walk->known - (number - HPACK_STATIC - 1);
+		}
 		hpack_first_field(block, number, 1);
 		hpack_note_repeat(walk, number);
 	} else if ((byte & 0xe0) == 0x20) {

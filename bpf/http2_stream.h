@@ -9,6 +9,7 @@
 #include "http1_exchange.h"
 #include "http2_ending.h"
 #include "stream_paths.h"
+#include "table_contexts.h"
 
 #define HTTP2_VERSION 20
 
@@ -197,6 +198,8 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	if (rank_of_tracecontext && hpack_traceparent(&scratch->block))
 		count(header->valid ? WAGGLE_COUNT_TRACEPARENT_READ :
 				      WAGGLE_COUNT_TRACEPARENT_INVALID);
+	if (rank_of_tracecontext && scratch->block.walk.traceparent_entry)
+		turn_to_entry(http2, &scratch->block, scratch->given.epoch);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {

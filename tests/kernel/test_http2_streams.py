@@ -220,6 +220,54 @@ def test_traceparent(capture: Capture, coded: bool, index: bool) -> None:
             assert one.row["flags"] & Flag.HAD_TRACEPARENT
 
 
+@pytest.mark.parametrize("coded", [True, False])
+def test_a_traceparent_repeated_from_the_table(capture: Capture, coded: bool) -> None:
+    """A client that sends a context again, as an index of its table alone, has it taken as if it
+    had spelled it: of several that are in the table each its own."""
+    ids = [(f"{n + 1:016x}feedbeef89abcdef", f"{n + 1:016x}") for n in range(3)]
+    order = [0, 1, 0, 2, 1, 1, 0, 2]
+    with talking(capture) as talk:
+        talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
+        encoder = hpack.Encoder()
+        for n, which in enumerate(order):
+            trace, span = ids[which]
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
+            fields += [("x-count", str(n)), ("traceparent", f"00-{trace}-{span}-01")]
+            block = encoder.encode(fields, huffman=coded)
+            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+            talk.raw("client", frame.serialize())
+            talk.server.receive_data(frame.serialize())
+            talk.answer(2 * n + 1)
+            talk.raw("server", talk.server.data_to_send())
+        streams = talk.recorded.streams(len(order))
+        assert len(block) < 50  # no context is spelled in it
+        found = [(one.link, one.ids("trace_id"), one.ids("parent_id")) for one in streams]
+        assert found == [(Link.TRACEPARENT, *ids[which]) for which in order]
+        assert all(one.row["flags"] & Flag.HAD_TRACEPARENT for one in streams)
+        assert talk.recorded.counted(Counter.TRACEPARENT_READ) == len(order)
+
+
+def test_a_context_that_is_no_context_is_not_repeated(capture: Capture) -> None:
+    """An entry named traceparent whose value breaks a rule is none, the second time as well; and
+    neither is one of two that a block repeats."""
+    with talking(capture) as talk:
+        talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
+        encoder = hpack.Encoder()
+        bad = ("traceparent", "00-00000000000000000000000000000000-00000000000000ab-01")
+        good = ("traceparent", f"00-{1:032x}-{2:016x}-01")
+        for n, more in enumerate([[bad], [bad], [good], [good, bad], [bad, good]]):
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
+            block = encoder.encode([*fields, *more])
+            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+            talk.raw("client", frame.serialize())
+            talk.server.receive_data(frame.serialize())
+            talk.answer(2 * n + 1)
+            talk.raw("server", talk.server.data_to_send())
+        links = [one.link for one in talk.recorded.streams(5)]
+        none = Link.NONE
+        assert links == [none, none, Link.TRACEPARENT, none, none]
+
+
 def test_other_fields_are_no_traceparent(capture: Capture) -> None:
     """A value that looks like one under another name is not taken."""
     with talking(capture) as talk:

@@ -5,6 +5,7 @@
 #ifndef WAGGLE_HTTP2_STREAM_H
 #define WAGGLE_HTTP2_STREAM_H
 
+#include "go_stream_names.h"
 #include "go_stream_routes.h"
 #include "http1_exchange.h"
 #include "http2_ending.h"
@@ -208,6 +209,8 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 		return;
 	}
 	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
+	if (http2->resynced)
+		name_call(connection, http2, feed->sock, scratch->given.stream, facts->tgid);
 	connection->flags &= ~CONNECTION_FRESH;
 	connection->tgid = feed->tgid;
 	/* What comes back on a connection of several streams is nobody's in particular. */

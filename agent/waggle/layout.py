@@ -315,6 +315,12 @@ class TableEventKind(IntEnum):
     EPOCH = 3
 
 
+class ToldAs(IntEnum):
+    REQUEST = 1
+    URL = 2
+    CALL = 3
+
+
 class Version(IntEnum):
     HTTP_MASK = 31
     TLS_SHIFT = 5
@@ -471,7 +477,18 @@ HTTP2 = _dtype(
         ("interims", "u1", 113),
         ("route_offset", "<u2", 114),
         ("route_length", "<u2", 116),
-        ("reserved", "(2,)u1", 118),
+        ("told_length", "<u2", 118),
+    ],
+)
+
+TOLD = _dtype(
+    12,
+    [
+        ("as", "u1", 0),
+        ("method_length", "u1", 1),
+        ("path_length", "u1", 2),
+        ("length", "u1", 3),
+        ("method", "(8,)u1", 4),
     ],
 )
 
@@ -544,7 +561,7 @@ SCHEDULER = _dtype(
 )
 
 GO = _dtype(
-    272,
+    328,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -605,10 +622,24 @@ GO = _dtype(
         ("servemux_told", "<u4", 232),
         ("echo_handler", "<u4", 236),
         ("echo_captured", "<u4", 240),
-        ("reserved", "<u4", 244),
-        ("echo_closure", "<u8", 248),
-        ("birth_ns", "<u8", 256),
-        ("unrouted_ns", "<u8", 264),
+        ("request_method", "<u4", 244),
+        ("request_uri", "<u4", 248),
+        ("request_url", "<u4", 252),
+        ("url_opaque", "<u4", 256),
+        ("url_path", "<u4", 260),
+        ("url_raw_path", "<u4", 264),
+        ("url_query", "<u4", 268),
+        ("url_force_query", "<u4", 272),
+        ("own_method", "<u4", 276),
+        ("own_uri", "<u4", 280),
+        ("own_call_method", "<u4", 284),
+        ("own_call_url", "<u4", 288),
+        ("grpc_method", "<u4", 292),
+        ("old", "<u4", 296),
+        ("old_calls", "<u4", 300),
+        ("echo_closure", "<u8", 304),
+        ("birth_ns", "<u8", 312),
+        ("unrouted_ns", "<u8", 320),
     ],
 )
 

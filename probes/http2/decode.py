@@ -232,6 +232,8 @@ def _add_own_attributes(exchange: Exchange, stream: Stream, attributes: Attribut
     if stream.unknown:
         # The table's entries were made before the agent came, or their events were lost.
         attributes["waggle.http2.unknown_fields"] = stream.unknown
+    if stream.is_told:
+        attributes["waggle.http2.name_by"] = "memory"
     if exchange.facts.end == End.UNSEEN:
         attributes["waggle.incomplete"] = True
 

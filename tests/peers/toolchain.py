@@ -85,6 +85,13 @@ def ensure_go_matrix() -> None:
     ensure_go_module(PROGRAMS / "gomatrix", ["", "load", "soak"], GO_MATRIX_BIN)
 
 
+def ensure_go_matrix_by(version: str) -> Path:
+    """The matrix's program by another version of Go."""
+    out = BUILD / "bin" / f"peers-go-{version}"
+    ensure_go_module(PROGRAMS / "gomatrix", [""], out, by=f"go{version}")
+    return out / "gomatrix"
+
+
 def ensure_go_old(version: str, *, way: str) -> Path:
     """A small program by another version of Go, which Go fetches, built in one of GO_WAYS."""
     program = GO_OLD_BIN / f"{version}-{way}"
@@ -187,11 +194,20 @@ def _base_python() -> str:
 
 
 def ensure_go_module(
-    module: Path, packages: Sequence[str], out: Path, *, stripped: bool = False
+    module: Path,
+    packages: Sequence[str],
+    out: Path,
+    *,
+    stripped: bool = False,
+    by: str = "local",
 ) -> None:
-    """Builds the commands `packages` of a Go module into the folder `out`."""
+    """Builds the commands `packages` of a Go module into the folder `out`.
+
+    by: version of Go, which Go fetches if it is another than its own.
+    """
     go = tool("go")
     version = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
+    version += by
     sources = [*module.rglob("*.go"), module / "go.mod", module / "go.sum"]
     name = f"go-{out.relative_to(BUILD)}-{module.name}".replace("/", "-")
     digest = _digest(sources, version, str(stripped), *packages)
@@ -200,7 +216,7 @@ def ensure_go_module(
             out.mkdir(parents=True, exist_ok=True)
             command = [go, "build", "-trimpath", "-mod=readonly", f"-p={_JOBS}", "-o", f"{out}/"]
             command += ["-ldflags=-s -w"] if stripped else []
-            env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+            env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": by, "GOWORK": "off"}
             _run([*command, *(f"./{package}" for package in packages)], cwd=module, env=env)
 
 

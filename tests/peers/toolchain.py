@@ -26,6 +26,10 @@ GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
 # With OpenTelemetry's own SDK; the benchmarks have it too.
 SDK_VENV = BUILD / "bench-sdk-venv"
 SDK_REQUIREMENTS = ROOT / "tests" / "bench" / "requirements-sdk.txt"
+# Envoy itself, as a Python wheel.
+_ENVOY_VENV = BUILD / "peers-envoy-venv"
+_ENVOY_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-envoy.txt"
+ENVOY = _ENVOY_VENV / "bin" / "envoy"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"
@@ -77,6 +81,11 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
         _ensure_java_grpc()
         if has_cargo():
             _ensure_rust_grpc()
+
+
+def ensure_envoy() -> None:
+    """The proxy; 37 MB."""
+    ensure_venv(_ENVOY_VENV, _ENVOY_REQUIREMENTS)
 
 
 def ensure_go_matrix() -> None:

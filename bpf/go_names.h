@@ -39,13 +39,13 @@ INLINE void read_method(struct stream_name *name, u64 address)
 OUT_OF_LINE int name_served(u64 sock, u32 stream, u64 method, u64 path)
 {
 	struct exchange_key key = { .sock = sock, .index = stream };
-	struct http2_connection *http2 = bpf_map_lookup_elem(&http2_connections, &sock);
+	struct open_stream *open = find_stream(sock, stream);
 	struct stream_name name = { .stream = stream };
 	u32 length;
 
-	if (!http2)
+	if (!open)
 		return 0;
-	name.connection = http2->id;
+	name.owner = open->stream.connection;
 	name.told.as = method ? WAGGLE_TOLD_AS_REQUEST : WAGGLE_TOLD_AS_CALL;
 	if (method)
 		read_method(&name, method);
@@ -54,6 +54,7 @@ OUT_OF_LINE int name_served(u64 sock, u32 stream, u64 method, u64 path)
 		return 0;
 	name.told.length = length;
 	bpf_map_update_elem(&stream_names, &key, &name, BPF_ANY);
+	share_name(&name, hop_of(&open->record.facts));
 	return 0;
 }
 
@@ -71,7 +72,7 @@ OUT_OF_LINE int name_grpc_call(struct waggle_go *go, u64 sock, u32 stream, u64 m
 		go->old--;
 		return 0;
 	}
-	name.connection = http2 ? http2->id : 0;
+	name.owner = http2 ? http2->id : 0;
 	name.ns = bpf_ktime_get_ns();
 	name.told.as = WAGGLE_TOLD_AS_CALL;
 	length = read_string(name.path, NAME_PATH_MAX, method);

@@ -210,7 +210,7 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	}
 	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
 	if (http2->resynced)
-		name_call(connection, http2, feed->sock, scratch->given.stream, facts->tgid);
+		name_call(connection, http2, feed->sock, scratch->given.stream, facts);
 	connection->flags &= ~CONNECTION_FRESH;
 	connection->tgid = feed->tgid;
 	/* What comes back on a connection of several streams is nobody's in particular. */

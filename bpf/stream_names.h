@@ -12,12 +12,13 @@
 #define NAME_PATH_MAX 127 /* a mask */
 #define NAME_SHORT 63
 
-/* exchange_key.reserved: the key is a stream's, or a goroutine and its process's waggle_go.epoch. */
-enum name_place { NAME_OF_STREAM = 0, NAME_OF_GOROUTINE = 1 };
+/* exchange_key.reserved: what the key is of. A stream; a goroutine, with its process's
+ * waggle_go.epoch; or a stream whose two ends are both here, by the span id of its client. */
+enum name_place { NAME_OF_STREAM = 0, NAME_OF_GOROUTINE = 1, NAME_OF_HOP = 2 };
 
 struct stream_name {
-	u64 connection; /* http2_connection.id; 0: of a connection that nobody had judged yet */
-	u64 ns;		/* when it was left */
+	u64 owner; /* whose: http2_connection.id (0: nobody had judged it yet); of a hop its span */
+	u64 ns;	   /* when it was left */
 	u32 stream;
 	struct waggle_told told;
 	u8 path[NAME_PATH_MAX + 1];
@@ -28,7 +29,7 @@ MAP(stream_names, BPF_MAP_TYPE_LRU_HASH, 4096, struct exchange_key, struct strea
 
 /* Adds what is known of a stream's name behind `used` bytes of its record's head, which has
  * `size`. Returns how many bytes that took. The verifier wants a bound for each length. */
-INLINE u32 add_name(u8 *head, u32 size, u64 used, const struct exchange_key *key)
+INLINE u32 add_name(u8 *head, u32 size, u64 used, const struct exchange_key *key, u64 owner)
 {
 	struct stream_name *name = bpf_map_lookup_elem(&stream_names, key);
 	u32 length = name ? name->told.length & NAME_PATH_MAX : 0;
@@ -46,21 +47,49 @@ INLINE u32 add_name(u8 *head, u32 size, u64 used, const struct exchange_key *key
 		return 0;
 	/* Looked at last: it may have become another's while it was copied. */
 	IN_THIS_ORDER();
-	if (name->connection != ((const struct waggle_http2 *)head)->connection ||
-	    name->stream != key->index)
+	if (name->owner != owner || name->stream != key->index)
 		return 0;
 	return sizeof(name->told) + length;
 }
 
-/* The same for a record that is about to leave: one of no upgraded request. */
-INLINE void name_record(struct waggle_facts *facts, u8 *head, u32 size,
-			const struct exchange_key *key)
+/* The span of the client of a stream, if its other end is known to be here too. */
+INLINE u64 hop_of(const struct waggle_facts *facts)
 {
-	u32 added = add_name(head, size, facts->http2_len, key);
+	if (facts->role == WAGGLE_ROLE_CLIENT)
+		return load64(facts->span_id);
+	return facts->link == WAGGLE_LINK_SOCKET ? load64(facts->parent_id) : 0;
+}
 
-	((struct waggle_http2 *)head)->told_length = added;
-	facts->http2_len += added;
+/* The name is left for the other end of its stream. `name` is nobody else's yet. */
+INLINE void share_name(struct stream_name *name, u64 hop)
+{
+	struct exchange_key key = { .sock = hop, .reserved = NAME_OF_HOP };
+
+	if (!hop)
+		return;
+	name->owner = hop;
+	name->stream = 0;
+	name->told.as |= WAGGLE_TOLD_AS_PEERS;
+	bpf_map_update_elem(&stream_names, &key, name, BPF_ANY);
+	name->told.as &= ~WAGGLE_TOLD_AS_PEERS;
+}
+
+/* A record is about to leave, of no upgraded request: it gets its own name, or that which the
+ * other end has for the same stream. */
+INLINE void name_record(struct waggle_facts *facts, u8 *head, u32 size, struct exchange_key *key)
+{
+	struct waggle_http2 *http2 = (void *)head;
+	u32 added = add_name(head, size, facts->http2_len, key, http2->connection);
+
 	bpf_map_delete_elem(&stream_names, key);
+	if (!added) {
+		key->sock = hop_of(facts);
+		key->index = 0;
+		key->reserved = NAME_OF_HOP;
+		added = add_name(head, size, facts->http2_len, key, key->sock);
+	}
+	http2->told_length = added;
+	facts->http2_len += added;
 }
 
 #endif

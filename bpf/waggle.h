@@ -290,6 +290,7 @@ enum waggle_told_as {
 	WAGGLE_TOLD_AS_REQUEST = 1, /* a request as it came: the path is as it was sent */
 	WAGGLE_TOLD_AS_URL = 2,	 /* a request to be made: of its URL path and query, unescaped */
 	WAGGLE_TOLD_AS_CALL = 3,	 /* a gRPC call: the path is its method, as it is sent */
+	WAGGLE_TOLD_AS_PEERS = 128, /* a bit beside these: in the memory of the other end */
 };
 
 /* A stream's name out of the program's own memory (bpf/stream_names.h), on connections whose

@@ -319,6 +319,7 @@ class ToldAs(IntEnum):
     REQUEST = 1
     URL = 2
     CALL = 3
+    PEERS = 128
 
 
 class Version(IntEnum):

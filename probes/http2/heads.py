@@ -8,7 +8,7 @@ from waggle.layout import Flag, Kept, Method
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.blocks import Decoded, Field, Literal
 from waggle.probes.http2.kept import Stream, StreamKept, kept_field
-from waggle.probes.http2.names import Told
+from waggle.probes.http2.names import Told, ToldBy
 from waggle.tracestate_limits import within_limits
 
 _METHODS = {m.name.encode(): int(m) for m in Method if m != Method.OTHER}
@@ -88,7 +88,7 @@ class Head:
 
     code: sent grpc-status. is_call: whether the gRPC conventions are the span's.
     flags: layout.Flag bits to add. unknown: fields that could not be decoded.
-    is_told: the path is not the wire's, but the program's.
+    told_by: whose memory has the path, which the wire does not tell.
     """
 
     method: int
@@ -100,7 +100,7 @@ class Head:
     is_call: bool = False
     is_rpc: bool = False
     code: int | None = None
-    is_told: bool = False
+    told_by: ToldBy = ToldBy.NOBODY
 
     def timeout_field(self, timeout: bytes) -> bytes:
         """The kept field of a grpc-timeout."""
@@ -138,8 +138,9 @@ def read_head(
     told: the stream's name in the program's memory, for what its blocks do not say.
     """
     request = dict(blocks.request.fields)
-    is_told = told is not None and b":path" not in request
-    if told is not None and is_told:
+    told_by = ToldBy.NOBODY
+    if told is not None and b":path" not in request:
+        told_by = told.by
         request[b":path"] = told.path
         if told.method:
             request.setdefault(b":method", told.method)
@@ -174,7 +175,7 @@ def read_head(
         is_call=is_call,
         is_rpc=kind is not None,
         code=code if is_call else None,
-        is_told=is_told,
+        told_by=told_by,
     )
 
 

@@ -43,8 +43,8 @@ class Stream(NamedTuple):
     """StreamKept.STREAM: numbers of the stream that belong to its shape.
 
     error: of RST_STREAM or GOAWAY. requests, responses: messages of gRPC. unknown: fields
-    of header blocks that could not be decoded. known: how the status is known. is_told: the
-    path is known by the program's memory.
+    of header blocks that could not be decoded. known: how the status is known. told_by:
+    whose memory has the path (names.py: ToldBy).
     """
 
     error: int = 0
@@ -53,7 +53,7 @@ class Stream(NamedTuple):
     unknown: int = 0
     known: int = 0
     flags: int = 0  # layout.Http2Flag
-    is_told: int = 0
+    told_by: int = 0
 
     def packed(self) -> bytes:
         return _STREAM.pack(*self)

@@ -6,6 +6,7 @@ wire is believed no more.
 """
 
 import re
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,21 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MOST_PROCESSES = 4096
 
 
+class ToldBy(IntEnum):
+    """Whose memory a name is from."""
+
+    NOBODY = 0
+    MEMORY = 1  # of the program whose span it is
+    PEER = 2  # of the other end of the connection
+
+
 class Told(NamedTuple):
     """A stream's name as a program has it. method: of HTTP, empty where it was not told."""
 
     method: bytes
     path: bytes
     is_call: bool
+    by: ToldBy = ToldBy.MEMORY
 
 
 def read_told(raw: bytes) -> Told | None:
@@ -35,14 +45,16 @@ def read_told(raw: bytes) -> Told | None:
     told = np.frombuffer(raw[: layout.TOLD.itemsize], layout.TOLD)[0]
     text = raw[layout.TOLD.itemsize :]
     method = bytes(told["method"].tobytes())[: int(told["method_length"])]
-    if told["as"] == ToldAs.URL:
+    how = int(told["as"]) & ~ToldAs.PEERS
+    if how == ToldAs.URL:
         method = method or b"GET"
         path = _sent_path(text, int(told["path_length"]))
     else:
         path = text if text[:1] == b"/" or text == b"*" else None
     if path is None or not _VISIBLE.fullmatch(path):
         return None
-    return Told(method if _METHOD.fullmatch(method) else b"", path, told["as"] == ToldAs.CALL)
+    by = ToldBy.PEER if told["as"] & ToldAs.PEERS else ToldBy.MEMORY
+    return Told(method if _METHOD.fullmatch(method) else b"", path, how == ToldAs.CALL, by)
 
 
 def _sent_path(text: bytes, path_length: int) -> bytes | None:

@@ -395,7 +395,7 @@ def _about(facts: _Facts, head: Head) -> Stream:
         unknown=head.unknown,
         known=known,
         flags=facts.flags & notable,
-        is_told=head.is_told,
+        told_by=head.told_by,
     )
 
 

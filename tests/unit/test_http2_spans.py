@@ -310,9 +310,7 @@ def test_a_connection_older_than_the_agent_has_no_wrong_names() -> None:
     assert made.attributes["waggle.http2.unknown_fields"] == 5 + 1 + 2
 
 
-def told(
-    path: bytes, how: ToldAs = ToldAs.CALL, method: bytes = b"", path_length: int = 0
-) -> bytes:
+def told(path: bytes, how: int = ToldAs.CALL, method: bytes = b"", path_length: int = 0) -> bytes:
     """A name as the kernel leaves it."""
     row = np.zeros(1, layout.TOLD)
     row["as"], row["method_length"], row["length"] = how, len(method), len(path)
@@ -347,6 +345,10 @@ def test_a_name_out_of_memory_is_told_as_such() -> None:
     wire, record = old_stream(told(b"/shop/7?c=1", ToldAs.URL, b"", 7), role=Role.CLIENT)
     (made,) = spans_of(record, wire)
     assert str(made.attributes["url.full"]).endswith("/shop/7?c=1")
+    wire, record = old_stream(told(b"/shop.v1.Orders/Place", ToldAs.CALL | ToldAs.PEERS))
+    (made,) = spans_of(record, wire)
+    assert made.name == "shop.v1.Orders/Place"
+    assert made.attributes["waggle.http2.name_by"] == "peer"
 
 
 @pytest.mark.parametrize(

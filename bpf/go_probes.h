@@ -8,6 +8,7 @@
 #define WAGGLE_GO_PROBES_H
 
 #include "go_calls.h"
+#include "go_names.h"
 
 #define GO_WRAPPERS 3 /* connections in connections */
 #define GO_CLOSED 1   /* of internal/poll.fdMutex.state, a descriptor's first word: since Go 1.9 */
@@ -148,6 +149,8 @@ int go_grpc_call(struct pt_regs *registers)
 		return 0;
 	key.at = socket_of_conn(go, client + go->grpc_client_conn);
 	leave_go_call(go, &key, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
+	if (go->old && go->grpc_method && key.at)
+		name_grpc_call(go, key.at, key.stream, stream + go->grpc_method);
 	return 0;
 }
 
@@ -188,7 +191,7 @@ int go_grpc_send_headers(struct pt_regs *registers)
 }
 
 /* The current goroutine serves this stream of HTTP/2, until it serves another; whoever is
- * handed its context works for it. */
+ * handed its context works for it. Returns whether the stream's name may not be known. */
 OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 context, u64 request)
 {
 	struct goroutine_key key = { .epoch = go->epoch };
@@ -212,7 +215,7 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 	of_stream.owner = fresh.request.owner;
 	if (context)
 		bpf_map_update_elem(&go_contexts, &context_key, &of_stream, BPF_ANY);
-	return 0;
+	return ((struct waggle_http2 *)open->record.head)->flags & WAGGLE_HTTP2_FLAG_RESYNCED;
 }
 
 /* The stream for which runHandler() was given a writer. */
@@ -228,13 +231,16 @@ SEC("uprobe")
 int go_http2_handler(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 request = GO_ARGUMENT_2(registers);
+	u64 request = GO_ARGUMENT_2(registers), sock;
+	u32 stream;
 
 	if (!go)
 		return 0;
-	serve_stream(go, socket_of_conn(go, GO_ARGUMENT_0(registers) + go->http2_conn),
-		     (u32)word_at(stream_of_writer(GO_ARGUMENT_1(registers)) + go->http2_stream),
-		     word_at(context_of_request(go, request)), request);
+	sock = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->http2_conn);
+	stream = (u32)word_at(stream_of_writer(GO_ARGUMENT_1(registers)) + go->http2_stream);
+	if (serve_stream(go, sock, stream, word_at(context_of_request(go, request)), request) &&
+	    go->request_uri)
+		name_served(sock, stream, request + go->request_method, request + go->request_uri);
 	return 0;
 }
 
@@ -243,13 +249,18 @@ SEC("uprobe")
 int go_http2_own(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 stream = stream_of_writer(GO_ARGUMENT_1(registers));
+	u64 stream_at = stream_of_writer(GO_ARGUMENT_1(registers)), sock;
+	u64 request = GO_ARGUMENT_2(registers);
+	u32 stream;
 
 	if (!go)
 		return 0;
-	serve_stream(go, socket_of_conn(go, GO_ARGUMENT_0(registers) + go->http2_own_conn),
-		     (u32)word_at(stream + go->http2_stream),
-		     word_at(stream + go->http2_ctx + GO_INTERFACE_DATA), GO_NO_REQUEST);
+	sock = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->http2_own_conn);
+	stream = (u32)word_at(stream_at + go->http2_stream);
+	if (serve_stream(go, sock, stream, word_at(stream_at + go->http2_ctx + GO_INTERFACE_DATA),
+			 GO_NO_REQUEST) &&
+	    go->own_uri)
+		name_served(sock, stream, request + go->own_method, request + go->own_uri);
 	return 0;
 }
 
@@ -259,15 +270,46 @@ SEC("uprobe")
 int go_grpc_handler(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
-	u64 transport = GO_ARGUMENT_2(registers), stream = GO_ARGUMENT_3(registers);
+	u64 transport = GO_ARGUMENT_2(registers), stream = GO_ARGUMENT_3(registers), sock;
+	u32 number;
 
 	if (!go)
 		return 0;
 	if (go->grpc_indirect)
 		stream = word_at(stream);
-	serve_stream(go, socket_of_conn(go, transport + go->grpc_conn),
-		     (u32)word_at(stream + go->grpc_stream),
-		     word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA), 0);
+	sock = socket_of_conn(go, transport + go->grpc_conn);
+	number = (u32)word_at(stream + go->grpc_stream);
+	if (serve_stream(go, sock, number, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA), 0) &&
+	    go->grpc_method)
+		name_served(sock, number, 0, stream + go->grpc_method);
+	return 0;
+}
+
+/* net/http.(*http2clientStream).encodeAndWriteHeaders(stream, request), bundled or x/net's: the
+ * goroutine that will send the head of a request. There while it may be one whose path is not
+ * known otherwise. */
+SEC("uprobe")
+int go_http2_call(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	u64 request = GO_ARGUMENT_1(registers);
+
+	if (go && go->url_path)
+		name_request(go, current_goid(go), request + go->request_method,
+			     word_at(request + go->request_url));
+	return 0;
+}
+
+/* The same in net/http/internal/http2, since Go 1.27. */
+SEC("uprobe")
+int go_http2_own_call(struct pt_regs *registers)
+{
+	struct waggle_go *go = current_go();
+	u64 request = GO_ARGUMENT_1(registers);
+
+	if (go && go->url_path && go->own_call_url)
+		name_request(go, current_goid(go), request + go->own_call_method,
+			     word_at(request + go->own_call_url));
 	return 0;
 }
 

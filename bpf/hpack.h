@@ -44,6 +44,8 @@ struct hpack_walk {
 	u32 path_coded;
 	u32 path_static; /* else its entry of the static table, 0: none */
 	u32 path_entry;	 /* the number of the entry that it became, from 1 on; 0: none */
+	u32 traceparent_entry; /* of the traceparent: the entry that it became, or, without a value,
+				* repeats; from 1 on, 0: none */
 	u32 repeats;	 /* fields that were repeated from the dynamic table, so far */
 	u32 repeated[HPACK_REPEATED]; /* the first of these: their entries' numbers */
 	u32 size;     /* of the fields, at most, as RFC 9113 10.5.1 counts it: but for those repeated */
@@ -59,7 +61,7 @@ struct hpack_walk {
 	u8 states;    /* it has a field named tracestate */
 	u8 forgets;   /* an entry named traceparent is older than what `names` knows of now */
 	u8 refers_far; /* it refers to an entry of that age */
-	u8 reserved[1];
+	u8 reserved[5];
 };
 
 struct hpack_block {
@@ -173,6 +175,7 @@ INLINE u32 hpack_note_value(struct hpack_walk *walk, u32 certain)
 	walk->traceparent = walk->string;
 	walk->traceparent_len = walk->length;
 	walk->traceparent_coded = walk->coded;
+	walk->traceparent_entry = 0;
 	return 1;
 }
 
@@ -311,6 +314,8 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 		walk->insertions++;
 		walk->known++;
 		walk->changes = 1;
+		if (named)
+			walk->traceparent_entry = walk->known;
 	}
 }
 
@@ -347,9 +352,12 @@ static long hpack_step(u32 index, void *context)
 	if (byte & 0x80) {
 		number = hpack_number(block, 7);
 		walk->bad |= !number;
-		/* Repeated whole: what it says only user space can tell. */
-		if (number > HPACK_STATIC && hpack_refer(walk, number - HPACK_STATIC - 1) == 1)
+		/* Repeated whole: what it says was read when it became an entry. */
+		if (number > HPACK_STATIC &&
+		    hpack_refer(walk, number - HPACK_STATIC - 1) == 1) {
 			walk->traceparents += walk->traceparents < 2;
+			walk->traceparent_entry = walk->known - (number - HPACK_STATIC - 1);
+		}
 		if (number <= HPACK_STATIC)
 			walk->size += HPACK_FIELD_OVERHEAD + HPACK_NAME_MOST;
 		hpack_first_field(block, number, 1);

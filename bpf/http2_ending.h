@@ -6,6 +6,7 @@
 #define WAGGLE_HTTP2_ENDING_H
 
 #include "http2_table.h"
+#include "stream_names.h"
 
 #define HTTP2_END_STEPS 4096 /* streams looked for when a connection ends; a sweep has time */
 
@@ -86,6 +87,8 @@ INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
 		}										\
 		end_facts(&record->facts, record->head, used, ending);			\
 		stream_taken(&record->facts, counted, http2);				\
+		if (((struct waggle_http2 *)record->head)->flags & WAGGLE_HTTP2_FLAG_RESYNCED)	\
+			name_record(&record->facts, record->head, sizeof(record->head), &key);	\
 		bpf_ringbuf_submit(record, wakeup(&ring));				\
 		count(WAGGLE_COUNT_EXCHANGES);						\
 		return 1;									\

@@ -186,13 +186,21 @@ INLINE int fill_window(struct walk *walk)
 
 /* Only the beginning of a call can be that of a frame we know nothing of. */
 INLINE int seek_frame(struct feed_state *state, struct http2_side *side,
-		      struct http2_window *window)
+		      struct http2_window *window, u32 from)
 {
+	u32 sender = from == WAGGLE_SIDE_CLIENT ? HPACK_FIRST_REQUEST : HPACK_FIRST_RESPONSE;
 	u32 whole = !state->left && state->offset >= state->length;
+	u32 begins = state->first_of_call && state->offset == window->fill;
 
-	if (state->first_of_call && state->offset == window->fill &&
-	    http2_found_frame(window, whole)) {
+	if (begins && http2_found_frame(window, whole)) {
+		side->fill = 0;
 		side->state = HTTP2_AT_HEADER;
+		return 0;
+	}
+	if (begins && http2_found_halves(side, window, whole, sender)) {
+		side->frame_at = window->position - HTTP2_HEADER;
+		side->frame_ns = state->now;
+		http2_enter_frame(side, load64(side->header), side->header[8]);
 		return 0;
 	}
 	window->at = window->fill;
@@ -215,7 +223,7 @@ static long http2_call_step(u32 index, void *context)
 		return fill_window(walk);
 	}
 	if (side->state == HTTP2_SEEKING)
-		return seek_frame(state, side, window);
+		return seek_frame(state, side, window, walk->scratch->from);
 	event = http2_step(side, window, &walk->scratch->block, state->now);
 	return event ? on_found(walk, event) : 0;
 }
@@ -274,6 +282,7 @@ INLINE void lose_side(struct feed *feed, struct http2_connection *http2, struct 
 	table_lost(http2, side, now,
 		   feed_is_request(feed) ? WAGGLE_SIDE_CLIENT : WAGGLE_SIDE_SERVER);
 	side->state = HTTP2_SEEKING;
+	side->fill = 0;
 	side->block_stream = 0;
 	side->kept_aside = 0;
 	http2->resynced = 1;

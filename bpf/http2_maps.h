@@ -16,6 +16,18 @@ INLINE int is_http2(const struct connection *connection)
 	return connection->sent.state == HTTP1_IS_HTTP2;
 }
 
+#define HTTP2_CONTEXTS 32 /* a power of two */
+
+/* A `traceparent` that became an entry of the client's table. */
+struct table_context {
+	u32 entry; /* its number, from 1 on; 0: none */
+	u8 epoch;
+	u8 flags;
+	u8 reserved[2];
+	u8 trace_id[16];
+	u8 span_id[8];
+};
+
 struct http2_connection {
 	u64 id;	      /* waggle_http2.connection */
 	u64 ended_ns; /* the connection is over; a sweep ends the streams that are left */
@@ -31,6 +43,7 @@ struct http2_connection {
 	u8 resynced;  /* found in mid-stream */
 	u8 from[2];   /* by enum direction: enum waggle_side */
 	u8 reserved[4];
+	struct table_context contexts[HTTP2_CONTEXTS]; /* by the entry's number */
 };
 
 /* A stream that is not finished. `index` in exchange_key is its number. */

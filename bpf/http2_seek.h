@@ -111,4 +111,34 @@ INLINE int http2_found_frame(const struct http2_window *window, u32 whole)
 	return second.plausible;
 }
 
+/* The same where headers of frames and their payloads are read by calls of their own, as Go's
+ * server does. The header of a frame that has a whole header block is kept; the frame is found
+ * if the next call is its payload, and begins as a block of `sender` (enum hpack_first) does. */
+INLINE int http2_found_halves(struct http2_side *side, const struct http2_window *window, u32 whole,
+			      u32 sender)
+{
+	struct http2_header header;
+	u32 before;
+
+	if (side->fill == HTTP2_HEADER) {
+		side->fill = 0;
+		http2_look(&header, load64(side->header), side->header[8]);
+		before = http2_block_at(&header) - HTTP2_HEADER;
+		if (whole && window->fill == header.length && header.length > before &&
+		    http2_block_sender(load64(window->bytes + masked(before, 7)),
+				       header.length - before) == sender)
+			return 1;
+	}
+	if (!whole || window->fill != HTTP2_HEADER)
+		return 0;
+	http2_look(&header, load64(window->bytes), window->bytes[8]);
+	if (header.plausible && header.type == HTTP2_HEADERS &&
+	    header.flags & HTTP2_FLAG_END_HEADERS) {
+		store64(side->header, load64(window->bytes));
+		side->header[8] = window->bytes[8];
+		side->fill = HTTP2_HEADER;
+	}
+	return 0;
+}
+
 #endif

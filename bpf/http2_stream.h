@@ -5,10 +5,12 @@
 #ifndef WAGGLE_HTTP2_STREAM_H
 #define WAGGLE_HTTP2_STREAM_H
 
+#include "go_stream_names.h"
 #include "go_stream_routes.h"
 #include "http1_exchange.h"
 #include "http2_ending.h"
 #include "stream_paths.h"
+#include "table_contexts.h"
 
 #define HTTP2_VERSION 20
 
@@ -197,6 +199,8 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	if (rank_of_tracecontext && hpack_traceparent(&scratch->block))
 		count(header->valid ? WAGGLE_COUNT_TRACEPARENT_READ :
 				      WAGGLE_COUNT_TRACEPARENT_INVALID);
+	if (rank_of_tracecontext && scratch->block.walk.traceparent_entry)
+		turn_to_entry(http2, &scratch->block, scratch->given.epoch);
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
@@ -205,6 +209,8 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 		return;
 	}
 	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
+	if (http2->resynced)
+		name_call(connection, http2, feed->sock, scratch->given.stream, facts);
 	connection->flags &= ~CONNECTION_FRESH;
 	connection->tgid = feed->tgid;
 	/* What comes back on a connection of several streams is nobody's in particular. */

@@ -285,7 +285,24 @@ struct waggle_http2 {
 	unsigned char interims; /* 1xx responses known as such, at most 255 */
 	unsigned short route_offset; /* in head: what a server's router matched, no HPACK, */
 	unsigned short route_length; /* 0: not known */
-	unsigned char reserved[2];
+	unsigned short told_length; /* what follows all else in head: struct waggle_told and texts */
+};
+
+enum waggle_told_as {
+	WAGGLE_TOLD_AS_REQUEST = 1, /* a request as it came: the path is as it was sent */
+	WAGGLE_TOLD_AS_URL = 2,	 /* a request to be made: of its URL path and query, unescaped */
+	WAGGLE_TOLD_AS_CALL = 3,	 /* a gRPC call: the path is its method, as it is sent */
+	WAGGLE_TOLD_AS_PEERS = 128, /* a bit beside these: in the memory of the other end */
+};
+
+/* A stream's name out of the program's own memory (bpf/stream_names.h), on connections whose
+ * tables are not known; the path follows. */
+struct waggle_told {
+	unsigned char as; /* enum waggle_told_as */
+	unsigned char method_length;
+	unsigned char path_length; /* of a URL: up to its query, */
+	unsigned char length;	   /* of all of it */
+	unsigned char method[8]; /* of HTTP; a longer one is not told */
 };
 
 enum waggle_table_event_kind {
@@ -491,6 +508,23 @@ struct waggle_go {
 	unsigned int channel_type; /* of a runtime.hchan: its elements' type, */
 	unsigned int channel_next; /* and which of its buffer's is received next */
 	unsigned int conn_hijacked; /* of a net/http.conn: whether a handler has taken it over */
+	unsigned int request_method; /* of a net/http.Request: its Method, */
+	unsigned int request_uri; /* its RequestURI (0: names are left alone), */
+	unsigned int request_url; /* and its URL */
+	unsigned int url_opaque; /* of a net/url.URL: its Opaque, */
+	unsigned int url_path; /* its Path (0: names are left alone), */
+	unsigned int url_raw_path; /* its RawPath, */
+	unsigned int url_query; /* its RawQuery, */
+	unsigned int url_force_query; /* and its ForceQuery */
+	unsigned int own_method; /* of a ServerRequest of net/http/internal/http2: its Method, */
+	unsigned int own_uri; /* and its RequestURI (0: before Go 1.27) */
+	unsigned int own_call_method; /* of a ClientRequest there: its Method, */
+	unsigned int own_call_url; /* and its URL (0: before Go 1.27) */
+	unsigned int grpc_method; /* of a transport.Stream: its method (0: names are left alone) */
+	unsigned int old; /* calls of grpc whose names are still kept: goes up to WAGGLE_GO_LIMIT_SERVED
+			   * where an HTTP/2 connection may be one whose tables are not known */
+	unsigned int old_calls; /* streams begun on such */
+	unsigned int reserved;
 	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 	unsigned long long unrouted_ns; /* when an answer had no route, within a second */

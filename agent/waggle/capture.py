@@ -39,7 +39,7 @@ _MAY_MISS = frozenset({"tcp_state_change"})
 _PROBES = (
     *("python_context_copied", "python_context_freed"),
     *("go_round_trip", "go_conn_serve", "go_serve_http", "go_birth", "go_http2_handler"),
-    *("go_http2_own", "go_grpc_handler", "go_grpc_call"),
+    *("go_http2_own", "go_grpc_handler", "go_grpc_call", "go_http2_call", "go_http2_own_call"),
     *("go_grpc_new_stream", "go_grpc_send_headers"),
     *("go_route_gin", "go_route_chi", "go_route_mux", "go_route_echo", "go_route_echo_before"),
     *("go_route_servemux", "go_timeout"),

@@ -322,6 +322,13 @@ class TableEventKind(IntEnum):
     EPOCH = 3
 
 
+class ToldAs(IntEnum):
+    REQUEST = 1
+    URL = 2
+    CALL = 3
+    PEERS = 128
+
+
 class Version(IntEnum):
     HTTP_MASK = 31
     TLS_SHIFT = 5
@@ -478,7 +485,18 @@ HTTP2 = _dtype(
         ("interims", "u1", 113),
         ("route_offset", "<u2", 114),
         ("route_length", "<u2", 116),
-        ("reserved", "(2,)u1", 118),
+        ("told_length", "<u2", 118),
+    ],
+)
+
+TOLD = _dtype(
+    12,
+    [
+        ("as", "u1", 0),
+        ("method_length", "u1", 1),
+        ("path_length", "u1", 2),
+        ("length", "u1", 3),
+        ("method", "(8,)u1", 4),
     ],
 )
 
@@ -561,7 +579,7 @@ JAVA = _dtype(
 )
 
 GO = _dtype(
-    280,
+    344,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -625,9 +643,25 @@ GO = _dtype(
         ("channel_type", "<u4", 244),
         ("channel_next", "<u4", 248),
         ("conn_hijacked", "<u4", 252),
-        ("echo_closure", "<u8", 256),
-        ("birth_ns", "<u8", 264),
-        ("unrouted_ns", "<u8", 272),
+        ("request_method", "<u4", 256),
+        ("request_uri", "<u4", 260),
+        ("request_url", "<u4", 264),
+        ("url_opaque", "<u4", 268),
+        ("url_path", "<u4", 272),
+        ("url_raw_path", "<u4", 276),
+        ("url_query", "<u4", 280),
+        ("url_force_query", "<u4", 284),
+        ("own_method", "<u4", 288),
+        ("own_uri", "<u4", 292),
+        ("own_call_method", "<u4", 296),
+        ("own_call_url", "<u4", 300),
+        ("grpc_method", "<u4", 304),
+        ("old", "<u4", 308),
+        ("old_calls", "<u4", 312),
+        ("reserved", "<u4", 316),
+        ("echo_closure", "<u8", 320),
+        ("birth_ns", "<u8", 328),
+        ("unrouted_ns", "<u8", 336),
     ],
 )
 

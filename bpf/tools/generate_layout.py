@@ -18,6 +18,7 @@ STRUCTS = {
     "waggle_process_event": ("PROCESS_EVENT", True),
     "waggle_table_event": ("TABLE_EVENT", True),
     "waggle_http2": ("HTTP2", False),
+    "waggle_told": ("TOLD", False),
     "waggle_process": ("PROCESS", False),
     "waggle_sample_rule": ("SAMPLE_RULE", False),
     "waggle_python": ("PYTHON", False),

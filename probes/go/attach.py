@@ -38,7 +38,7 @@ from waggle.probes.go.binary import (
     read_program,
 )
 from waggle.probes.go.handlers import HANDLERS
-from waggle.probes.go.sparing import Births, Introductions, Routes
+from waggle.probes.go.sparing import Births, Introductions, Names, Routes
 from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC, ROUTERS
 from waggle.probes.tls.attach import SINCE, tell_since
@@ -68,12 +68,18 @@ _ENTRIES: dict[str, tuple[str, ...]] = {
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
     "go_http2_own": (_OWN_HTTP2,),
+    "go_http2_call": (
+        "net/http.(*http2clientStream).encodeAndWriteHeaders",
+        "golang.org/x/net/http2.(*clientStream).encodeAndWriteHeaders",
+    ),
+    "go_http2_own_call": ("net/http/internal/http2.(*clientStream).encodeAndWriteHeaders",),
     "go_tls_write": ("crypto/tls.(*Conn).Write",),
     "go_tls_read": (_TLS_READ,),
 }
 # Of grpc's server, whose fields move from version to version.
 _GRPC_HANDLER = "google.golang.org/grpc.(*Server).handleStream"
 _BORN, _INTRODUCES = "go_birth", "go_serve_http"
+_NAME_CALLS = ("go_http2_call", "go_http2_own_call")
 _ROUTES, _ROUTES_WANTED = "go_route_servemux", "go_timeout"
 # Of grpc's client: the function in which a new stream gets its number, and what it calls then.
 _NEW_STREAM = "google.golang.org/grpc/internal/transport.(*http2Client).NewStream"
@@ -151,7 +157,13 @@ _FIELDS = (
     *("echo_place", "echo_before_place", "echo_path", "echo_request"),
     *("echo_handler", "echo_captured", "servemux_place"),
     *("channel_type", "channel_next"),
+    *("request_method", "request_uri", "request_url", "url_opaque", "url_path", "url_raw_path"),
+    *("url_query", "url_force_query", "own_method", "own_uri", "own_call_method", "own_call_url"),
+    "grpc_method",
 )
+# Without these no name is read. Nothing would tell a wrong text from the right one, so a layout
+# that is only a guess has none of them.
+_NAMES = frozenset({"request_uri", "url_path", "own_uri", "own_call_url"})
 # For functions whose goroutines call less often than this births are not looked at.
 _RARELY_NS = 300 * 10**9
 _OLDEST = (1, 17)
@@ -216,6 +228,7 @@ class GoProbe:
         self._tls = tls
         self._handover = handover
         self._epochs = itertools.count(1)
+        self._began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._plans: dict[tuple[int, ...] | str, Plan] = {}  # by file, and by build id
 
     def wants(self, target: Target) -> bool:
@@ -234,13 +247,18 @@ class GoProbe:
             row = np.zeros(1, layout.GO_FUNCTION)
             row["verdict"] = verdict
             functions.update(key, row.tobytes())
-        self._kernel.map(PROCESSES).update(_key(target.tgid), _row(plan, bias, epoch).tobytes())
+        row = _row(plan, bias, epoch)
+        is_old = target.start_ns <= self._began_ns  # and so may its connections be
+        row["old"] = GoLimit.SERVED if is_old else 0
+        self._kernel.map(PROCESSES).update(_key(target.tgid), row.tobytes())
         hooks = [
             Hook(program, path, offset)
             for program, offset in plan.hooks
             if self._tls or program not in _TLS
         ]
-        attachment = GoAttachment(self._kernel, target.tgid, epoch, hooks, is_guess=plan.is_guess)
+        attachment = GoAttachment(
+            *(self._kernel, target.tgid, epoch, hooks), is_guess=plan.is_guess, is_old=is_old
+        )
         attachment.attach()
         if self._tls:
             tell_since(self._kernel.map(SINCE), target.tgid)
@@ -274,7 +292,14 @@ class GoAttachment:
     """One Go program that is looked into."""
 
     def __init__(
-        self, kernel: Kernel, tgid: int, epoch: int, hooks: Iterable[Hook], *, is_guess: bool
+        self,
+        kernel: Kernel,
+        tgid: int,
+        epoch: int,
+        hooks: Iterable[Hook],
+        *,
+        is_guess: bool,
+        is_old: bool = False,
     ) -> None:
         self._kernel = kernel
         self._tgid = tgid
@@ -289,12 +314,15 @@ class GoAttachment:
         self._births = Births(self._switch(_BORN), self._is_asked_for_births)
         self._introductions = Introductions(self._switch(_INTRODUCES))
         self._routes = Routes(self._switch(_ROUTES), self._switch(_ROUTES_WANTED))
+        self._names = [Names(self._switch(program), is_on=is_old) for program in _NAME_CALLS]
+        self._later = () if is_old else _NAME_CALLS
 
     def attach(self) -> None:
         """Attach everything. Raises WaggleError or OSError, with nothing attached."""
         try:
-            for switch in self._switches.values():
-                switch.attach()
+            for name, switch in self._switches.items():
+                if name not in self._later:
+                    switch.attach()
         except BaseException:
             self.close()
             raise
@@ -318,6 +346,8 @@ class GoAttachment:
         self._births.look(row)
         self._introductions.look(row)
         self._routes.look(row)
+        for names in self._names:
+            names.look(row)
         is_unproven = row["served"] >= GoLimit.SERVED and not row["agrees"]
         if not self._is_guess or not (row["disagrees"] or is_unproven):
             return None
@@ -393,6 +423,9 @@ def _row(plan: Plan, bias: int, epoch: int) -> "np.ndarray[tuple[int], np.dtype[
     row["slot"], row["epoch"], row["must_agree"] = plan.slot, epoch, plan.is_guess
     for field in _FIELDS:
         row[field] = plan.offsets.get(field, 0)
+    if plan.is_guess:
+        for field in _NAMES:
+            row[field] = 0
     closure = plan.program.functions.get(_ECHO_CLOSURE)
     row["echo_closure"] = closure.address + bias if closure else 0
     return row
@@ -490,18 +523,25 @@ def _verdicts(functions: Iterable[Function]) -> dict[int, GoVerdict]:
 
 def grpc_offsets_of(version: str) -> Mapping[str, int] | None:
     """What is known of a version of grpc-go. What is read there must be a stream of that very
-    socket, so newer ones may be taken for the newest."""
-    return _module_offsets(GRPC, version)
+    socket, so newer ones may be taken for the newest; but for the name of a call, which
+    nothing would tell from another text."""
+    found = _module_offsets(GRPC, version)
+    if found is None or not _is_newer(GRPC, version):
+        return found
+    return {field: at for field, at in found.items() if field != "grpc_method"}
 
 
 def router_offsets_of(module: str, version: str) -> Mapping[str, int] | None:
     """What is known of a version of a router. Nothing would tell a wrong text from the right one,
     so only releases of the newest minor version that is known may be newer than it."""
     table = ROUTERS[module]
+    return None if _is_newer(table, version) else _module_offsets(table, version)
+
+
+def _is_newer(table: Iterable[str], version: str) -> bool:
+    """Whether a version is of a newer minor version than all that are known, or makes no sense."""
     newest, number = max(_number(key) or () for key in table), _number(version)
-    if number is None or number[:2] > newest[:2]:
-        return None
-    return _module_offsets(table, version)
+    return number is None or number[:2] > newest[:2]
 
 
 def _module_offsets(

@@ -44,11 +44,28 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "request_pattern": ("net/http.Request.Pattern",),
     "channel_type": ("runtime.hchan.elemtype",),
     "channel_next": ("runtime.hchan.recvx",),
+    "request_method": ("net/http.Request.Method",),
+    "request_uri": ("net/http.Request.RequestURI",),
+    "request_url": ("net/http.Request.URL",),
+    "url_opaque": ("net/url.URL.Opaque",),
+    "url_path": ("net/url.URL.Path",),
+    "url_raw_path": ("net/url.URL.RawPath",),
+    "url_query": ("net/url.URL.RawQuery",),
+    "url_force_query": ("net/url.URL.ForceQuery",),
+    "own_method": ("net/http/internal/http2.ServerRequest.Method",),
+    "own_uri": ("net/http/internal/http2.ServerRequest.RequestURI",),
+    "own_call_method": ("net/http/internal/http2.ClientRequest.Method",),
+    "own_call_url": ("net/http/internal/http2.ClientRequest.URL",),
 }
 # From conn_response to conn_hijacked: read at once (struct go_served).
 SERVED = 24
-# Since Go 1.21; since Go 1.23; grpc 1.70 to 1.76.
-OPTIONAL = frozenset({"parent_goid", "request_pattern", "grpc_indirect"})
+# Since Go 1.21; since Go 1.23; grpc 1.70 to 1.76; since Go 1.27.
+OPTIONAL = frozenset(
+    {
+        *("parent_goid", "request_pattern", "grpc_indirect"),
+        *("own_method", "own_uri", "own_call_method", "own_call_url"),
+    }
+)
 
 _TRANSPORT = "google.golang.org/grpc/internal/transport."
 GRPC_FIELDS: dict[str, tuple[str, ...]] = {
@@ -56,6 +73,7 @@ GRPC_FIELDS: dict[str, tuple[str, ...]] = {
     "grpc_stream": (_TRANSPORT + "Stream.id",),
     "grpc_indirect": (_TRANSPORT + "ServerStream.Stream*",),
     "grpc_ctx": (_TRANSPORT + "Stream.ctx",),
+    "grpc_method": (_TRANSPORT + "Stream.method",),
     "grpc_client_conn": (_TRANSPORT + "http2Client.conn",),
 }
 # The writer's headers, old and new, must begin with the number of their stream.

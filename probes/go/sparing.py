@@ -1,7 +1,8 @@
 """Which probes a Go program is spared, because what they tell nobody needs.
 
-Three cost a stop for each request, or more: births of goroutines; ServeHTTP, which
-only introduces connections that are older than the agent; and ServeMux, whose pattern can be
+Four cost a stop for each request, or more: births of goroutines; ServeHTTP, which
+only introduces connections that are older than the agent; calls over HTTP/2, which are only
+named on such; and ServeMux, whose pattern can be
 read without a stop but where the Request was copied. They are there from the
 beginning, so that the first calls have their parents too, and are looked at now
 and then after that. What is taken away too early comes back: the kernel counts the calls
@@ -19,6 +20,8 @@ from waggle.layout import GoLimit
 
 # Looks for which ServeMux is looked at in vain, and after which at the latest it is again.
 _ROUTES_LOOKS, _ROUTES_PAUSE = 3, 256
+# Looks after which nobody calls any more on connections older than the agent.
+_NAMES_LOOKS = 30
 # Looks after which connections that nothing introduces are left alone.
 _STRANGERS_LOOKS = 30
 
@@ -104,6 +107,29 @@ class Introductions:
             self._switch.off()
         elif has_new:
             self._in_vain += 1
+
+
+class Names:
+    """Calls of net/http's client over HTTP/2, whose paths are not known otherwise on connections
+    older than the agent. is_on: whether there may be any from the beginning."""
+
+    def __init__(self, switch: Switch, *, is_on: bool) -> None:
+        self._switch = switch
+        self._is_on = is_on
+        self._calls = 0
+        self._in_vain = 0
+
+    def look(self, row: np.void) -> None:
+        """row: layout.GO, as the kernel has it now."""
+        has_new = row["old_calls"] != self._calls
+        self._calls = int(row["old_calls"])
+        self._in_vain = 0 if has_new else self._in_vain + 1
+        if has_new and not self._is_on:
+            self._is_on = True
+            self._switch.on()
+        elif self._is_on and self._in_vain >= _NAMES_LOOKS:
+            self._is_on = False
+            self._switch.off()
 
 
 class Routes:

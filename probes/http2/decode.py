@@ -20,6 +20,7 @@ from waggle.probes.http1.decode import (
 )
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.kept import Known, MessageTimes, Stream, StreamKept
+from waggle.probes.http2.names import ToldBy
 from waggle.spans import (
     END_ERRORS,
     KIND_CLIENT,
@@ -232,6 +233,8 @@ def _add_own_attributes(exchange: Exchange, stream: Stream, attributes: Attribut
     if stream.unknown:
         # The table's entries were made before the agent came, or their events were lost.
         attributes["waggle.http2.unknown_fields"] = stream.unknown
+    if stream.told_by:
+        attributes["waggle.http2.name_by"] = ToldBy(stream.told_by).name.lower()
     if exchange.facts.end == End.UNSEEN:
         attributes["waggle.incomplete"] = True
 

@@ -8,6 +8,7 @@ from waggle.layout import Flag, Kept, Method
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.blocks import Decoded, Field, Literal
 from waggle.probes.http2.kept import Stream, StreamKept, kept_field
+from waggle.probes.http2.names import Told, ToldBy
 from waggle.tracestate_limits import within_limits
 
 _METHODS = {m.name.encode(): int(m) for m in Method if m != Method.OTHER}
@@ -87,6 +88,7 @@ class Head:
 
     code: sent grpc-status. is_call: whether the gRPC conventions are the span's.
     flags: layout.Flag bits to add. unknown: fields that could not be decoded.
+    told_by: whose memory has the path, which the wire does not tell.
     """
 
     method: int
@@ -98,6 +100,7 @@ class Head:
     is_call: bool = False
     is_rpc: bool = False
     code: int | None = None
+    told_by: ToldBy = ToldBy.NOBODY
 
     def timeout_field(self, timeout: bytes) -> bytes:
         """The kept field of a grpc-timeout."""
@@ -125,14 +128,22 @@ def read_head(
     upgraded: tuple[int, bytes, bytes] | None = None,
     room: int = 3000,
     routed: bytes = b"",
+    told: Told | None = None,
 ) -> Head:
     """What a stream's blocks say.
 
     upgraded: method, target and kept fields of a request that was sent as HTTP/1.
     room: bytes that target and kept fields may have; a longer target is cut.
     routed: kept fields of what the server's router matched; a gRPC call's route is its method.
+    told: the stream's name in the program's memory, for what its blocks do not say.
     """
     request = dict(blocks.request.fields)
+    told_by = ToldBy.NOBODY
+    if told is not None and b":path" not in request:
+        told_by = told.by
+        request[b":path"] = told.path
+        if told.method:
+            request.setdefault(b":method", told.method)
     response, trailers = _answers(blocks)
     flags = 0
     if upgraded is not None:
@@ -140,6 +151,8 @@ def read_head(
     else:
         method, target, fixed = _request(request)
     kind = _rpc_kind(request, response, trailers)
+    if kind is None and told is not None and told.is_call and b"content-type" not in request:
+        kind = _GRPC
     code = message = None
     if kind is not None:
         code = grpc.sent_code(_either(b"grpc-status", trailers, response))
@@ -162,6 +175,7 @@ def read_head(
         is_call=is_call,
         is_rpc=kind is not None,
         code=code if is_call else None,
+        told_by=told_by,
     )
 
 

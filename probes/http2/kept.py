@@ -43,7 +43,8 @@ class Stream(NamedTuple):
     """StreamKept.STREAM: numbers of the stream that belong to its shape.
 
     error: of RST_STREAM or GOAWAY. requests, responses: messages of gRPC. unknown: fields
-    of header blocks that could not be decoded. known: how the status is known.
+    of header blocks that could not be decoded. known: how the status is known. told_by:
+    whose memory has the path (names.py: ToldBy).
     """
 
     error: int = 0
@@ -52,6 +53,7 @@ class Stream(NamedTuple):
     unknown: int = 0
     known: int = 0
     flags: int = 0  # layout.Http2Flag
+    told_by: int = 0
 
     def packed(self) -> bytes:
         return _STREAM.pack(*self)
@@ -77,7 +79,7 @@ class MessageTimes(NamedTuple):
         return cls(*_TIMES.unpack(raw)) if len(raw) == _TIMES.size else None
 
 
-_STREAM = struct.Struct("<IIIHBB")
+_STREAM = struct.Struct("<IIIHBBB")
 _TIMES = struct.Struct("<QQQQ")
 
 

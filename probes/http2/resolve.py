@@ -22,6 +22,7 @@ from waggle.probes.http2 import grpc, heads
 from waggle.probes.http2.blocks import Literal, decode
 from waggle.probes.http2.heads import Blocks, Head
 from waggle.probes.http2.kept import Known, MessageTimes, Stream, kept_field
+from waggle.probes.http2.names import Told, Witnesses, read_told
 from waggle.probes.http2.quick import known_fields
 from waggle.probes.http2.tables import Tables
 from waggle.ring import narrowed
@@ -76,6 +77,13 @@ class _Block(NamedTuple):
     timeout: Literal | None
 
 
+class _Beside(NamedTuple):
+    """What is known of a stream beside its blocks: kept fields of its route, and its name."""
+
+    routed: bytes
+    told: Told | None
+
+
 @dataclass(slots=True)
 class ResolverStats:
     """Rows of streams so far. decoded: rows that said what no row before had said."""
@@ -83,6 +91,7 @@ class ResolverStats:
     streams: int = 0
     decoded: int = 0
     unknown: int = 0  # kinds of rows with a field that could not be decoded
+    untrue_names: int = 0  # names in a program's memory that were not those on the wire
 
 
 class Resolver:
@@ -98,6 +107,7 @@ class Resolver:
         self._known: dict[Hashable, _Known] = {}
         self._numbers = count(1)
         self._heads: dict[Hashable, Head] = {}
+        self._witnesses = Witnesses()
 
     def poll(self) -> None:
         """Take what waits in the ring of table events."""
@@ -140,31 +150,44 @@ class Resolver:
         """What rows mean whose bytes were not seen before."""
         for row, facts in zip(rows.tolist(), raw.facts(rows), strict=True):
             blocks = [self._block(raw, facts, row, block) for block in _SIDE_OF]
-            routed = _routed(raw, facts, row)
-            key = (facts.keyed, routed, *(block.known.number for block in blocks))
+            beside = _Beside(_routed(raw, facts, row), self._told(raw, facts, row, blocks[0]))
+            key = (facts.keyed, beside, *(block.known.number for block in blocks))
             resolved = None if facts.is_upgraded else self._meanings.get(key)
             if resolved is None:
-                resolved = self._resolved(raw, facts, row, blocks, routed)
+                resolved = self._resolved(raw, facts, row, blocks, beside)
                 _remember(self._meanings, key, resolved)
             yield resolved, blocks[0].timeout
 
+    def _told(self, raw: "_Raw", facts: "_Facts", row: int, request: _Block) -> Told | None:
+        """The stream's name in the program's memory, as far as that may be believed."""
+        if not facts.told_length:
+            return None
+        told = read_told(raw.told(row, facts.told_length))
+        process = raw.process(row)
+        sent = dict(request.known.block.fields).get(b":path")
+        if told is not None and sent is not None and sent != told.path:
+            self.stats.untrue_names += 1
+            self._witnesses.disagree(process)
+            self._rows.clear()  # rows of its connections among them
+        return told if self._witnesses.is_believed(process) else None
+
     def _resolved(
-        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block], routed: bytes
+        self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block], beside: _Beside
     ) -> Resolved:
         upgraded = raw.upgraded(row) if facts.is_upgraded else None
-        head = self._head(upgraded, Blocks(*(block.known.block for block in blocks)), routed)
+        head = self._head(upgraded, Blocks(*(block.known.block for block in blocks)), beside)
         stream = _about(facts, head)
         self.stats.decoded += 1
         self.stats.unknown += head.unknown > 0
         return Resolved(head, stream, _common_kept(head, stream))
 
     def _head(
-        self, upgraded: tuple[int, bytes, bytes] | None, blocks: Blocks, routed: bytes
+        self, upgraded: tuple[int, bytes, bytes] | None, blocks: Blocks, beside: _Beside
     ) -> Head:
-        key = (upgraded, routed, *((block.fields, block.unknown) for block in blocks))
+        key = (upgraded, beside, *((block.fields, block.unknown) for block in blocks))
         head = self._heads.get(key)
         if head is None:
-            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256, routed)
+            head = heads.read_head(blocks, upgraded, _LARGE_HEAD - 256, *beside)
             _remember(self._heads, key, head)
         return head
 
@@ -234,6 +257,7 @@ class _Facts(NamedTuple):
     block_flags: list[int]
     route_offset: int
     route_length: int
+    told_length: int
     keyed: tuple[int, ...]  # of what a row means, all that is not in its blocks
 
     @property
@@ -288,6 +312,16 @@ class _Raw:
         start = _FACTS + offset
         return bytes(self.rows[row, start : start + length].tobytes())
 
+    def told(self, row: int, length: int) -> bytes:
+        """What follows all else in a head."""
+        record = self.records[row]
+        end = sum(int(record[name]) for name in ("target_len", "kept_len", "http2_len"))
+        return self.block(row, end - length, length)
+
+    def process(self, row: int) -> tuple[int, int]:
+        record = self.records[row]
+        return int(record["tgid"]), int(record["process_start_ns"])
+
     def upgraded(self, row: int) -> tuple[int, bytes, bytes]:
         """Method, target and kept fields of a request that was sent as HTTP/1."""
         record = self.records[row]
@@ -330,6 +364,9 @@ class _Raw:
         routes = self.streams["route_offset"].astype(np.intp) + self.streams["route_length"]
         used = np.maximum(used, routes)
         upgraded = self.records["target_len"].astype(np.intp) + self.records["kept_len"]
+        is_told = self.streams["told_length"] != 0
+        if is_told.any():
+            used = np.maximum(used, np.where(is_told, self.records["http2_len"], 0))
         used = -8 * (-np.maximum(used, _STREAM_SIZE + upgraded) // 8)
         whole: Positions = np.minimum(used, self.rows.shape[1] - _FACTS)
         return whole
@@ -358,6 +395,7 @@ def _about(facts: _Facts, head: Head) -> Stream:
         unknown=head.unknown,
         known=known,
         flags=facts.flags & notable,
+        told_by=head.told_by,
     )
 
 

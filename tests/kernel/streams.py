@@ -155,7 +155,7 @@ class StreamRecording(Recording):
         assert row["protocol"] == Protocol.HTTP2
         head = row["head"].tobytes()
         http2 = np.frombuffer(head[: layout.HTTP2.itemsize], layout.HTTP2)[0]
-        assert not any(http2["reserved"])
+        assert not http2["told_length"]
         in_use = sum(int(row[name]) for name in ("target_len", "kept_len", "http2_len"))
         blocks, raw = {}, {}
         for block in Block:

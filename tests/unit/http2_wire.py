@@ -86,9 +86,11 @@ def stream(
     large: bool = False,
     columns: dict[str, object] | None = None,
     route: bytes = b"",
+    told: bytes = b"",
     **facts: object,
 ) -> Records:
-    """The record of one stream. columns: of layout.HTTP2; facts: of layout.EXCHANGE."""
+    """The record of one stream. columns: of layout.HTTP2; facts: of layout.EXCHANGE. told: what
+    follows all else."""
     facts = {"protocol": layout.Protocol.HTTP2, "version": 20, "method": 0, "shape": 0, **facts}
     made = record(b"", (), large=large, **facts)
     head = np.zeros(1, layout.HTTP2)
@@ -105,6 +107,9 @@ def stream(
     if route:
         head["route_offset"], head["route_length"] = at + len(data), len(route)
         data += route
+    if told:
+        data += told
+        head["told_length"], made["http2_len"] = len(told), at + len(data)
     for name, value in (columns or {}).items():
         head[name][0] = value
     raw = head.tobytes() + data

@@ -15,7 +15,7 @@ from unit.otlp_messages import expected, received
 from unit.records import SECOND, batch
 from waggle import layout
 from waggle.exporter.encoding import OtlpEncoder
-from waggle.layout import Block, End, Flag, Http2Flag, Link, Role, Side
+from waggle.layout import Block, End, Flag, Http2Flag, Link, Role, Side, ToldAs
 from waggle.probes.go.handlers import HANDLERS
 from waggle.probes.http2 import grpc
 from waggle.probes.http2.resolve import Resolver
@@ -308,6 +308,89 @@ def test_a_connection_older_than_the_agent_has_no_wrong_names() -> None:
     assert "url.path" not in made.attributes
     assert "rpc.method" not in made.attributes
     assert made.attributes["waggle.http2.unknown_fields"] == 5 + 1 + 2
+
+
+def told(path: bytes, how: int = ToldAs.CALL, method: bytes = b"", path_length: int = 0) -> bytes:
+    """A name as the kernel leaves it."""
+    row = np.zeros(1, layout.TOLD)
+    row["as"], row["method_length"], row["length"] = how, len(method), len(path)
+    row["path_length"] = path_length
+    row["method"][0, : len(method)] = np.frombuffer(method, np.uint8)
+    return row.tobytes() + path
+
+
+def old_stream(name: bytes, *, fields: Fields = CALL, number: int = 1, **facts: Any) -> Any:
+    """A stream on a connection that had sent the same before the agent came."""
+    wire = Wire(connection=number)
+    sent(wire, fields, ANSWER, OK)
+    wire.take_events()
+    wire.inserted = dict.fromkeys(Side, 0)
+    blocks = sent(wire, fields, ANSWER, OK)
+    columns = {"flags": Http2Flag.RESYNCED, "messages": (1, 1)}
+    return wire, stream(wire, blocks, columns=columns, told=name, **facts)
+
+
+def test_a_name_out_of_memory_is_told_as_such() -> None:
+    """What the wire does not say the program's memory may: the method of a call, which makes it
+    one, or the path of a request; and the span says so."""
+    wire, record = old_stream(told(b"/shop.v1.Orders/Place"))
+    (made,) = spans_of(record, wire)
+    assert made.name == made.attributes["rpc.method"] == "shop.v1.Orders/Place"
+    assert made.attributes["waggle.http2.name_by"] == "memory"
+    wire, record = old_stream(told(b"/a%20b?c=1", ToldAs.REQUEST, b"PATCH"))
+    (made,) = spans_of(record, wire)
+    assert (made.attributes["url.path"], made.attributes["url.query"]) == ("/a%20b", "c=1")
+    assert made.attributes["http.request.method"] == "POST"  # as the wire has it
+    assert made.attributes["waggle.http2.name_by"] == "memory"
+    wire, record = old_stream(told(b"/shop/7?c=1", ToldAs.URL, b"", 7), role=Role.CLIENT)
+    (made,) = spans_of(record, wire)
+    assert str(made.attributes["url.full"]).endswith("/shop/7?c=1")
+    wire, record = old_stream(told(b"/shop.v1.Orders/Place", ToldAs.CALL | ToldAs.PEERS))
+    (made,) = spans_of(record, wire)
+    assert made.name == "shop.v1.Orders/Place"
+    assert made.attributes["waggle.http2.name_by"] == "peer"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        told(b"no path"),
+        told(b"/a b"),
+        told(b"/caf\xc3\xa9"),
+        told(b"/a b", ToldAs.URL, path_length=4),  # would be sent as /a%20b
+        told(b"/a?b", ToldAs.URL, path_length=4),  # and this as /a%3Fb
+        told(b"/a#b=1", ToldAs.URL, path_length=2),
+        told(b"", ToldAs.URL),
+        b"\1",
+    ],
+)
+def test_what_may_not_be_what_was_sent_is_no_name(name: bytes) -> None:
+    """Texts that are no path, and those that net/http would send in another form."""
+    wire, record = old_stream(name)
+    (made,) = spans_of(record, wire)
+    assert "url.path" not in made.attributes
+    assert "waggle.http2.name_by" not in made.attributes
+
+
+def test_a_memory_that_was_wrong_is_believed_no_more() -> None:
+    """The wire's path counts; a process whose memory says another has no names from then on,
+    while others still have."""
+    resolver = Resolver(Events())
+    name = told(b"/shop.v1.Orders/Place")
+
+    def named(tgid: int, number: int) -> str:
+        _, record = old_stream(name, number=number, tgid=tgid)
+        return spans_of(record, resolver=resolver)[0].name
+
+    assert named(1, 1) == "shop.v1.Orders/Place"
+    wire = Wire(connection=2)
+    request = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/else/Where")]
+    record = stream(wire, sent(wire, request, ANSWER), told=name, tgid=1)
+    (made,) = spans_of(record, wire, resolver=resolver)
+    assert made.attributes["rpc.method"] == "else/Where"
+    assert "waggle.http2.name_by" not in made.attributes
+    assert resolver.stats.untrue_names == 1
+    assert [named(1, 1), named(1, 3), named(2, 4)] == ["POST", "POST", "shop.v1.Orders/Place"]
 
 
 def test_an_upgraded_request() -> None:

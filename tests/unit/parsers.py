@@ -401,7 +401,7 @@ class Body:
 
 
 Case = tuple[bytes, bytes]
-"""A kind ("Q", "S", "C", "T", "M" or "2", see parsers.c) and bytes."""
+"""A kind ("Q", "S", "C", "T", "M", "2" or "G", see parsers.c) and bytes."""
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.parsers import FIELD_LENGTH, PLACE_STREAMS, Grown, Talk
+from unit.parsers import FIELD_LENGTH, PLACE_STREAMS, Grown, Talk, check_under_sanitizers
 
 GOLDEN = Path(__file__).parent / "golden" / "http2"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -133,6 +133,14 @@ def test_cut_anywhere() -> None:
         for frame in frames_of(got[len(PREFACE) :]):
             if isinstance(frame, HeadersFrame):
                 decoder.decode(frame.data)
+
+
+def test_sanitizers() -> None:
+    """Messages of streams, whole, cut, too long and none, run clean under the sanitizers."""
+    many = PREFACE + b"".join(one(2 * number + 1) for number in range(30))
+    endless = PREFACE + b"\0\xff\xff\1\4\0\0\0\1" + bytes(3000)
+    cases = [many, endless, PREFACE[:-1], many[: len(PREFACE) + 12], b"\xff" * 3000, b""]
+    check_under_sanitizers((b"G", case) for case in cases)
 
 
 def test_trailers() -> None:

@@ -10,6 +10,7 @@
 #include "http2.h"
 
 #define PLACE_FRAMES 128      /* of one message that are looked at */
+#define PLACE_STREAMS 16     /* of one message that may be given a field */
 #define PLACE_BLOCK_MAX 8192 /* what servers take of a head, as for HTTP/1 */
 
 enum http2_verdict {
@@ -32,6 +33,8 @@ struct http2_place {
 	u32 payload; /* between its header and there */
 	u32 later;   /* frames that begin streams behind it */
 	u32 room;    /* how much longer the payload is to be */
+	u32 passed;  /* bytes of the message that the machine has passed */
+	u32 reserved;
 };
 
 INLINE const u8 *place_bytes(const struct http2_place *place, u32 at)
@@ -59,7 +62,7 @@ INLINE u32 place_first(const struct http2_side *side, const struct http2_place *
 {
 	switch (side->state) {
 	case HTTP2_AT_PREFACE:
-		return !side->fill && is_preface(place) ? HTTP2_PREFACE_LENGTH : ~0U;
+		return !side->fill && !place->passed && is_preface(place) ? HTTP2_PREFACE_LENGTH : ~0U;
 	case HTTP2_AT_HEADER:
 		return side->fill || side->block_stream ? ~0U : 0;
 	case HTTP2_IN_DATA:
@@ -123,10 +126,12 @@ static long place_step(u32 index, void *context)
 	return type == HTTP2_HEADERS && !(flags & HTTP2_FLAG_END_HEADERS);
 }
 
-/* base, length, highest and room are given. */
+/* base, length, highest, room and passed are given. */
 INLINE void find_place(struct http2_place *place, const struct http2_side *side)
 {
-	place->at = place_first(side, place);
+	u32 first = place_first(side, place);
+
+	place->at = first == ~0U ? first : place->passed + first;
 	/* A block whose end is in this message: what follows of its stream are trailers. */
 	if (side->block_stream > place->highest)
 		place->highest = side->block_stream;

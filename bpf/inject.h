@@ -136,6 +136,26 @@ INLINE int write_text(struct sk_msg_md *message, const struct header_text *text,
 	return 1;
 }
 
+/* The same of a field, whose length is known. */
+INLINE int write_field(struct sk_msg_md *message, const struct header_text *text)
+{
+	u32 at = text->at;
+	u8 *to, *end;
+
+	if (bpf_msg_pull_data(message, at, at + TRACEPARENT_FIELD, 0))
+		return 0;
+	to = data_of(message);
+	end = data_end_of(message);
+	if (to + TRACEPARENT_FIELD > end)
+		return 0;
+	/* The last of these begins within the one before. */
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i + 8 <= TRACEPARENT_FIELD; i += 8)
+		store64(to + i, load64(text->bytes + i));
+	store64(to + TRACEPARENT_FIELD - 8, load64(text->bytes + TRACEPARENT_FIELD - 8));
+	return 1;
+}
+
 /* A frame of HTTP/2 says how long its payload is, in its first three bytes. */
 INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
 {
@@ -154,15 +174,18 @@ INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
 	return 1;
 }
 
-/* Inserts the text. Returns 0 when nothing was changed, minus one when what was cannot be
+/* Inserts the text, of which it is known here what it is. Returns 0 when nothing was changed, minus one when what was cannot be
  * undone: then the message must not leave. */
-INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text)
+INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text, int framed)
 {
 	u32 size = message->size, length = text->length, at = text->at;
+	int written;
 
 	if (bpf_msg_push_data(message, at, length, 0))
 		return 0;
-	if (!write_text(message, text, at) || (text->stream && !grow_frame(message, text)))
+	written = framed ? write_field(message, text) && grow_frame(message, text) :
+			   write_text(message, text, at);
+	if (!written)
 		return bpf_msg_pop_data(message, at, length, 0) ? -1 : 0;
 	/* Otherwise it leaves in three segments. Where that fails, it does. */
 	if (size <= ONE_PIECE_MAX)
@@ -182,7 +205,7 @@ INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
 	text->at = INJECT_TRIAL_LINE;
 	if (mine->stage == ENROL_IN)
 		mine->stage = ENROL_STAYS;
-	return insert_text(message, text) < 0 ? SK_DROP : SK_PASS;
+	return insert_text(message, text, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
 /* The head may lie in several pieces, of which only the first can be read. */
@@ -196,12 +219,74 @@ INLINE u32 first_piece(struct sk_msg_md *message, struct enrolment *mine)
 	return look_at_data(message, mine);
 }
 
+/* Writes the text, which is ready, into the message. Returns as insert_text() does. */
+INLINE int inject_text(struct sk_msg_md *message, struct header_text *text,
+		       struct connection *connection, int framed)
+{
+	int written = insert_text(message, text, framed);
+
+	if (written <= 0) {
+		count(WAGGLE_COUNT_INJECT_REFUSED);
+		return written;
+	}
+	count(WAGGLE_COUNT_INJECT_WRITTEN);
+	connection->sent.next += text->length;
+	text->added += text->length;
+	return 1;
+}
+
+/* Every stream that begins in the message, one after the other. In no loop of the kernel's, whose
+ * steps would need stack of their own. */
+INLINE int inject_streams(struct sk_msg_md *message, struct enrolment *mine,
+			  struct header_text *text, struct connection *connection,
+			  struct call *call)
+{
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < PLACE_STREAMS; i++) {
+		u32 before = text->passed;
+		int why, written;
+
+		call->memory.length = first_piece(message, mine);
+		call->memory.base = mine->data;
+		why = field_of_message(connection, call, text);
+		if (!why) {
+			written = inject_text(message, text, connection, 1);
+			if (written <= 0)
+				return written ? SK_DROP : SK_PASS;
+			text->passed += text->length;
+		} else if (why != WAGGLE_COUNT_INJECT_NOT_A_HEAD || !before) {
+			count(why);
+		}
+		if (text->passed == before)
+			break;
+	}
+	count_by(WAGGLE_COUNT_INJECT_PIPELINED, text->later);
+	return SK_PASS;
+}
+
+INLINE int inject_line(struct sk_msg_md *message, struct enrolment *mine,
+		       struct header_text *text, struct connection *connection, struct call *call)
+{
+	int why;
+
+	call->memory.length = first_piece(message, mine);
+	call->memory.base = mine->data;
+	why = feed_message(connection, call);
+	if (!why)
+		why = place_for_line(connection, call, text);
+	if (why) {
+		count(why);
+		return SK_PASS;
+	}
+	return inject_text(message, text, connection, 0) < 0 ? SK_DROP : SK_PASS;
+}
+
 INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 			  struct header_text *text)
 {
 	struct connection *connection;
 	struct call *call;
-	int written, why;
+	int result;
 
 	call = call_of(SCRATCH_MESSAGE);
 	if (!call)
@@ -210,38 +295,26 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 	call->mode = traced_mode();
 	if (!(call->mode & WAGGLE_PROCESS_TRACED) || !tcp_call_by_address(call))
 		return SK_PASS;
-	call->memory.length = first_piece(message, mine);
-	call->memory.base = mine->data;
 	connection = connection_of(call);
 	if (!connection) {
 		count(WAGGLE_COUNT_INJECT_NOT_A_HEAD);
 		return SK_PASS;
 	}
 	text->stream = 0;
-	text->later = 0;
-	if (sends_frames(connection, call)) {
-		why = field_of_message(connection, call, text);
-		count_by(WAGGLE_COUNT_INJECT_PIPELINED, text->later);
-	} else {
-		why = feed_message(connection, call);
-		if (!why)
-			why = place_for_line(connection, call, text);
+	text->passed = 0;
+	text->added = 0;
+	call->memory.length = look_at_data(message, mine);
+	call->memory.base = mine->data;
+	if (sends_frames(connection, call))
+		result = inject_streams(message, mine, text, connection, call);
+	else
+		result = inject_line(message, mine, text, connection, call);
+	if (text->added) {
+		connection->injected = text->added;
+		connection->injected_at = call->endpoint.position;
+		connection->injected_piece = piece_length(mine);
 	}
-	if (why) {
-		count(why);
-		return SK_PASS;
-	}
-	written = insert_text(message, text);
-	if (written <= 0) {
-		count(WAGGLE_COUNT_INJECT_REFUSED);
-		return written ? SK_DROP : SK_PASS;
-	}
-	count(WAGGLE_COUNT_INJECT_WRITTEN);
-	connection->sent.next += text->length;
-	connection->injected = text->length;
-	connection->injected_at = call->endpoint.position;
-	connection->injected_piece = piece_length(mine);
-	return SK_PASS;
+	return result;
 }
 
 INLINE int sends_requests(u64 sock)

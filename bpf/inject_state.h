@@ -20,6 +20,8 @@ struct header_text {
 	u32 frame;   /* where that frame begins, */
 	u32 payload; /* how long its payload is, */
 	u32 later;   /* and how many frames behind it begin streams as well */
+	u32 passed;  /* bytes of the message that are done with, and of these */
+	u32 added;   /* what we wrote */
 	u8 bytes[2 * HEADER_TEXT_ROOM];
 };
 

@@ -28,7 +28,7 @@ INLINE int sends_frames(const struct connection *connection, const struct call *
 
 /* Why no frame of this connection may grow; 0: some may. */
 INLINE u32 connection_objection(struct connection *connection, const struct call *call,
-				const struct http2_connection *http2)
+				const struct http2_connection *http2, u32 passed)
 {
 	const struct http2_side *side = &http2->side[SENT];
 
@@ -36,7 +36,7 @@ INLINE u32 connection_objection(struct connection *connection, const struct call
 	    !(connection->flags & CONNECTION_FROM_START))
 		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
 	/* Bytes have passed unseen, or were seen and not taken, and may be others now. */
-	if (connection->sent.next != call->endpoint.position)
+	if (connection->sent.next != call->endpoint.position + passed)
 		connection->flags |= CONNECTION_UNSURE;
 	if (connection->flags & (CONNECTION_UNSURE | CONNECTION_RESYNCED) || http2->resynced ||
 	    side->old_table)
@@ -59,7 +59,7 @@ INLINE u32 place_objection(u32 verdict)
 	return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
 }
 
-/* Finds the first frame of the message that begins a stream. Returns 0, or the counter that says
+/* Finds the next frame of the message that begins a stream. Returns 0, or the counter that says
  * why it is left alone. */
 PROVEN_ONCE int find_stream_head(struct connection *connection, struct call *call,
 				 struct header_text *text)
@@ -76,18 +76,21 @@ PROVEN_ONCE int find_stream_head(struct connection *connection, struct call *cal
 	sock = call->endpoint.sock;
 	feed.user = SCRATCH_MESSAGE;
 	begin_feed(&feed, connection, scratch, sock, SENT);
-	line_up(&feed, call);
+	text->later = 0;
+	if (!text->passed)
+		line_up(&feed, call);
 	if (!is_http2(connection) && !adopt_http2(&feed, WAGGLE_ROLE_CLIENT, 0))
 		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
 	http2 = bpf_map_lookup_elem(&http2_connections, &sock);
 	if (!http2)
 		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
-	why = connection_objection(connection, call, http2);
+	why = connection_objection(connection, call, http2, text->passed);
 	if (why)
 		return why;
 	place.base = call->memory.base;
 	place.length = call->memory.length;
 	place.highest = http2->highest;
+	place.passed = text->passed;
 	find_place(&place, &http2->side[SENT]);
 	text->stream = place.stream;
 	text->frame = place.frame;
@@ -172,8 +175,8 @@ PROVEN_ONCE int field_for_stream(struct connection *connection, struct call *cal
 	return 0;
 }
 
-/* All of that for one message. Returns 0 when the field is to be written, or the counter that says
- * why not. */
+/* All of that for the message's next stream. Returns 0 when the field is to be written, or the
+ * counter that says why not; what was passed of the message tells whether there may be another. */
 INLINE int field_of_message(struct connection *connection, struct call *call,
 			    struct header_text *text)
 {
@@ -182,6 +185,7 @@ INLINE int field_of_message(struct connection *connection, struct call *call,
 	if (why)
 		return why;
 	call->memory.length = text->at;
+	text->passed = text->at;
 	feed_frames(connection, call);
 	return field_for_stream(connection, call, text);
 }

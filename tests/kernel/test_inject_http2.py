@@ -190,8 +190,8 @@ def test_behind_every_cut(capture: Capture) -> None:
         assert counted == {"NOT_A_HEAD": 2 * 8, "CUT": length - 9}
 
 
-def _padded(scene: Scene) -> bytes:
-    frame = HeadersFrame(1, scene.encoder.encode(REQUEST), flags=["END_HEADERS", "PADDED"])
+def _padded(scene: Scene, stream: int = 1) -> bytes:
+    frame = HeadersFrame(stream, scene.encoder.encode(REQUEST), flags=["END_HEADERS", "PADDED"])
     frame.pad_length = 20
     return frame.serialize()
 
@@ -224,8 +224,23 @@ SHAPES: dict[str, tuple[Callable[[Scene], bytes], list[int], dict[str, int]]] = 
     ),
     "several": (
         lambda scene: scene.head(1) + scene.head(3) + scene.head(5),
-        [1],
-        {"PIPELINED": 2},
+        [1, 3, 5],
+        {},
+    ),
+    "several, one with its own": (
+        lambda scene: scene.head(1) + scene.head(3, OWN) + scene.head(5),
+        [1, 5],
+        {"HAS_ONE": 1},
+    ),
+    "padded between": (
+        lambda scene: scene.head(3) + _padded(scene, 5) + scene.head(7) + scene.head(9),
+        [3],
+        {"FORM": 1, "PIPELINED": 2},
+    ),
+    "many": (
+        lambda scene: b"".join(scene.head(2 * number + 1) for number in range(20)),
+        [2 * number + 1 for number in range(16)],
+        {"PIPELINED": 4},
     ),
     "data": (lambda scene: DataFrame(1, scene.head(1)).serialize(), [], {"NOT_A_HEAD": 1}),
 }

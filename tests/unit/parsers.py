@@ -401,7 +401,7 @@ class Body:
 
 
 Case = tuple[bytes, bytes]
-"""A kind ("Q", "S", "C", "T", "M" or "2", see parsers.c) and bytes."""
+"""A kind ("Q", "S", "C", "T", "M", "2" or "G", see parsers.c) and bytes."""
 
 
 @functools.cache
@@ -482,6 +482,7 @@ def block_path(block: bytes, rule: bytes, known: int = 0) -> BlockPath:
 
 
 FIELD_LENGTH = _CONSTANTS["TRACEPARENT_FIELD"]
+PLACE_STREAMS = _CONSTANTS["PLACE_STREAMS"]
 
 
 class Grown(NamedTuple):
@@ -493,6 +494,7 @@ class Grown(NamedTuple):
     later: int
     has_context: int
     list_size: int
+    streams: tuple[int, ...]
 
 
 class Talk:
@@ -510,14 +512,15 @@ class Talk:
 
     def grow(self, message: bytes, trace_id: bytes, span_id: bytes, flags: int) -> Grown:
         """What is sent instead of this message of a client's: see native/http2_growing.h."""
-        told = (ctypes.c_uint * 6)()
-        room = ctypes.create_string_buffer(b"\xa5" * (len(message) + FIELD_LENGTH + 8))
+        told = (ctypes.c_uint * (7 + PLACE_STREAMS))()
+        size = len(message) + FIELD_LENGTH * PLACE_STREAMS + 8
+        room = ctypes.create_string_buffer(b"\xa5" * size)
         given = ctypes.create_string_buffer(message, len(message))
         ids = trace_id + span_id + bytes([flags])
         _LIB.talk_grow(ctypes.c_void_p(self._talk.address), given, len(message), ids, room, told)
-        *words, length = told
+        *words, length, count = told[:7]
         assert room.raw[length:].rstrip(b"\0").strip(b"\xa5") == b""
-        return Grown(room.raw[:length], *words)
+        return Grown(room.raw[:length], *words, tuple(told[7 : 7 + count]))
 
     def found(self) -> list[Found]:
         self._talk.check_canaries()

@@ -23,7 +23,7 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.parsers import FIELD_LENGTH, Grown, Talk
+from unit.parsers import FIELD_LENGTH, PLACE_STREAMS, Grown, Talk, check_under_sanitizers
 
 GOLDEN = Path(__file__).parent / "golden" / "http2"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -128,11 +128,19 @@ def test_cut_anywhere() -> None:
         plain = [frame.stream_id for frame in frames_of((wire + one(5))[len(PREFACE) :])]
         assert numbers == plain
         added = (len(got) - len(wire) - len(one(5))) // FIELD_LENGTH
-        assert added == (first.verdict == Talk.PLACE_FOUND) + (behind.verdict == Talk.PLACE_FOUND)
+        assert added == len(first.streams) + len(behind.streams)
         decoder = hpack.Decoder()
         for frame in frames_of(got[len(PREFACE) :]):
             if isinstance(frame, HeadersFrame):
                 decoder.decode(frame.data)
+
+
+def test_sanitizers() -> None:
+    """Messages of streams, whole, cut, too long and none, run clean under the sanitizers."""
+    many = PREFACE + b"".join(one(2 * number + 1) for number in range(30))
+    endless = PREFACE + b"\0\xff\xff\1\4\0\0\0\1" + bytes(3000)
+    cases = [many, endless, PREFACE[:-1], many[: len(PREFACE) + 12], b"\xff" * 3000, b""]
+    check_under_sanitizers((b"G", case) for case in cases)
 
 
 def test_trailers() -> None:
@@ -158,11 +166,21 @@ def test_trailers_behind_a_head_that_was_cut() -> None:
 
 
 def test_several_in_one_message() -> None:
-    """Of several streams that begin in one message the first grows; the others are counted."""
-    wire = b"".join(one(stream) for stream in (1, 3, 5))
+    """Of the streams that begin in one message each grows, but for those with a header of their
+    own, up to a bound; those behind it are counted."""
+    streams = [2 * number + 1 for number in range(PLACE_STREAMS + 3)]
+    wire = b"".join(one(stream, [*REQUEST, *([OWN] if stream == 5 else [])]) for stream in streams)
     grown = grow(Talk(preface=False), wire)
-    assert (grown.verdict, grown.stream, grown.later) == (Talk.PLACE_FOUND, 1, 2)
-    assert grown.sent.count(FIELD) == 1
+    chosen = [stream for stream in streams[:PLACE_STREAMS] if stream != 5]
+    assert (grown.verdict, grown.stream, grown.later) == (Talk.PLACE_FOUND, 1, 3)
+    assert list(grown.streams) == chosen
+    assert grown.sent.count(FIELD) == len(chosen)
+
+
+def test_behind_one_that_may_not_grow() -> None:
+    """A frame that may not grow ends the look: what begins behind it is counted."""
+    grown = grow(Talk(preface=False), one(1) + headers(3, b"\x82\x84\x86", pad=2) + one(5))
+    assert (grown.streams, grown.later) == ((1,), 1)
 
 
 @pytest.mark.parametrize("coded", [True, False])
@@ -344,8 +362,7 @@ def test_any_conversation(actions: list[tuple[tuple[object, ...], bool]], cuts: 
     chosen = set()
     for piece in pieces:
         made = grow(talk, piece)
-        if made.verdict == Talk.PLACE_FOUND and not made.has_context:
-            chosen.add(made.stream)
+        chosen.update(made.streams)
         at += len(made.sent)
         grown.receive(made.sent)
     plain.receive(whole)

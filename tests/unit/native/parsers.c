@@ -107,6 +107,7 @@ const struct constant constants[] = {
 	CONSTANT(HTTP1_LINE_WINDOW),
 	CONSTANT(TRACEPARENT_LENGTH),
 	CONSTANT(TRACEPARENT_FIELD),
+	CONSTANT(PLACE_STREAMS),
 	CONSTANT(TRACESTATE_LOOKED_AT),
 	CONSTANT(HPACK_BLOCK_MAX),
 	CONSTANT(HPACK_FIELDS_MAX),
@@ -309,8 +310,23 @@ static u64 examine_http2(const u8 *bytes, u32 length)
 	return found;
 }
 
+static u64 examine_growing(const u8 *bytes, u32 length)
+{
+	struct http2_talk *talk = calloc(1, sizeof(*talk));
+	u8 *out = malloc(length + PLACE_STREAMS * TRACEPARENT_FIELD); /* and no more */
+	u8 ids[25] = { 1, 2, 3 };
+	struct growing told;
+	u64 found;
+
+	talk_grow(talk, bytes, length, ids, out, &told);
+	found = condense(0, out, told.length) ^ condense(0, &told, sizeof(told));
+	free(out);
+	free(talk);
+	return found;
+}
+
 /* `kind`: 'Q' request head, 'S' response head, 'C' chunks, 'T' traceparent, 'M' a beginning, '2' HTTP/2
- * from its preface. */
+ * from its preface, 'G' the same as one message that is given fields. */
 u64 examine(u8 kind, const u8 *bytes, u32 length)
 {
 	switch (kind) {
@@ -323,6 +339,8 @@ u64 examine(u8 kind, const u8 *bytes, u32 length)
 		return examine_traceparent(bytes, length);
 	case '2':
 		return examine_http2(bytes, length);
+	case 'G':
+		return examine_growing(bytes, length);
 	case 'M':
 		return may_begin_request(bytes, length);
 	}

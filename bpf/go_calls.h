@@ -105,6 +105,28 @@ INLINE struct goroutine *new_goroutine(const struct goroutine_key *key)
 	return bpf_map_lookup_elem(&goroutines, key);
 }
 
+/* A worker makes the goroutine `g`, which is part of its request where such ones are made for one
+ * call of their maker's and end with it: HTTP/2's. */
+OUT_OF_LINE int born_of_worker(const struct waggle_go *go, u64 maker_goid, u64 g)
+{
+	struct goroutine_key key = { .goid = word_at(g + go->goid), .epoch = go->epoch };
+	u64 address = word_at(g + go->start);
+	struct waggle_go_function *function = go_function_of(go, address);
+	struct go_request request = {};
+	struct goroutine *fresh;
+
+	if (!function || function->verdict != WAGGLE_GO_ENDS || !layout_holds(go) ||
+	    !claimed_request(go, maker_goid, &request))
+		return 0;
+	fresh = new_goroutine(&key);
+	if (!fresh)
+		return 0;
+	fresh->function = address;
+	fresh->request = request;
+	fresh->state = GO_BORN;
+	return 0;
+}
+
 /* Whether a goroutine reads a request while another is open, of another connection. */
 OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 goid, u64 sock)
 {

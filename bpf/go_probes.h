@@ -340,7 +340,10 @@ int go_birth(struct pt_regs *registers)
 		if (!go->agrees)
 			__sync_fetch_and_add(&go->agrees, 1);
 	}
-	born(go, goid, g);
+	if (go_handover_wanted && !goroutine_of(go, goid))
+		born_of_worker(go, goid, g);
+	else
+		born(go, goid, g);
 	return 0;
 }
 

@@ -77,6 +77,8 @@ def cells_of(framework: str, concurrency: int) -> list[Cell]:
     # Neither has an answer that begins before its handler has ended.
     left_out = {"none", "stream"} if framework in ("grpc", "fiber") else {"none"}
     found = [(shape, "std") for shape in shapes if shape not in left_out]
+    if framework == HANDOVER:  # HTTP/2's first: births tell of it
+        found = [("pool", "h2c"), ("gather-pool", "h2c"), ("pool", "grpc"), *found]
     if framework in MULTIPLEXED:
         found += [("one", "grpc"), ("one", "h2c"), ("parallel", "stream")]
     if framework == "https":

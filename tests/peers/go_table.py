@@ -94,8 +94,10 @@ def _write(found: Found, old: Found) -> None:
     handed_over = [row for row in found.values() if row["server"] == HANDOVER]
     usual = [row for row in found.values() if _usual(row) and row not in handed_over]
     text = replaced(text, "frameworks", _cells(names, usual))
-    text = replaced(text, "handover", _cells([HANDOVER], handed_over))
-    others = [row for row in found.values() if not _usual(row)]
+    text = replaced(
+        text, "handover", _cells([HANDOVER], [row for row in handed_over if _usual(row)])
+    )
+    others = [r for r in found.values() if not _usual(r) and r not in handed_over]
     text = replaced(text, "clients", _clients(others))
     text = replaced(text, "versions", _versions(old.values()))
     PAGE.write_text(replaced(text, "total", total([*found.values(), *old.values()])))

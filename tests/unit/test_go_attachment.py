@@ -237,3 +237,30 @@ def test_closing_detaches_all() -> None:
     made.close()
     assert kernel.attached == []
     assert not kernel.map(PROCESSES).rows
+
+
+def test_calls_are_named_while_there_are_old_connections() -> None:
+    """In a program older than the agent from the beginning, in another once it is asked for; and
+    no longer when nobody has called on such a connection for a while."""
+    for is_old in (True, False):
+        kernel = FakeKernel()
+        hooks = [Hook("go_http2_call", "/proc/4121/exe", 0)]
+        made = GoAttachment(
+            kernel,  # type: ignore[arg-type]
+            *(TGID, EPOCH, hooks),
+            is_guess=False,
+            is_old=is_old,
+        )
+        made.attach()
+        assert kernel.attached == (["go_http2_call"] if is_old else [])
+        row = np.zeros(1, layout.GO)
+        row["epoch"] = EPOCH
+        rows = kernel.map(PROCESSES).rows
+        for calls in (1, 2):
+            row["old_calls"] = calls
+            rows[TGID.to_bytes(4, "little")] = row.tobytes()
+            made.look()
+            assert kernel.attached == ["go_http2_call"]
+            for _ in range(40):
+                made.look()
+            assert kernel.attached == []

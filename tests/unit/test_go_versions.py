@@ -96,6 +96,18 @@ def test_a_version_of_grpc_is_known_by_its_neighbours(
 
 
 @pytest.mark.parametrize(
+    ("version", "named"),
+    [("v1.85.0", True), ("v1.85.7", True), ("v1.86.0", False), ("v1.50.1", True)],
+)
+def test_names_of_calls_are_not_guessed(version: str, named: bool) -> None:
+    """Of a grpc that is newer than what was measured streams are known, and no names."""
+    offsets = grpc_offsets_of(version)
+    assert offsets is not None
+    assert ("grpc_method" in offsets) is named
+    assert "grpc_stream" in offsets
+
+
+@pytest.mark.parametrize(
     ("version", "known"),
     [("v5.2.3", True), ("v5.2.9", True), ("v5.3.0", False), ("v5.1.0", True), ("v4.9.0", False)],
 )

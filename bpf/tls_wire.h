@@ -299,14 +299,25 @@ PROVEN_ONCE int end_opaque(struct connection *connection, u64 sock)
 	return 0;
 }
 
+/* From here on the connection can be read: what it speaks is yet to be judged. */
+INLINE void leave_opaque(struct connection *connection, struct tls_connection *tls, u64 sock)
+{
+	end_opaque(connection, sock);
+	tls->begun = 0;
+	connection->role = WAGGLE_ROLE_NONE;
+	connection->requests = 0;
+	connection->responses = 0;
+	connection->current_used = 0;
+}
+
 /* The plaintext of an object is that of this connection, from here on. */
 OUT_OF_LINE int bind_tls(struct tls_session *session, struct connection *connection,
 			 struct tls_connection *tls, const struct tls_session_key *key, u64 sock)
 {
 	session->sock = sock;
 	session->ahead = 0;
-	if (tls->opaque)
-		end_opaque(connection, sock);
+	if (tls->begun)
+		leave_opaque(connection, tls, sock);
 	if (tls->ssl == key->ssl && tls->tgid == key->tgid && !session->missed)
 		return 0;
 	if (tls->ssl || session->missed || !seen_whole(session, connection, tls)) {

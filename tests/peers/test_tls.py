@@ -651,6 +651,7 @@ def test_native_ways(certificate: Path, way: str, tls: str) -> None:
             assert end.attributes["tls.protocol.version"] == tls
 
 
+@pytest.mark.slow
 def test_early_data(certificate: Path, folder: Path) -> None:
     """A request that comes before its handshake is seen at both ends, and may stay unjoined; what
     comes behind it on its connection is joined as ever."""

@@ -1,8 +1,12 @@
 """TLS that nobody can look into: Java's own, rustls, and what was missed. Its clients' exchanges
 are spans that say so."""
 
+import os
+import shutil
+import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +205,46 @@ def test_nothing_is_told_twice(certificate: Path) -> None:
     assert len({parent.span_id for parent in parents}) == len(parents)
     for end in (span for span in served if span.path in plain and span.parent_id):
         assert "waggle.opaque" not in by_id[end.parent_id].attributes
+
+
+def library_of_its_own(folder: Path) -> Path:
+    """A folder with a copy of libssl, where nobody looks for it before it is loaded."""
+    said = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    found = next(line.split()[-1] for line in said.splitlines() if "libssl.so.3 " in line)
+    copied = folder / "libraries"
+    copied.mkdir(exist_ok=True)
+    shutil.copy(Path(found).resolve(), copied / "libssl.so.3")
+    return copied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_a_library_found_late(folder: Path, certificate: Path, version: str) -> None:
+    """A connection that is opaque at first is read once its library is found; every request is told
+    once, and what the server did is the child of the one span of it."""
+    with ExitStack() as stack:
+        server, port = stack.enter_context(nginx_server(folder, certificate, listen="ssl http2"))
+        url = f"https://localhost:{port}/n/[1-9999999]"
+        curl = [tool("curl"), "-sSkf", "--fail-early", "-o", "/dev/null", version, url]
+        command = ["env", f"LD_LIBRARY_PATH={library_of_its_own(folder)}", *curl]
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
+        agent.wait_for(lambda spans: sum("url.full" in span.attributes for span in spans) > 50)
+        os.kill(next(span.pid for span in agent.spans() if span.kind == "client"), signal.SIGTERM)
+        spans = agent.wait().spans
+    calls = {span.span_id: span for span in spans if span.kind == "client"}
+    served = [span for span in spans if span.kind == "server" and span.parent_id]
+    unread = opaque(spans)
+    read = [span for span in calls.values() if "url.full" in span.attributes]
+    assert len(unread) + len(read) == len(calls)
+    assert unread
+    assert unread[0].start_ns < min(span.start_ns for span in read)
+    assert max(span.start_ns for span in unread) < max(span.start_ns for span in read)
+    assert len({span.path for span in read}) == len(read)
+    told = [(span, calls[span.parent_id]) for span in served if span.parent_id in calls]
+    assert len({call.span_id for _, call in told}) == len(told)
+    plain = {span.span_id for span in read}
+    for end, call in told:
+        assert call.span_id not in plain or call.path == end.path
 
 
 @contextmanager

@@ -310,20 +310,21 @@ def test_slow_reader(capture: Capture) -> None:
 
 
 def test_both_ends_traced(capture: Capture) -> None:
-    """With the server traced as well, hand-off and field say the same, stream by stream, and what
-    the exported head says is what the client sent."""
+    """With the server traced as well, hand-off and field say the same, stream by stream, two of
+    them in each message, and what the exported head says is what the client sent."""
     with talking(capture) as talk:
-        for number in range(10):
-            stream = 2 * number + 1
-            talk.request(stream, f"/n/{number}", end=False)
-            talk.client.send_data(stream, b"body", end_stream=True)
+        for number in range(0, 10, 2):
+            both_streams = (2 * number + 1, 2 * number + 3)
+            for stream in both_streams:
+                talk.request(stream, f"/n/{stream}", end=False)
+                talk.client.send_data(stream, b"body", end_stream=True)
             data = talk.client.data_to_send()
             talk.pair.client.send(talk.pair.name, data)
-            talk.pair.server.do(
-                "receive_count", name=talk.pair.name, count=len(data) + FIELD_LENGTH
-            )
+            size = len(data) + len(both_streams) * FIELD_LENGTH
+            talk.pair.server.do("receive_count", name=talk.pair.name, count=size)
             talk.heard["server"] += talk.server.receive_data(data)
-            talk.answer(stream)
+            for stream in both_streams:
+                talk.answer(stream)
             talk.flush()
         streams = talk.recorded.streams(20, patience_s=30)
         for number in range(10):

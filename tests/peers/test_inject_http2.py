@@ -5,6 +5,7 @@ and sockets stay enrolled. WAGGLE_TEST_SOAK is how many times as long this goes 
 import json
 import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -251,11 +252,26 @@ def test_headers_of_their_own(name: str, servers: dict[str, str]) -> None:
     assert re.search(r"has_one [1-9]", told), told
 
 
-def _told_to_server(program: Program) -> dict[int, dict[str, str]]:
-    """What the server was told of each call, by number."""
-    lines = program.log.read_text().splitlines()
+@contextmanager
+def _telling_server() -> Iterator[tuple[Program, str]]:
+    """A gRPC server that prints what it is told of each call, and its address."""
+    lease = lease_port()
+    address = f"127.0.0.1:{lease.port}"
+    script = PROGRAMS / "grpc" / "python" / "server_told.py"
+    server = Program("server-told", [GRPC_VENV / "bin" / "python", script, address])
+    try:
+        server.wait_until(lambda: is_open(lease.port), PATIENCE_S)
+        yield server, address
+    finally:
+        server.stop()
+        lease.release()
+
+
+def _told_to(server: Program) -> list[tuple[int, dict[str, str]]]:
+    """Number and metadata of each call that came so far."""
+    lines = server.log.read_text().split("\n")[:-1]
     told = [json.loads(line) for line in lines if line.startswith("{")]
-    return {one["number"]: dict(one["metadata"]) for one in told}
+    return [(one["number"], dict(one["metadata"])) for one in told]
 
 
 @pytest.mark.parametrize("name", _choice(["grpc-go", "grpcio-aio"]))
@@ -263,14 +279,7 @@ def test_a_server_is_told(name: str) -> None:
     """A gRPC server that no agent traces finds the field among a call's metadata: the ids are those
     of the client span that is exported for that very call."""
     with ExitStack() as stack:
-        lease = lease_port()
-        stack.callback(lease.release)
-        address = f"127.0.0.1:{lease.port}"
-        python = GRPC_VENV / "bin" / "python"
-        script = PROGRAMS / "grpc" / "python" / "server_told.py"
-        server = Program("server-told", [python, script, address])
-        stack.callback(server.stop)
-        server.wait_until(lambda: is_open(lease.port), PATIENCE_S)
+        server, address = stack.enter_context(_telling_server())
         client = stack.enter_context(start_grpc_client(name, address, COUNT, gate=0))
         client.wait_for_gate()
         agent = stack.enter_context(_injecting(client.pid))
@@ -278,7 +287,7 @@ def test_a_server_is_told(name: str) -> None:
         client.finish()
         agent.wait_for(lambda spans: len([s for s in spans if s.kind == "client"]) >= COUNT)
         spans = {span.number: span for span in agent.stop().spans if span.kind == "client"}
-        told = _told_to_server(server)
+        told = dict(_told_to(server))
     assert sorted(told) == list(range(FIRST, FIRST + COUNT))
     joined = 0
     for number, metadata in told.items():
@@ -289,3 +298,24 @@ def test_a_server_is_told(name: str) -> None:
         joined += 1
     print(f"{name}: {joined} of {COUNT} calls told the server")
     assert joined
+
+
+def test_killed() -> None:
+    """An agent that is killed in the middle of calls breaks none; after it no call has a field."""
+    with ExitStack() as stack:
+        server, address = stack.enter_context(_telling_server())
+        client = stack.enter_context(
+            start_grpc_client("grpc-go", address, 1_000_000, 4, gate=0, args=["--same-size"])
+        )
+        client.wait_for_gate()
+        agent = stack.enter_context(_injecting(client.pid))
+        client.open_gate()
+        server.wait_until(lambda: len(_told_to(server)) > 200, PATIENCE_S)
+        agent.kill()
+        at_kill = len(_told_to(server))
+        server.wait_until(lambda: len(_told_to(server)) > at_kill + 300, PATIENCE_S)
+        client.program.send_signal(signal.SIGINT)  # no further call
+        client.finish()
+        told = _told_to(server)
+    assert any("traceparent" in metadata for _, metadata in told[:at_kill])
+    assert not any("traceparent" in metadata for _, metadata in told[-100:])

@@ -518,9 +518,11 @@ class Talk:
         given = ctypes.create_string_buffer(message, len(message))
         ids = trace_id + span_id + bytes([flags])
         _LIB.talk_grow(ctypes.c_void_p(self._talk.address), given, len(message), ids, room, told)
-        *words, length, count = told[:7]
+        verdict, stream, later, has_context, list_size, length, count = told[:7]
         assert room.raw[length:].rstrip(b"\0").strip(b"\xa5") == b""
-        return Grown(room.raw[:length], *words, tuple(told[7 : 7 + count]))
+        streams = tuple(told[7 : 7 + count])
+        sent = room.raw[:length]
+        return Grown(sent, verdict, stream, later, has_context, list_size, streams)
 
     def found(self) -> list[Found]:
         self._talk.check_canaries()

@@ -359,7 +359,7 @@ def test_any_conversation(actions: list[tuple[tuple[object, ...], bool]], cuts: 
     if cuts:  # anywhere, and the rest as one
         ends = [*itertools.accumulate(cuts), len(whole)]
         pieces = [whole[start:end] for start, end in itertools.pairwise([0, *ends])]
-    chosen = set()
+    chosen: set[int] = set()
     for piece in pieces:
         made = grow(talk, piece)
         chosen.update(made.streams)

@@ -40,7 +40,7 @@ MAP(workers, BPF_MAP_TYPE_LRU_HASH, 16384, struct worker_key, struct worker, 0);
 INLINE u64 virtual_thread(u32 tgid, struct task_struct *thread)
 {
 	struct waggle_java *java = bpf_map_lookup_elem(&java_machines, &tgid);
-	u64 own, carrier, mounted;
+	u64 own, carrier, mounted, number;
 
 	if (!java)
 		return 0;
@@ -51,7 +51,8 @@ INLINE u64 virtual_thread(u32 tgid, struct task_struct *thread)
 	mounted = word_at(word_at(own + java->mounted_at));
 	if (!mounted || mounted == carrier)
 		return 0;
-	return word_at(mounted + java->number_at) | VIRTUAL_WORKER;
+	number = word_at(mounted + java->number_at);
+	return number ? number | VIRTUAL_WORKER : 0;
 }
 
 /* What works here now, 0: nobody who is known to serve a request. */

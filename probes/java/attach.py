@@ -8,7 +8,8 @@ is never given twice.
 
 Nothing of that is believed: all threads that are there must agree, each by the words that point
 from its pthread to the JavaThread, from there to the java.lang.Thread, and back. Where the
-garbage collector writes pointers in colours, as ZGC does, they do not.
+garbage collector writes pointers in colours and moves what they point to meanwhile, as ZGC does,
+nothing is read.
 """
 
 import platform
@@ -38,6 +39,8 @@ _THREADS_KEPT = 1024
 _SLOTS_AT, _SLOT_SIZE, _SLOTS = 0x310, 16, 32
 _OBJECT_WORDS = 16
 _NUMBER_LIMIT = 1 << 48
+# ZGC of one generation: one of these bits, and none above. Other heaps lie below or far above.
+_COLOURED = range(1 << 42, 1 << 46)
 _LEAST_THREADS = 2
 
 
@@ -183,11 +186,19 @@ def _places(memory: Memory, thread: int, pthread: int, own: int) -> tuple[int, i
     """The slot, from a thread's pointer on, in which a pthread has its JavaThread, and where its
     java.lang.Thread has its number."""
     slots = memory.words(pthread + _SLOTS_AT, _SLOTS * _SLOT_SIZE // 8)[1::2].tolist()
-    handle = memory.word(thread + own) or 0
-    words = memory.words(memory.word(handle) or 0, _OBJECT_WORDS).tolist()
+    instance = memory.word(memory.word(thread + own) or 0) or 0
+    if instance in _COLOURED:
+        raise RefusedError(
+            "its garbage collector colours pointers (ZGC): the parents of what virtual threads "
+            "call are not found"
+        )
+    words = memory.words(instance, _OBJECT_WORDS).tolist()
     if slots.count(thread) != 1 or words.count(thread) != 1:
         # A thread that just begins or ends does not show it either: the next look may.
-        raise NotYetError("a thread of Java does not point back to itself")
+        raise NotYetError(
+            "a thread of Java does not point back to itself, as with a garbage collector that "
+            "colours pointers (ZGC): the parents of what virtual threads call are not found"
+        )
     number = words.index(thread) + 1
     if number == len(words) or not 0 < words[number] < _NUMBER_LIMIT:
         raise RefusedError("its threads have no numbers where they are looked for")

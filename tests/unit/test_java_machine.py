@@ -71,6 +71,10 @@ def test_unlike() -> None:
     begins.content[0x900000 + 0x310 + 16 * KEY + 8] = 0
     with pytest.raises(NotYetError, match="point back"):
         _verified(begins, FIELDS)  # type: ignore[arg-type]
+    coloured = machine([1, 9])
+    coloured.content[0x6000] |= 1 << 44
+    with pytest.raises(RefusedError, match="ZGC"):
+        _verified(coloured, FIELDS)  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match="_vthread"):
         _verified(
             machine([1, 9]),  # type: ignore[arg-type]

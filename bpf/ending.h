@@ -15,7 +15,13 @@
 #define ETIMEDOUT 110
 #define SHUTDOWN_BOTH 3
 
-enum tcp_state { TCP_ESTABLISHED = 1, TCP_FIN_WAIT1 = 4, TCP_CLOSE = 7, TCP_CLOSE_WAIT = 8, TCP_LAST_ACK = 9 };
+enum tcp_state {
+	TCP_ESTABLISHED = 1,
+	TCP_FIN_WAIT1 = 4,
+	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
+	TCP_LAST_ACK = 9,
+};
 
 /* A UNIX socket that was closed has lost its descriptor's side, or is another's. */
 INLINE int unix_is_closed(u64 sock, u64 peer)

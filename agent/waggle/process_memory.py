@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from waggle.closing import Closing
+
 _MAPS_LIMIT = 4 << 20
 _LINE = re.compile(
     r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<rights>\S+) (?P<offset>[0-9a-f]+) \S+ \d+ +"
@@ -39,7 +41,7 @@ def file_mappings(tgid: int) -> list[Mapping]:
     ]
 
 
-class Memory:
+class Memory(Closing):
     """The memory of one process. Needs CAP_SYS_PTRACE for other users' processes.
 
     Use as a context manager. Raises OSError when the process is gone or refuses.
@@ -60,8 +62,5 @@ class Memory:
         found = self.words(address, 1)
         return int(found[0]) if len(found) else None
 
-    def __enter__(self) -> "Memory":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         os.close(self._file)

@@ -23,12 +23,12 @@ import select
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from waggle.closing import Closing
 from waggle.errors import WaggleError
 
 Records = npt.NDArray[np.void]
@@ -209,7 +209,7 @@ def _until_busy(headers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return headers[: int(busy.argmax())] if busy.any() else headers
 
 
-class Ring(RingMemory):
+class Ring(RingMemory, Closing):
     """A BPF_MAP_TYPE_RINGBUF mapped into this process, the only reader of it.
 
     map_fd: the map's descriptor, which stays the caller's. size: its
@@ -278,17 +278,6 @@ class Ring(RingMemory):
     def _unmap(self) -> None:
         while self._maps:
             self._maps.pop().close()
-
-    def __enter__(self) -> "Ring":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Pollable(Protocol):

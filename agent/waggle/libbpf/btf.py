@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from waggle.closing import Closing
 from waggle.libbpf.calls import SIZE, captured_log, fail, library
 from waggle.libbpf.failures import LoadError
 
@@ -22,7 +22,7 @@ _BTF_TYPE = struct.Struct("=III")  # name_off, info, size
 _SECINFO = struct.Struct("=III")  # type, offset, size
 
 
-class KernelTypes:
+class KernelTypes(Closing):
     """The running kernel's BTF, to ask what it has. Raises LoadError when there is none."""
 
     def __init__(self) -> None:
@@ -41,17 +41,6 @@ class KernelTypes:
         btf, self._btf = self._btf, None
         if btf:
             library().btf__free(btf)
-
-    def __enter__(self) -> KernelTypes:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

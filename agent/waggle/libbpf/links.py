@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from types import TracebackType
 
+from waggle.closing import Closing
 from waggle.libbpf.calls import BOOL, PTR, SIZE, STR, U32, U64, captured_log, check, fail, library
 from waggle.libbpf.failures import LoadError
 from waggle.libbpf.maps import Map
@@ -22,7 +22,7 @@ _UPROBE_MULTI_RETURN = 1
 _SK_MSG_VERDICT = 7  # enum bpf_attach_type
 
 
-class Link:
+class Link(Closing):
     """An attachment; close() detaches. The kernel detaches it when this process dies."""
 
     def __init__(self, pointer: int, name: str) -> None:
@@ -47,17 +47,6 @@ class Link:
         pointer, self._pointer = self._pointer, None
         if pointer is not None:
             check(library().bpf_link__destroy(pointer), f"detach {self.name}")
-
-    def __enter__(self) -> Link:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class DescriptorLink(Link):

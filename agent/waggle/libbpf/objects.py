@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
 
+from waggle.closing import Closing
 from waggle.libbpf.btf import ReadOnlyData
 from waggle.libbpf.calls import Log, captured_log, check, fail, library, silence
 from waggle.libbpf.failures import LoadError
@@ -18,7 +18,7 @@ from waggle.libbpf.maps import Map
 from waggle.libbpf.programs import Program
 
 
-class Object:
+class Object(Closing):
     """A compiled BPF object: open, set what must be set before, load, attach, close.
 
     Links made through it are detached by close(), in the reverse order.
@@ -172,17 +172,6 @@ class Object:
         pointer, self._pointer = self._pointer, None
         if pointer is not None:
             library().bpf_object__close(pointer)
-
-    def __enter__(self) -> Object:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open_pointer(self) -> int:
         if self._pointer is None:

@@ -6,8 +6,8 @@ import ctypes
 import os
 import struct
 from dataclasses import dataclass
-from types import TracebackType
 
+from waggle.closing import Closing
 from waggle.libbpf.calls import INT, PTR, SIZE, U32, check, library
 
 UPROBE_MULTI = 48  # enum bpf_attach_type
@@ -113,20 +113,13 @@ class _TestRunOptions(ctypes.Structure):
     )
 
 
-class RunTimeStats:
+class RunTimeStats(Closing):
     """While open, the kernel measures every BPF program (about 20 ns a run)."""
 
     def __init__(self) -> None:
         run_time = 0  # BPF_STATS_RUN_TIME
         self._fd = check(library().bpf_enable_stats(run_time), "measure BPF programs")
 
-    def __enter__(self) -> RunTimeStats:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Measure no more."""
         os.close(self._fd)

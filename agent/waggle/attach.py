@@ -13,11 +13,14 @@ for another try, which comes after a growing pause.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from waggle.errors import WaggleError
 from waggle.procfs import ProcessFacts, ProcessSource, same_start
 from waggle.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from waggle.libbpf import Map
 
 # Pauses before another try, in seconds; a program takes some hundred milliseconds to be ready.
 PAUSES_S = (0.01, 0.02, 0.03, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.5, 0.5, 1, 1, 2, 2, 5, 5, 10, 10)
@@ -56,6 +59,22 @@ class Attachment(Protocol):
     def close(self) -> None:
         """Detach. The process may have ended long ago."""
         ...
+
+
+class MapEntry:
+    """An attachment that is no more than what the kernel was told of one process."""
+
+    def __init__(self, entries: "Map", tgid: int, row: bytes) -> None:
+        """entries: by process id, 4 bytes; row: of their size. Raises LoadError when full."""
+        self._entries = entries
+        self._key = tgid.to_bytes(4, "little")
+        entries.update(self._key, row)
+
+    def look(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self._entries.delete(self._key)
 
 
 class Probe(Protocol):

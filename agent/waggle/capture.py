@@ -117,6 +117,11 @@ FLAVOURS = (
 )
 
 
+def _probes(*, tls: bool, handover: bool) -> tuple[str, ...]:
+    """Programs that are attached to processes."""
+    return (*_PROBES, *(_TLS if tls else ()), *(_HANDOVER if handover else ()))
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
     """What is fixed when the programs are loaded.
@@ -150,8 +155,7 @@ class CaptureOptions:
     @property
     def probes(self) -> tuple[str, ...]:
         """Programs that are attached to processes."""
-        handover = _HANDOVER if self.handover else ()
-        return (*_PROBES, *_TLS, *handover) if self.tls else (*_PROBES, *handover)
+        return _probes(tls=self.tls, handover=self.handover)
 
 
 class Capture:
@@ -425,9 +429,8 @@ class Capture:
 
     def program_infos(self) -> list[ProgramInfo]:
         """What the kernel knows of each program that may run, the probes' too."""
-        tls = _TLS if self.tls else ()
-        handover = _HANDOVER if self.handover else ()
-        names = (*self._program_names, _SWEEP, *_PROBES, *tls, *handover)
+        probes = _probes(tls=self.tls, handover=self.handover)
+        names = (*self._program_names, _SWEEP, *probes)
         return [self.bpf.program(name).info() for name in names]
 
     def attach_injection(self, cgroup: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from waggle import layout
-from waggle.attach import NotYetError, RefusedError, Target
+from waggle.attach import MapEntry, NotYetError, RefusedError, Target
 from waggle.elf import Image, read_image, thread_storage
 from waggle.probes.python.attach import Kernel
 from waggle.process_memory import file_mappings
@@ -38,28 +38,12 @@ class HaproxyProbe:
     def wants(self, target: Target) -> bool:
         return target.runtime.name == HAPROXY
 
-    def attach(self, target: Target) -> "HaproxyAttachment":
+    def attach(self, target: Target) -> MapEntry:
         """Raises NotYetError while the program starts, RefusedError where it cannot be told."""
         row = np.zeros((), layout.SCHEDULER)
         row["function"], row["slot"] = find_scheduler(target.tgid)
         row["task_at"], row["function_at"], row["object_at"] = _TASK_AT, _FUNCTION_AT, _OBJECT_AT
-        key = target.tgid.to_bytes(4, "little")
-        self._kernel.map(SCHEDULERS).update(key, row.tobytes())
-        return HaproxyAttachment(self._kernel, key)
-
-
-class HaproxyAttachment:
-    """One process of HAProxy that is looked into."""
-
-    def __init__(self, kernel: Kernel, key: bytes) -> None:
-        self._kernel = kernel
-        self._key = key
-
-    def look(self) -> str | None:
-        return None
-
-    def close(self) -> None:
-        self._kernel.map(SCHEDULERS).delete(self._key)
+        return MapEntry(self._kernel.map(SCHEDULERS), target.tgid, row.tobytes())
 
 
 def find_scheduler(tgid: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from waggle import layout
-from waggle.attach import NotYetError, RefusedError, Target
+from waggle.attach import MapEntry, NotYetError, RefusedError, Target
 from waggle.elf import read_image
 from waggle.probes.python.attach import Kernel
 from waggle.process_memory import Memory, file_mappings
@@ -56,25 +56,10 @@ class JavaProbe:
         version = (target.runtime.version or "").split(".")[0]
         return target.runtime.name == JVM and version.isdigit() and int(version) >= FIRST_VERSION
 
-    def attach(self, target: Target) -> "JavaAttachment":
+    def attach(self, target: Target) -> MapEntry:
         """Raises NotYetError while the machine starts, RefusedError where it cannot be told."""
-        key = target.tgid.to_bytes(4, "little")
-        self._kernel.map(MACHINES).update(key, find_machine(target.tgid).tobytes())
-        return JavaAttachment(self._kernel, key)
-
-
-class JavaAttachment:
-    """One Java virtual machine that is looked into."""
-
-    def __init__(self, kernel: Kernel, key: bytes) -> None:
-        self._kernel = kernel
-        self._key = key
-
-    def look(self) -> str | None:
-        return None
-
-    def close(self) -> None:
-        self._kernel.map(MACHINES).delete(self._key)
+        row = find_machine(target.tgid)
+        return MapEntry(self._kernel.map(MACHINES), target.tgid, row.tobytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,7 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 		return 0;
 	open->stream.owner.tid = HAS_CHILDREN;
 	open->stream.handler = key.goid;
+	open->stream.routed = request || go->routers;
 	keep_request(&fresh.request, &owner, &open->record.facts);
 	fresh.serves = request;
 	fresh.state = GO_STREAM;

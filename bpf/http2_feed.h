@@ -17,7 +17,8 @@ INLINE struct http2_side *side_of(const struct walk *walk)
 	return &walk->http2->side[walk->feed.sent & 1];
 }
 
-/* Data of a stream: how many of `available` bytes were taken. */
+/* Data of a stream: how many of `available` bytes were taken. Where a request ends with them,
+ * that is noted too. */
 PROVEN_ONCE u32 on_data(struct http2_scratch *scratch, struct http2_side *side, u64 now,
 			u32 available, u32 readable)
 {
@@ -46,6 +47,8 @@ PROVEN_ONCE u32 on_data(struct http2_scratch *scratch, struct http2_side *side, 
 		head->flags |= WAGGLE_HTTP2_FLAG_NOT_GRPC;
 	if (from == WAGGLE_SIDE_CLIENT) {
 		open->record.facts.request_body += taken;
+		if (taken == side->remain && side->flags & HTTP2_FLAG_END_STREAM)
+			end_request(head, now);
 	} else {
 		open->record.facts.response_body += taken;
 		open->stream.data = 1;
@@ -101,6 +104,16 @@ PROVEN_ONCE int on_control(struct http2_connection *http2, struct http2_scratch 
 	return 0;
 }
 
+/* `taken` bytes of data have passed: what follows from that and on_data() has not seen to. */
+INLINE int data_passed(struct http2_scratch *scratch, struct http2_side *side, u32 taken)
+{
+	int event = http2_data_passed(side, taken);
+
+	return scratch->from == WAGGLE_SIDE_CLIENT && event == HTTP2_FOUND_DATA_END ?
+		       HTTP2_NOTHING :
+		       event;
+}
+
 /* What a step found. Returns 1 when nothing more can be done. */
 INLINE int on_found(struct walk *walk, int event)
 {
@@ -113,7 +126,7 @@ INLINE int on_found(struct walk *walk, int event)
 		taken = on_data(walk->scratch, side, feed->scratch->state.now,
 				http2_available(side, window), 1);
 		window->at += taken;
-		event = http2_data_passed(side, taken);
+		event = data_passed(walk->scratch, side, taken);
 	}
 	switch (event) {
 	case HTTP2_NOTHING:
@@ -146,7 +159,7 @@ INLINE u32 pass_unread(struct walk *walk)
 		taken = on_data(walk->scratch, side, state->now, taken, 0);
 		if (!taken)
 			return 0;
-		event = http2_data_passed(side, taken);
+		event = data_passed(walk->scratch, side, taken);
 	} else {
 		side->remain -= taken;
 		if (!side->remain)

@@ -55,7 +55,8 @@ struct http2_stream {
 	u32 used; /* bytes of head */
 	u8 data;  /* the response's data has begun */
 	u8 counted; /* among its process's open requests */
-	u8 reserved[2];
+	u8 large;   /* it lies in large_streams */
+	u8 routed;  /* `handler` may know the route */
 };
 
 #define HTTP2_SMALL_BLOCKS (WAGGLE_HEAD_SIZE - WAGGLE_HTTP2_SIZE) /* bytes, of a small record */

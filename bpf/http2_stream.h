@@ -73,7 +73,8 @@ OUT_OF_LINE int store_fresh(struct http2_scratch *scratch, struct http2_connecti
 	long full;
 
 	count(WAGGLE_COUNT_HTTP2_STREAMS);
-	if (fresh->stream.used <= WAGGLE_HEAD_SIZE)
+	fresh->stream.large = fresh->stream.used > WAGGLE_HEAD_SIZE;
+	if (!fresh->stream.large)
 		full = bpf_map_update_elem(&http2_streams, &key, fresh, BPF_ANY);
 	else
 		full = bpf_map_update_elem(&large_streams, &key, fresh, BPF_ANY);
@@ -85,59 +86,62 @@ OUT_OF_LINE int store_fresh(struct http2_scratch *scratch, struct http2_connecti
 }
 
 /* The record of an open stream becomes a large one, with the block. */
-INLINE int outgrow(struct http2_scratch *scratch, struct open_stream *open,
-			struct exchange_key *key, const struct block_at_hand *given)
+INLINE void outgrow(struct http2_scratch *scratch, struct open_stream *open, u32 stream)
 {
+	struct exchange_key key = { .sock = scratch->sock, .index = stream };
+	const struct block_at_hand *given = &scratch->given;
+
 	clear_head(scratch);
 	bpf_probe_read_kernel(&scratch->fresh, offsetof(struct open_stream, behind), open);
+	scratch->fresh.stream.large = 1;
 	keep_block_fresh(scratch, given);
-	if (bpf_map_update_elem(&large_streams, key, &scratch->fresh, BPF_ANY)) {
+	if (bpf_map_update_elem(&large_streams, &key, &scratch->fresh, BPF_ANY)) {
 		count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
-		return 0;
+		describe_block((void *)open->record.head, given, 0, 0);
+		return;
 	}
-	bpf_map_delete_elem(&http2_streams, key);
-	return 1;
+	bpf_map_delete_elem(&http2_streams, &key);
 }
 
-/* Adds a block to an open stream. */
-PROVEN_ONCE int keep_block(u32 user, u32 stream)
+/* The record of an open stream that is a large one takes the block too. */
+INLINE void keep_block_large(struct http2_scratch *scratch, u32 stream)
 {
-	struct exchange_key key = { .index = stream };
+	struct exchange_key key = { .sock = scratch->sock, .index = stream };
+	struct open_large_stream *large = bpf_map_lookup_elem(&large_streams, &key);
+
+	if (!large)
+		return;
+	bpf_probe_read_kernel(&scratch->fresh, sizeof(*large), large);
+	keep_block_fresh(scratch, &scratch->given);
+	bpf_map_update_elem(&large_streams, &key, &scratch->fresh, BPF_EXIST);
+}
+
+/* Adds a block to an open stream, as find_stream() has found it, which may lie elsewhere from
+ * now on. */
+PROVEN_ONCE int keep_block(u32 user, struct open_stream *open, u32 stream)
+{
 	struct http2_scratch *scratch = http2_scratch_of(user);
 	struct block_at_hand *given;
-	struct open_large_stream *large;
-	struct open_stream *open;
 	u32 used, length;
 
-	if (!scratch)
+	if (!scratch || !open)
 		return 0;
 	given = &scratch->given;
-	key.sock = scratch->sock;
+	if (open->stream.large) {
+		keep_block_large(scratch, stream);
+		return 0;
+	}
 	length = given->bad ? 0 : given->length;
-	open = bpf_map_lookup_elem(&http2_streams, &key);
-
-	if (open && open->stream.used + length <= WAGGLE_HEAD_SIZE) {
-		used = open->stream.used;
-		copy_bytes(open->record.head + WAGGLE_HTTP2_SIZE +
-				   masked(used - WAGGLE_HTTP2_SIZE, 255),
-			   masked(length, 255),
-			   scratch->block.bytes +
-				   masked(given->begin, HPACK_BLOCK_MASK));
-		describe_block((void *)open->record.head, given, used, length);
-		open->stream.used = used + length;
+	used = open->stream.used;
+	if (used + length > WAGGLE_HEAD_SIZE) {
+		outgrow(scratch, open, stream);
 		return 0;
 	}
-	if (open) {
-		if (!outgrow(scratch, open, &key, given))
-			describe_block((void *)open->record.head, given, 0, 0);
-		return 0;
-	}
-	large = bpf_map_lookup_elem(&large_streams, &key);
-	if (!large)
-		return 0;
-	bpf_probe_read_kernel(&scratch->fresh, sizeof(*large), large);
-	keep_block_fresh(scratch, given);
-	bpf_map_update_elem(&large_streams, &key, &scratch->fresh, BPF_EXIST);
+	copy_bytes(open->record.head + WAGGLE_HTTP2_SIZE + masked(used - WAGGLE_HTTP2_SIZE, 255),
+		   masked(length, 255),
+		   scratch->block.bytes + masked(given->begin, HPACK_BLOCK_MASK));
+	describe_block((void *)open->record.head, given, used, length);
+	open->stream.used = used + length;
 	return 0;
 }
 
@@ -303,11 +307,11 @@ INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given
 {
 	struct open_stream *open = find_stream(scratch->sock, given->stream);
 	struct hpack_walk *walk = &scratch->block.walk;
-	u64 handler;
+	u32 routed;
 
 	if (!open)
 		return;
-	handler = open->stream.handler;
+	routed = open->stream.routed;
 	given->slot = answer_slot(open, walk, given->flags);
 	if (given->slot == 255)
 		return;
@@ -317,9 +321,15 @@ INLINE void on_answer(struct http2_scratch *scratch, struct block_at_hand *given
 		if (!(given->flags & WAGGLE_BLOCK_FLAG_END_STREAM))
 			open->record.facts.flags |= WAGGLE_FLAG_RESPONSE_BODY;
 	}
-	keep_block(user, given->stream);
-	if (handler && given->slot == WAGGLE_BLOCK_RESPONSE)
+	keep_block(user, open, given->stream);
+	if (routed && given->slot == WAGGLE_BLOCK_RESPONSE)
 		keep_stream_route(scratch->sock, given->stream);
+}
+
+INLINE void end_request(struct waggle_http2 *head, u64 now)
+{
+	head->flags |= WAGGLE_HTTP2_FLAG_REQUEST_ENDED;
+	head->request_end_ns = now;
 }
 
 /* Of a stream: one side has said all. */
@@ -331,7 +341,6 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 		.stream = stream,
 		.end = WAGGLE_END_DONE,
 	};
-	struct waggle_http2 *head;
 	struct open_stream *open;
 
 	if (!http2 || !scratch)
@@ -342,11 +351,8 @@ PROVEN_ONCE int on_end_stream(struct http2_connection *http2, const struct http2
 		return 0;
 	}
 	open = find_stream(scratch->sock, stream);
-	if (!open)
-		return 0;
-	head = (void *)open->record.head;
-	head->flags |= WAGGLE_HTTP2_FLAG_REQUEST_ENDED;
-	head->request_end_ns = now;
+	if (open)
+		end_request((void *)open->record.head, now);
 	return 0;
 }
 
@@ -355,6 +361,7 @@ INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
 			     struct http2_scratch *scratch)
 {
 	struct block_at_hand *given = &scratch->given;
+	struct open_stream *open;
 
 	if (given->stream > http2->highest) {
 		/* Trailers of a stream that began unseen. */
@@ -368,7 +375,9 @@ INLINE void on_request_block(struct feed *feed, struct http2_connection *http2,
 		return;
 	}
 	given->slot = WAGGLE_BLOCK_REQUEST_TRAILERS;
-	keep_block(feed->user, given->stream);
+	open = find_stream(scratch->sock, given->stream);
+	if (open)
+		keep_block(feed->user, open, given->stream);
 	if (given->flags & WAGGLE_BLOCK_FLAG_END_STREAM)
 		on_end_stream(http2, scratch, feed->scratch->state.now, given->stream);
 }

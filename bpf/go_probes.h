@@ -7,35 +7,58 @@
 #ifndef WAGGLE_GO_PROBES_H
 #define WAGGLE_GO_PROBES_H
 
+#include "endpoint.h"
 #include "go_calls.h"
 #include "go_names.h"
+#include "typed.h"
 
 #define GO_WRAPPERS 3 /* connections in connections */
 #define GO_CLOSED 1   /* of internal/poll.fdMutex.state, a descriptor's first word: since Go 1.9 */
 
-INLINE struct sock *socket_of_fd(u32 descriptor)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files, *file = 0;
-	struct socket *socket;
+/* An open file's socket, 0 for other files. */
+#define DEFINE_SOCKET_OF(name, TYPE, READ)                                        \
+	INLINE u64 name(struct file *file)                                         \
+	{                                                                          \
+		struct inode *inode = READ(TYPE(struct file, file), f_inode);       \
+		struct socket *socket;                                             \
+                                                                                   \
+		if ((READ(inode, i_mode) & S_IFMT) != S_IFSOCK)                    \
+			return 0;                                                  \
+		socket = READ(TYPE(struct file, file), private_data);              \
+		return (u64)BPF_CORE_READ(socket, sk);                             \
+	}
 
-	if (descriptor >= BPF_CORE_READ(table, max_fds))
+#define AS_IT_IS(type, address) (address)
+DEFINE_SOCKET_OF(socket_of_typed, TYPED, READ_DIRECT)
+DEFINE_SOCKET_OF(socket_of_address, AS_IT_IS, READ_BY_ADDRESS)
+
+INLINE u64 socket_of_fd(u32 descriptor)
+{
+	struct files_struct *opened = bpf_get_current_task_btf()->files;
+	struct fdtable *table = opened ? opened->fdt : 0;
+	struct file *file = 0;
+
+	if (!table || descriptor >= table->max_fds)
 		return 0;
-	files = BPF_CORE_READ(table, fd);
-	bpf_probe_read_kernel(&file, sizeof(file), files + descriptor);
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+	bpf_probe_read_kernel(&file, sizeof(file), table->fd + descriptor);
+	if (!file)
 		return 0;
-	socket = BPF_CORE_READ(file, private_data);
-	return BPF_CORE_READ(socket, sk);
+	return has_types() ? socket_of_typed(file) : socket_of_address(file);
+}
+
+INLINE u16 family_of(u64 sock)
+{
+	struct sock *sk = (void *)sock;
+
+	return has_types() ? TYPED(struct sock, sock)->__sk_common.skc_family :
+			     BPF_CORE_READ(sk, __sk_common.skc_family);
 }
 
 /* The socket under a net.Conn whose two words are at `address`. A wrapper (tls.Conn, a
  * buffered connection) begins with the net.Conn it wraps: with an address in the program. */
 OUT_OF_LINE u64 socket_of_conn(const struct waggle_go *go, u64 address)
 {
-	u64 connection = word_at(address + GO_INTERFACE_DATA), first = 0, family;
-	struct sock *sk;
+	u64 connection = word_at(address + GO_INTERFACE_DATA), first = 0, family, sock;
 
 	for (int i = 0; i < GO_WRAPPERS; i++) {
 		first = connection ? word_at(connection) : 0;
@@ -48,13 +71,13 @@ OUT_OF_LINE u64 socket_of_conn(const struct waggle_go *go, u64 address)
 		return 0;
 	/* A net.netFD: it says its family, and the kernel's socket must be of the same. */
 	family = word_at(first + go->family);
-	sk = socket_of_fd((u32)word_at(first + go->descriptor));
-	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_family) != family)
+	sock = socket_of_fd((u32)word_at(first + go->descriptor));
+	if (!sock || family_of(sock) != family)
 		return 0;
 	/* Last: before a descriptor is closed this is set, and after that it may be another's. */
 	if (word_at(first) & GO_CLOSED)
 		return 0;
-	return (u64)sk;
+	return sock;
 }
 
 INLINE struct waggle_go *current_go(void)

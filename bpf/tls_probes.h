@@ -246,12 +246,9 @@ int tls_free(struct pt_regs *registers)
 /* The socket that the object itself says it reads from: 0 where it has none or does not say. */
 INLINE u64 socket_of_ssl(const struct waggle_tls_layout *layout, u64 bio, u32 type)
 {
-	struct sock *sk;
-
 	if (type != BIO_SOCKET && type != BIO_DESCRIPTOR)
 		return 0;
-	sk = socket_of_fd((u32)word_at(bio + layout->number));
-	return (u64)sk;
+	return socket_of_fd((u32)word_at(bio + layout->number));
 }
 
 /* The socket that was the last to receive what ends there. */

@@ -14,78 +14,9 @@
 
 #include "exchange.h"
 #include "go_machine.h"
+#include "go_maps.h"
 #include "late_handoff.h"
 #include "python.h"
-
-struct goroutine_key {
-	u64 goid;
-	u32 epoch; /* of the process */
-	u32 reserved;
-};
-
-/* A request, and what a child of it needs even when it is answered. */
-struct go_request {
-	struct owner owner; /* tid: request_mark(); sock 0: nobody's */
-	u8 trace_id[16];
-	u8 span_id[8];
-	u64 sampling;
-	u32 trace_flags;
-	u32 flags; /* enum waggle_flag, those that a child takes over */
-};
-
-enum go_state {
-	GO_SERVES = 0, /* reads requests of HTTP/1 from owner.sock */
-	GO_STREAM = 1, /* serves this one stream of HTTP/2 now */
-	GO_BORN = 2,   /* was born in this request */
-	GO_SHARED = 3, /* reads several requests at once: says nothing */
-};
-
-#define GO_ROUTE_PIECES 3 /* routers within routers */
-#define GO_NO_REQUEST 1	  /* in goroutine.serves: of a stream that has its Request elsewhere */
-
-struct goroutine {
-	struct go_request request;
-	u64 function; /* GO_BORN: what it runs */
-	u64 serves;  /* the net/http.conn whose requests it reads; GO_STREAM: its Request, 0: grpc's */
-	u64 context; /* that conn's context, once it is in go_contexts */
-	u32 state;
-	u32 calls;
-	u32 pipelined; /* it once had two requests open: contexts do not tell them apart */
-	u32 route_pieces; /* texts in the program (go_routers.h), */
-	u32 routed_index; /* of this request of its connection, or this stream */
-	u32 reserved;
-	u64 route[GO_ROUTE_PIECES];
-	u64 route_length[GO_ROUTE_PIECES];
-	u64 handler; /* as WAGGLE_KEPT_HANDLER; 0: not known */
-};
-
-/* Where a request will be found that somebody has asked for: by the socket (net/http, one
- * at a time), with the stream (grpc); or, where grpc's connection cannot be had at once, by
- * the headers that are on their way to its writer, then by the writer and the stream. */
-enum go_call_place { GO_BY_SOCKET = 0, GO_BY_HEADERS = 1, GO_BY_WRITER = 2 };
-
-struct go_call_key {
-	u64 at; /* socket, address of the headers, or goroutine */
-	u32 stream;
-	u32 epoch;
-	u32 place; /* enum go_call_place */
-	u32 reserved;
-};
-
-/* Who asked for the request that will be sent next on a connection. */
-struct go_call {
-	struct go_request request; /* owner.sock 0: nobody known */
-	u64 goid;
-	u32 after; /* the request was answered already */
-	u32 link;
-};
-
-MAP(go_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_go, ON_DEMAND);
-/* What is full forgets what was longest not used: such a call has no parent. */
-MAP(goroutines, BPF_MAP_TYPE_LRU_HASH, 65536, struct goroutine_key, struct goroutine, 0);
-MAP(go_functions, BPF_MAP_TYPE_HASH, 16384, struct waggle_go_function_key, struct waggle_go_function,
-    ON_DEMAND);
-MAP(go_calls, BPF_MAP_TYPE_LRU_HASH, 16384, struct go_call_key, struct go_call, 0);
 
 INLINE struct waggle_go *go_of(u32 tgid)
 {
@@ -129,8 +60,9 @@ INLINE u64 current_goid(struct waggle_go *go)
 INLINE struct goroutine *goroutine_of(const struct waggle_go *go, u64 goid)
 {
 	struct goroutine_key key = { .goid = goid, .epoch = go->epoch };
+	struct goroutine *near = bpf_map_lookup_elem(&near_goroutines, &key);
 
-	return bpf_map_lookup_elem(&goroutines, &key);
+	return near ? near : bpf_map_lookup_elem(&goroutines, &key);
 }
 
 INLINE struct waggle_go_function *go_function_of(const struct waggle_go *go, u64 address)

@@ -17,20 +17,6 @@
 #define GO_CLOSURE_FIRST 8  /* of a closure: behind its code */
 #define GO_CONTEXTS_DEEP 16
 
-struct go_context_key {
-	u64 address;
-	u32 epoch;
-	u32 reserved;
-};
-
-/* Whose a context is. An address may be used again: that what it says still holds is
- * checked when it is found (serving_request(), refresh_request()). */
-struct go_context {
-	struct owner owner; /* the stream's */
-	u64 goid;	    /* or, not 0, who reads the requests of the connection */
-};
-MAP(go_contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct go_context_key, struct go_context, 0);
-
 /* The context of a net/http.conn. What cancels it is a closure over it alone. */
 INLINE u64 context_of_conn(const struct waggle_go *go, u64 conn)
 {
@@ -107,8 +93,10 @@ static long context_step(u32 index, void *context)
 {
 	struct context_walk *walk = context;
 	struct go_context_key key = { .address = walk->at, .epoch = walk->go->epoch };
-	struct go_context *known = bpf_map_lookup_elem(&go_contexts, &key);
+	struct go_context *known = bpf_map_lookup_elem(&near_contexts, &key);
 
+	if (!known)
+		known = bpf_map_lookup_elem(&go_contexts, &key);
 	if (!walk->at)
 		return 1;
 	if (known && known->goid) {

@@ -213,6 +213,25 @@ int go_grpc_send_headers(struct pt_regs *registers)
 	return 0;
 }
 
+#define EEXIST 17
+
+/* Whether a goroutine lies in near_goroutines: one of grpc's, of which each serves one stream.
+ * Workers that serve one after the other (NumStreamWorkers) are told by the second. */
+INLINE int keep_near(struct waggle_go *go, const struct goroutine_key *key,
+		     const struct goroutine *fresh)
+{
+	long failed;
+
+	if (fresh->serves || go->stream_workers)
+		return 0;
+	failed = bpf_map_update_elem(&near_goroutines, key, fresh, BPF_NOEXIST);
+	if (failed == -EEXIST) {
+		go->stream_workers = 1;
+		bpf_map_delete_elem(&near_goroutines, key);
+	}
+	return !failed;
+}
+
 /* The current goroutine serves this stream of HTTP/2, until it serves another; whoever is
  * handed its context works for it. Returns whether the stream's name may not be known. */
 OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 context, u64 request)
@@ -235,8 +254,15 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 	keep_request(&fresh.request, &owner, &open->record.facts);
 	fresh.serves = request;
 	fresh.state = GO_STREAM;
-	bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
 	of_stream.owner = fresh.request.owner;
+	if (keep_near(go, &key, &fresh)) {
+		open->stream.context = context;
+		open->stream.epoch = go->epoch;
+		if (!bpf_map_update_elem(&near_contexts, &context_key, &of_stream, BPF_ANY))
+			context = 0;
+	} else {
+		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+	}
 	if (context)
 		bpf_map_update_elem(&go_contexts, &context_key, &of_stream, BPF_ANY);
 	return ((struct waggle_http2 *)open->record.head)->flags & WAGGLE_HTTP2_FLAG_RESYNCED;

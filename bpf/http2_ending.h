@@ -5,6 +5,7 @@
 #ifndef WAGGLE_HTTP2_ENDING_H
 #define WAGGLE_HTTP2_ENDING_H
 
+#include "go_maps.h"
 #include "http2_table.h"
 #include "stream_names.h"
 
@@ -71,6 +72,8 @@ INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
 		open = bpf_map_lookup_elem(&map, &key);					\
 		if (!open)								\
 			return 0;								\
+		if (open->stream.epoch)							\
+			forget_handler(&open->stream, ending->end);				\
 		record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);			\
 		if (!record) {								\
 			stream_taken(&open->record.facts, open->stream.counted, http2);		\
@@ -94,7 +97,9 @@ INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
 		return 1;									\
 	}
 
-DEFINE_FINISH(finish_small_stream, http2_streams, exchange_ring, open_stream,
+DEFINE_FINISH(finish_near_stream, near_streams, exchange_ring, open_stream,
+	      WAGGLE_COUNT_LOST_RING_FULL)
+DEFINE_FINISH(finish_far_stream, http2_streams, exchange_ring, open_stream,
 	      WAGGLE_COUNT_LOST_RING_FULL)
 DEFINE_FINISH(finish_large_stream, large_streams, large_ring, open_large_stream,
 	      WAGGLE_COUNT_LOST_LARGE_RING_FULL)
@@ -102,7 +107,7 @@ DEFINE_FINISH(finish_large_stream, large_streams, large_ring, open_large_stream,
 /* Ends one stream, if it is open, and sends its record. */
 INLINE void finish_stream(const struct stream_ending *ending, struct http2_connection *http2)
 {
-	if (!finish_small_stream(ending, http2))
+	if (!finish_near_stream(ending, http2) && !finish_far_stream(ending, http2))
 		finish_large_stream(ending, http2);
 }
 

@@ -46,17 +46,23 @@ struct http2_connection {
 	struct table_context contexts[HTTP2_CONTEXTS]; /* by the entry's number */
 };
 
+/* In which of the maps below a stream lies. */
+enum stream_place { STREAM_NEAR = 0, STREAM_FAR = 1, STREAM_LARGE = 2 };
+
 /* A stream that is not finished. `index` in exchange_key is its number. */
 struct http2_stream {
 	struct owner owner; /* the server exchange that a client's stream is a child of */
 	u64 connection;	    /* http2_connection.id */
 	u64 handler;	    /* the goroutine that serves it; 0: none, or not known */
+	u64 context;	    /* of grpc: what that one was handed */
 	struct http2_messages messages[WAGGLE_SIDES];
 	u32 used; /* bytes of head */
 	u8 data;  /* the response's data has begun */
 	u8 counted; /* among its process's open requests */
-	u8 large;   /* it lies in large_streams */
+	u8 place;   /* enum stream_place */
 	u8 routed;  /* `handler` may know the route */
+	u32 epoch;  /* of the handler's process, where near_goroutines has it; else 0 */
+	u32 reserved;
 };
 
 #define HTTP2_SMALL_BLOCKS (WAGGLE_HEAD_SIZE - WAGGLE_HTTP2_SIZE) /* bytes, of a small record */
@@ -114,7 +120,13 @@ struct http2_scratch {
 u32 http2_left_open = 0;
 
 MAP(http2_connections, BPF_MAP_TYPE_HASH, 16384, u64, struct http2_connection, ON_DEMAND);
-MAP(http2_streams, BPF_MAP_TYPE_HASH, 65536, struct exchange_key, struct open_stream, ON_DEMAND);
+/* Most streams are short, and few are open: those lie in memory that the last ones have left warm.
+ * To have it given and to give it back would take longer than all else that is done for a stream:
+ * it goes by batches, each in an interrupt of its own, from one processor to another. */
+#define NEAR_STREAMS 1024
+MAP(near_streams, BPF_MAP_TYPE_HASH, NEAR_STREAMS, struct exchange_key, struct open_stream, 0);
+MAP(http2_streams, BPF_MAP_TYPE_HASH, 65536 - NEAR_STREAMS, struct exchange_key,
+    struct open_stream, ON_DEMAND);
 /* Whose header blocks are too long for a small record. */
 MAP(large_streams, BPF_MAP_TYPE_HASH, 4096, struct exchange_key, struct open_large_stream,
     ON_DEMAND);
@@ -137,8 +149,10 @@ INLINE struct http2_scratch *http2_scratch_of(u32 user)
 INLINE struct open_stream *find_stream(u64 sock, u32 stream)
 {
 	struct exchange_key key = { .sock = sock, .index = stream };
-	struct open_stream *open = bpf_map_lookup_elem(&http2_streams, &key);
+	struct open_stream *open = bpf_map_lookup_elem(&near_streams, &key);
 
+	if (!open)
+		open = bpf_map_lookup_elem(&http2_streams, &key);
 	/* A large one begins as a small one does. */
 	return open ? open : bpf_map_lookup_elem(&large_streams, &key);
 }

@@ -73,11 +73,17 @@ OUT_OF_LINE int store_fresh(struct http2_scratch *scratch, struct http2_connecti
 	long full;
 
 	count(WAGGLE_COUNT_HTTP2_STREAMS);
-	fresh->stream.large = fresh->stream.used > WAGGLE_HEAD_SIZE;
-	if (!fresh->stream.large)
-		full = bpf_map_update_elem(&http2_streams, &key, fresh, BPF_ANY);
-	else
+	if (fresh->stream.used <= WAGGLE_HEAD_SIZE) {
+		fresh->stream.place = STREAM_NEAR;
+		full = bpf_map_update_elem(&near_streams, &key, fresh, BPF_ANY);
+		if (full) {
+			fresh->stream.place = STREAM_FAR;
+			full = bpf_map_update_elem(&http2_streams, &key, fresh, BPF_ANY);
+		}
+	} else {
+		fresh->stream.place = STREAM_LARGE;
 		full = bpf_map_update_elem(&large_streams, &key, fresh, BPF_ANY);
+	}
 	if (!full)
 		__sync_fetch_and_add(&http2->open, 1);
 	else
@@ -93,14 +99,15 @@ INLINE void outgrow(struct http2_scratch *scratch, struct open_stream *open, u32
 
 	clear_head(scratch);
 	bpf_probe_read_kernel(&scratch->fresh, offsetof(struct open_stream, behind), open);
-	scratch->fresh.stream.large = 1;
+	scratch->fresh.stream.place = STREAM_LARGE;
 	keep_block_fresh(scratch, given);
 	if (bpf_map_update_elem(&large_streams, &key, &scratch->fresh, BPF_ANY)) {
 		count(WAGGLE_COUNT_LOST_STREAM_MAP_FULL);
 		describe_block((void *)open->record.head, given, 0, 0);
 		return;
 	}
-	bpf_map_delete_elem(&http2_streams, &key);
+	if (bpf_map_delete_elem(&near_streams, &key))
+		bpf_map_delete_elem(&http2_streams, &key);
 }
 
 /* The record of an open stream that is a large one takes the block too. */
@@ -127,7 +134,7 @@ PROVEN_ONCE int keep_block(u32 user, struct open_stream *open, u32 stream)
 	if (!scratch || !open)
 		return 0;
 	given = &scratch->given;
-	if (open->stream.large) {
+	if (open->stream.place == STREAM_LARGE) {
 		keep_block_large(scratch, stream);
 		return 0;
 	}

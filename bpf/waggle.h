@@ -524,7 +524,7 @@ struct waggle_go {
 	unsigned int old; /* calls of grpc whose names are still kept: goes up to WAGGLE_GO_LIMIT_SERVED
 			   * where an HTTP/2 connection may be one whose tables are not known */
 	unsigned int old_calls; /* streams begun on such */
-	unsigned int reserved;
+	unsigned int stream_workers; /* a goroutine has served one stream of grpc after another */
 	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 	unsigned long long unrouted_ns; /* when an answer had no route, within a second */

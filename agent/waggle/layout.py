@@ -658,7 +658,7 @@ GO = _dtype(
         ("grpc_method", "<u4", 304),
         ("old", "<u4", 308),
         ("old_calls", "<u4", 312),
-        ("reserved", "<u4", 316),
+        ("stream_workers", "<u4", 316),
         ("echo_closure", "<u8", 320),
         ("birth_ns", "<u8", 328),
         ("unrouted_ns", "<u8", 336),

@@ -39,7 +39,8 @@ LOOPBACK = {"AF_INET": "127.0.0.1", "AF_INET6": "::1"}
 # Maps that must be empty when all connections are closed.
 LEFT_BEHIND = (
     *("connections", "exchanges", "large_exchanges", "partial_heads", "threads"),
-    *("http2_connections", "http2_streams", "large_streams", "tls_connections"),
+    *("http2_connections", "near_streams", "http2_streams", "large_streams", "tls_connections"),
+    *("near_goroutines", "near_contexts"),
 )
 LOSSES = tuple(counter for counter in Counter if counter.name.startswith("LOST_"))
 

@@ -91,6 +91,21 @@ struct go_context {
 };
 MAP(go_contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct go_context_key, struct go_context, 0);
 
+/* Which socket a grpc http2Server had its connection on. */
+struct go_transport_key {
+	u64 address;
+	u32 epoch;
+	u32 reserved;
+};
+
+struct go_transport {
+	u64 sock;
+	u64 connection; /* http2_connection.id */
+	u32 uses;
+	u32 reserved;
+};
+MAP(go_transports, BPF_MAP_TYPE_LRU_HASH, 4096, struct go_transport_key, struct go_transport, 0);
+
 /* The same of goroutines that were made for a stream of grpc, for as long as that is open: all that
  * is there is warm, where a map that has to look for what was not used for long touches lines that
  * no cache has. When one is full the maps above have room. */

@@ -314,6 +314,31 @@ int go_http2_own(struct pt_regs *registers)
 	return 0;
 }
 
+#define TRANSPORT_USES 64 /* before its socket is looked for again; a power of two */
+
+/* The socket on which this stream of a grpc http2Server is. Found once by the program's memory and
+ * the kernel's: a connection's transport has no other, so where that socket still has the same
+ * connection, and on it this stream, which nobody has begun to serve, it is the one. */
+OUT_OF_LINE u64 socket_of_transport(const struct waggle_go *go, u64 transport, u32 stream)
+{
+	struct go_transport_key key = { .address = transport, .epoch = go->epoch };
+	struct go_transport *known = bpf_map_lookup_elem(&go_transports, &key), fresh = {};
+	struct open_stream *open;
+
+	if (known && ++known->uses & (TRANSPORT_USES - 1)) {
+		open = find_stream(known->sock, stream);
+		if (open && open->stream.connection == known->connection && !open->stream.handler)
+			return known->sock;
+	}
+	fresh.sock = socket_of_conn(go, transport + go->grpc_conn);
+	open = fresh.sock ? find_stream(fresh.sock, stream) : 0;
+	if (open) {
+		fresh.connection = open->stream.connection;
+		bpf_map_update_elem(&go_transports, &key, &fresh, BPF_ANY);
+	}
+	return fresh.sock;
+}
+
 /* grpc.(*Server).handleStream(server, transport, stream): in a goroutine of its own, or in
  * a worker that serves one stream after the other. */
 SEC("uprobe")
@@ -327,8 +352,8 @@ int go_grpc_handler(struct pt_regs *registers)
 		return 0;
 	if (go->grpc_indirect)
 		stream = word_at(stream);
-	sock = socket_of_conn(go, transport + go->grpc_conn);
 	number = (u32)word_at(stream + go->grpc_stream);
+	sock = socket_of_transport(go, transport, number);
 	if (serve_stream(go, sock, number, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA), 0) &&
 	    go->grpc_method)
 		name_served(sock, number, 0, stream + go->grpc_method);

@@ -116,12 +116,10 @@ INLINE void note_who_connects(u32 tid, u32 mode, struct owner *owner)
 
 /* connect() under rule `turn`: the first request is written later, when the
  * connection is there, but it belongs to whoever asked for it. */
-INLINE void on_connect(struct sock *sk)
+INLINE void on_connect(struct sock *sk, u32 tid, u32 mode)
 {
-	u64 id = bpf_get_current_pid_tgid();
 	struct endpoint endpoint = { .sock = (u64)sk };
 	struct connection *connection;
-	u32 mode = mode_of(id >> 32);
 
 	if (!asks_who_connects(mode))
 		return;
@@ -131,7 +129,7 @@ INLINE void on_connect(struct sock *sk)
 		return;
 	connection->flags = CONNECTION_FRESH | CONNECTION_FROM_START;
 	connection->asked = 1;
-	note_who_connects((u32)id, mode, &connection->turn_owner);
+	note_who_connects(tid, mode, &connection->turn_owner);
 }
 
 INLINE void on_close(struct connection *connection, u64 sock, u8 end)
@@ -157,14 +155,17 @@ INLINE int waits_to_be_read(const struct connection *connection, struct sock *sk
 SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(tcp_state_change, struct sock *sk, int old_state, int new_state)
 {
-	u64 sock = (u64)sk;
+	u64 sock = (u64)sk, id;
 	struct connection *connection;
+	u32 mode;
 
 	HOLD_CPU();
 	if (new_state == TCP_SYN_SENT) {
-		if (tls_wanted && mode_of(bpf_get_current_pid_tgid() >> 32))
+		id = bpf_get_current_pid_tgid();
+		mode = mode_of(id >> 32);
+		if (tls_wanted && mode)
 			note_connecting(sock);
-		on_connect(sk);
+		on_connect(sk, (u32)id, mode);
 		return 0;
 	}
 	if (tls_wanted && new_state == TCP_ESTABLISHED) {

@@ -3,7 +3,7 @@
 The kernel gives a call whose request is not known yet a trace id of its own and says so
 (Flag.TRACE_PENDING); whatever it leads to on this machine carries the same id and the
 same flag. A call whose request was predicted has a parent and Flag.UNPROVEN: it waits
-until that is proven or corrected. Evidence follows in a ring of its own (bpf/python.h):
+until that is proven or corrected. Evidence follows in a ring of its own (bpf/python_evidence.h):
 the contexts each call was made in, the context that wrote each answer, or went on with one
 after it had called, and which contexts are no more. The rule, WK in docs/parents.md:
 

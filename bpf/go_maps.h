@@ -124,7 +124,7 @@ INLINE void forget_handler(const struct http2_stream *stream, u32 end)
 	if (end != WAGGLE_END_DONE) {
 		goroutine = bpf_map_lookup_elem(&near_goroutines, &key);
 		if (goroutine)
-			bpf_map_update_elem(&goroutines, &key, goroutine, BPF_ANY);
+			bpf_map_update_elem(&goroutines, &key, goroutine, BPF_NOEXIST);
 	}
 	bpf_map_delete_elem(&near_goroutines, &key);
 	key.goid = stream->context;

@@ -215,21 +215,24 @@ int go_grpc_send_headers(struct pt_regs *registers)
 
 #define EEXIST 17
 
-/* Whether a goroutine lies in near_goroutines: one of grpc's, of which each serves one stream.
- * Workers that serve one after the other (NumStreamWorkers) are told by the second. */
+/* Whether a goroutine lies in near_goroutines now: one of grpc's, of which each serves one stream.
+ * Workers that serve one after the other (NumStreamWorkers) are told by the second. What is there
+ * is asked first, so nothing of a stream before may stay. */
 INLINE int keep_near(struct waggle_go *go, const struct goroutine_key *key,
 		     const struct goroutine *fresh)
 {
 	long failed;
 
-	if (fresh->serves || go->stream_workers)
+	if (fresh->serves)
 		return 0;
-	failed = bpf_map_update_elem(&near_goroutines, key, fresh, BPF_NOEXIST);
-	if (failed == -EEXIST) {
+	if (!go->stream_workers) {
+		failed = bpf_map_update_elem(&near_goroutines, key, fresh, BPF_NOEXIST);
+		if (failed != -EEXIST)
+			return !failed;
 		go->stream_workers = 1;
-		bpf_map_delete_elem(&near_goroutines, key);
 	}
-	return !failed;
+	bpf_map_delete_elem(&near_goroutines, key);
+	return 0;
 }
 
 /* The current goroutine serves this stream of HTTP/2, until it serves another; whoever is
@@ -262,6 +265,7 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 			context = 0;
 	} else {
 		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+		bpf_map_delete_elem(&near_contexts, &context_key);
 	}
 	if (context)
 		bpf_map_update_elem(&go_contexts, &context_key, &of_stream, BPF_ANY);

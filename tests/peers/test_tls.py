@@ -594,13 +594,21 @@ def test_handshakes_are_told(certificate: Path, folder: Path) -> None:
     assert set(asked) == set(served) == paths("/n", 6)
     for told in (asked, served):
         assert {path for path, span in told.items() if span.events} == {"/n/1", "/n/4"}
+    expiry = expiry_of(certificate)
     for path, protocol in (("/n/1", "h2"), ("/n/4", "http/1.1")):
-        check_handshake(served[path], {GREETING, DONE}, protocol)
+        check_handshake(served[path], {GREETING, DONE}, protocol, expiry)
         # Whether a connection is there may be known only once the kernel's packets say so.
-        check_handshake(asked[path], {CONNECT, GREETING, DONE}, protocol)
+        check_handshake(asked[path], {CONNECT, GREETING, DONE}, protocol, expiry)
 
 
-def check_handshake(span: SeenSpan, least: set[str], protocol: str) -> None:
+def expiry_of(certificate: Path) -> str:
+    """By openssl's own word, as the conventions write it."""
+    command = ["openssl", "x509", "-in", certificate, "-noout", "-enddate", "-dateopt", "iso_8601"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return told.strip().removeprefix("notAfter=").replace(" ", "T").replace("Z", ".000Z")
+
+
+def check_handshake(span: SeenSpan, least: set[str], protocol: str, expiry: str) -> None:
     names = [name for name, _ in span.events]
     assert least <= set(names) <= {CONNECT, CONNECTED, GREETING, DONE}
     assert [*span.event_ns, span.start_ns] == sorted([*span.event_ns, span.start_ns])
@@ -610,6 +618,7 @@ def check_handshake(span: SeenSpan, least: set[str], protocol: str) -> None:
             "tls.protocol.name": "tls",
             "tls.protocol.version": "1.2",
             "tls.next_protocol": protocol,
+            "tls.server.not_after": expiry,
             "server.address": "localhost",
         },
     )

@@ -603,8 +603,9 @@ def test_handshakes_are_told(certificate: Path, folder: Path) -> None:
 
 def expiry_of(certificate: Path) -> str:
     """By openssl's own word, as the conventions write it."""
-    command = ["openssl", "x509", "-in", certificate, "-noout", "-enddate", "-dateopt", "iso_8601"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = ["openssl", "x509", "-in", str(certificate), "-noout", "-enddate"]
+    command += ["-dateopt", "iso_8601"]
+    told: str = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return told.strip().removeprefix("notAfter=").replace(" ", "T").replace("Z", ".000Z")
 
 

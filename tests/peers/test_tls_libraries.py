@@ -1,6 +1,7 @@
 """TLS by libraries of other kinds and versions than the system's: OpenSSL 1.1 and 4.0, BoringSSL;
 some of them parts of other files."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ from .test_tls import (
     paths,
     seen_of_native,
 )
-from .tls_programs import make_certificate, node_server, python_server
+from .tls_programs import make_certificate, nginx_server, node_server, python_server
 from .toolchain import ensure_node_16, ensure_tls_wheels, openssl_1_1
 
 
@@ -114,3 +115,31 @@ def test_node_with_openssl_1_1(certificate: Path) -> None:
     assert set(calling) == set(below) == paths("/n")
     for path in paths("/n"):
         assert below[path].parent_id == calling[path].span_id
+
+
+def test_kernel_tls_that_is_not_there(certificate: Path, tmp_path: Path) -> None:
+    """A server that is told to let the kernel encrypt, and to send files that way, encrypts itself
+    where the kernel cannot, and is seen as ever."""
+    if "tls" in Path("/proc/sys/net/ipv4/tcp_available_ulp").read_text().split():
+        pytest.skip("this kernel encrypts")
+    listen = "ssl; ssl_conf_command Options KTLS; sendfile on"
+    with ExitStack() as stack:
+        files = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files.chmod(0o755)  # nginx gives its rights up
+        (files / "n").mkdir()
+        for n in range(1, COUNT + 1):
+            (files / "n" / str(n)).write_bytes(b"x" * 100_000)
+        server, port = stack.enter_context(
+            nginx_server(tmp_path, certificate, f"root {files};", listen=listen)
+        )
+        command = client_of_tls(f"https://localhost:{port}/n/[1-{COUNT}]")
+        agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
+        agent.wait()
+        spans = agent.spans()
+    served = {span.path: span for span in spans if span.kind == "server"}
+    asked = {span.path: span for span in spans if span.kind == "client"}
+    assert len(spans) == 2 * COUNT
+    assert set(served) == set(asked) == paths("/n")
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+        assert span.attributes["http.response.body.size"] == 100_000

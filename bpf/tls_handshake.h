@@ -76,7 +76,9 @@ INLINE void fill_handshake(struct waggle_handshake *told, const struct waggle_fa
 	told->name_length = tls->name_length;
 	told->protocol_length = tls->protocol_length;
 	copy_words(told->name, tls->name, TLS_NAME_MAX);
+	told->not_after_length = tls->not_after_length;
 	copy_words(told->protocol, tls->protocol, TLS_PROTOCOL_MAX);
+	copy_words(told->not_after, tls->not_after, WAGGLE_NOT_AFTER);
 }
 
 /* The exchange has its ids: is it the first of a connection that began before our eyes? */

@@ -56,6 +56,9 @@ struct tls_connection {
 	u32 begun;  /* and how many of those there were */
 	u8 name[TLS_NAME_MAX];
 	u8 protocol[TLS_PROTOCOL_MAX];
+	u8 not_after[WAGGLE_NOT_AFTER]; /* of the server's certificate, as it is written there */
+	u32 not_after_length;		/* 0: not known */
+	u32 reserved;
 };
 
 /* When a socket was told to connect, until its first record. */

@@ -7,6 +7,7 @@
 #define WAGGLE_TLS_WIRE_H
 
 #include "http1_feed.h"
+#include "tls_certificate.h"
 #include "tls_maps.h"
 
 #define TLS_STEPS 4096 /* records and pieces of memory of one call */
@@ -179,13 +180,54 @@ INLINE void read_alert(struct tls_connection *tls, u64 base, u64 length)
 	tls->alert = word >> 8 & 0xff;
 }
 
+struct certificate_walk {
+	struct tls_certificate certificate;
+	u64 base;
+	u64 length; /* of what is at hand */
+};
+
+static long certificate_step(u32 index, void *context)
+{
+	struct certificate_walk *walk = context;
+
+	if (walk->certificate.at + sizeof(u64) > walk->length)
+		return 1;
+	return tls_certificate_step(&walk->certificate,
+				    word_at(walk->base + walk->certificate.at));
+}
+
+/* A record of a server's handshake that is in the clear: until when is it who it says? */
+PROVEN_ONCE int read_certificate(struct tls_connection *tls, u64 base, u64 length)
+{
+	struct certificate_walk walk = { .base = base, .length = length };
+	u32 size;
+
+	if (!tls || !base)
+		return 0;
+	LOOP(TLS_CERTIFICATE_STEPS, certificate_step, &walk);
+	size = masked(walk.certificate.length, WAGGLE_NOT_AFTER - 1);
+	if (walk.certificate.stage == CERTIFICATE_DONE && walk.certificate.at + size <= length &&
+	    !bpf_probe_read_user(tls->not_after, size, (void *)(base + walk.certificate.at)))
+		tls->not_after_length = size;
+	return 0;
+}
+
+INLINE int may_hold_certificate(const struct tls_connection *tls, u32 sent)
+{
+	return tls->version && tls->version < TLS_1_3 && !tls->not_after_length &&
+	       sent == (tls->role == WAGGLE_ROLE_SERVER);
+}
+
 /* A record begins whose first bytes are at hand. */
 INLINE void on_record(struct tls_connection *tls, const struct tls_walk *at, u64 base, u64 length,
 		      u32 sent)
 {
-	if (at->begun == TLS_HANDSHAKE)
+	if (at->begun == TLS_HANDSHAKE) {
 		read_hello(tls, base, length, sent);
-	else if (at->begun == TLS_ALERT && at->remain == 2)
+		if (may_hold_certificate(tls, sent))
+			read_certificate(tls, base, length);
+	}
+	if (at->begun == TLS_ALERT && at->remain == 2)
 		read_alert(tls, base, length);
 }
 

@@ -749,6 +749,7 @@ struct waggle_tls_layout {
 
 #define WAGGLE_SERVER_NAME 64
 #define WAGGLE_NEXT_PROTOCOL 16
+#define WAGGLE_NOT_AFTER 16
 
 /* How an encrypted connection came about, in the ring `handshake_ring`: told with its first
  * exchange. Times are as in waggle_facts, 0: not seen. */
@@ -761,9 +762,11 @@ struct waggle_handshake {
 	unsigned char version; /* 1 to 4 for TLS 1.0 to 1.3, 0: not known */
 	unsigned char name_length;
 	unsigned char protocol_length;
-	unsigned char reserved[5];
+	unsigned char not_after_length; /* 0: not known */
+	unsigned char reserved[4];
 	unsigned char name[WAGGLE_SERVER_NAME];	      /* what the client calls the server */
 	unsigned char protocol[WAGGLE_NEXT_PROTOCOL]; /* ALPN, where the server says it in the clear */
+	unsigned char not_after[WAGGLE_NOT_AFTER]; /* of its certificate: YY or YYYY, MMDDHHMMSS, Z */
 };
 
 /* Why something was not recorded, or what happened, in the map `counters`. */
@@ -886,7 +889,7 @@ _Static_assert(sizeof(struct waggle_large_exchange) == WAGGLE_LARGE_RECORD_SIZE,
 _Static_assert(sizeof(struct waggle_process_event) == 56, "process event");
 _Static_assert(sizeof(struct waggle_evidence) == 144, "evidence");
 _Static_assert(sizeof(struct waggle_http2) == WAGGLE_HTTP2_SIZE, "stream");
-_Static_assert(sizeof(struct waggle_handshake) == 128, "handshake");
+_Static_assert(sizeof(struct waggle_handshake) == 144, "handshake");
 _Static_assert(sizeof(struct waggle_log) == WAGGLE_LOG_RECORD_SIZE, "log");
 _Static_assert(sizeof(struct waggle_table_event) == WAGGLE_RECORD_SIZE, "table event");
 _Static_assert(sizeof(struct waggle_code_event) == 2040, "code event");

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:  # nobody waits for it who meets no program to be looked into
     from elftools.elf.elffile import ELFFile
 
@@ -56,14 +58,15 @@ class Image:
         return None
 
 
-def read_image(path: str, names: Iterable[str]) -> Image | None:
+def read_image(path: str, names: Iterable[str], *, hidden: bool = False) -> Image | None:
     """An ELF file's segments and the dynamic symbols of these names; None when it is no ELF file.
 
-    path: as it can be opened from here. Raises OSError when it cannot.
+    path: as it can be opened from here. hidden: also those that the file does not export and only
+    its table for debuggers has. Raises OSError when it cannot.
     """
     state = Path(path).stat()
     identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-    return _read(_Path(path, identity), tuple(sorted(names)))
+    return _read(_Path(path, identity), tuple(sorted(names)), hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class _Path:
 
 
 @lru_cache(maxsize=256)
-def _read(file: _Path, names: tuple[str, ...]) -> Image | None:
+def _read(file: _Path, names: tuple[str, ...], hidden: bool) -> Image | None:
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -92,7 +95,10 @@ def _read(file: _Path, names: tuple[str, ...]) -> Image | None:
                 Segment(s["p_offset"], s["p_vaddr"], s["p_filesz"])
                 for s in elf.iter_segments("PT_LOAD")
             )
-            return Image(segments, _dynamic_symbols(elf, names))
+            symbols = _dynamic_symbols(elf, names)
+            if hidden and not symbols:
+                symbols = _hidden_symbols(elf, names)
+            return Image(segments, symbols)
     except (ELFError, ValueError, KeyError):
         return None
 
@@ -129,3 +135,42 @@ def _dynamic_symbols(elf: "ELFFile", names: tuple[str, ...]) -> dict[str, int]:
         found = [by_hash.get_symbol(name) for name in names]
         wanted = [symbol for symbol in found if symbol is not None]
     return {s.name: int(s["st_value"]) for s in wanted if s["st_shndx"] != "SHN_UNDEF"}
+
+
+# Elf64_Sym.
+_SYMBOL = np.dtype("<u4, u1, u1, <u2, <u8, <u8")
+_SYMBOL.names = ("name", "info", "other", "section", "value", "size")
+_FUNCTION = 2  # STT_FUNC
+_TABLE_MAX = 64 << 20  # bytes of names, or of symbols, that are looked through
+
+
+def _hidden_symbols(elf: "ELFFile", names: tuple[str, ...]) -> dict[str, int]:
+    """Functions of these names in the table that stripping removes. A name that is there twice is
+    in none: which is meant nobody knows."""
+    from elftools.elf.sections import SymbolTableSection
+
+    table = elf.get_section_by_name(".symtab")
+    if not isinstance(table, SymbolTableSection):
+        return {}
+    texts = elf.get_section(table["sh_link"])
+    if max(table["sh_size"], texts["sh_size"]) > _TABLE_MAX or table["sh_entsize"] != 24:
+        return {}
+    text = texts.data()
+    symbols = np.frombuffer(table.data(), _SYMBOL)
+    symbols = symbols[(symbols["info"] & 0xF == _FUNCTION) & (symbols["section"] != 0)]
+    found = {}
+    for name in names:
+        values = np.unique(symbols["value"][np.isin(symbols["name"], _places(text, name))])
+        if len(values) == 1:
+            found[name] = int(values[0])
+    return found
+
+
+def _places(text: bytes, name: str) -> list[int]:
+    """Where a name may begin in a table of names, of which one may be the end of another."""
+    wanted, places = name.encode() + b"\0", []
+    at = text.find(wanted)
+    while at >= 0:
+        places.append(at)
+        at = text.find(wanted, at + 1)
+    return places

@@ -762,7 +762,7 @@ LOG = _dtype(
 )
 
 HANDSHAKE = _dtype(
-    136,
+    152,
     [
         ("ring_length", "<u4", 0),
         ("ring_page", "<u4", 4),
@@ -774,9 +774,11 @@ HANDSHAKE = _dtype(
         ("version", "u1", 48),
         ("name_length", "u1", 49),
         ("protocol_length", "u1", 50),
-        ("reserved", "(5,)u1", 51),
+        ("not_after_length", "u1", 51),
+        ("reserved", "(4,)u1", 52),
         ("name", "(64,)u1", 56),
         ("protocol", "(16,)u1", 120),
+        ("not_after", "(16,)u1", 136),
     ],
 )
 

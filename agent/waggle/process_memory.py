@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from waggle.closing import Closing
 
+DELETED = " (deleted)"
 _MAPS_LIMIT = 4 << 20
 _LINE = re.compile(
     r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<rights>\S+) (?P<offset>[0-9a-f]+) \S+ \d+ +"
@@ -19,11 +20,24 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A part of a file in a process's memory. path: as the process sees it."""
+    """A part of a file in a process's memory. path: as the process sees it, followed by DELETED
+    when the file is no longer there."""
 
     start: int
+    end: int
     offset: int
     path: str
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.path.endswith(DELETED)
+
+    def reachable(self, tgid: int) -> str:
+        """The file as it can be opened from here, also when another has taken its place. That
+        other way needs CAP_SYS_ADMIN, or CAP_CHECKPOINT_RESTORE."""
+        if self.is_deleted:
+            return f"/proc/{tgid}/map_files/{self.start:x}-{self.end:x}"
+        return f"/proc/{tgid}/root{self.path}"
 
 
 def file_mappings(tgid: int) -> list[Mapping]:
@@ -35,7 +49,7 @@ def file_mappings(tgid: int) -> list[Mapping]:
     except OSError:
         return []
     return [
-        Mapping(int(m["start"], 16), int(m["offset"], 16), m["path"])
+        Mapping(int(m["start"], 16), int(m["end"], 16), int(m["offset"], 16), m["path"])
         for m in map(_LINE.fullmatch, text.splitlines())
         if m is not None
     ]

@@ -9,10 +9,12 @@ No process is stopped and nothing is written into one.
 """
 
 import itertools
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -22,14 +24,13 @@ from waggle.attach import Target
 from waggle.errors import WaggleError
 from waggle.libbpf import Link, Map, Program
 from waggle.probes.tls.library import Layout, Library, read_library
-from waggle.process_memory import file_mappings
+from waggle.process_memory import DELETED, file_mappings
 from waggle.procfs import same_start
 from waggle.runtimes import GO, JVM
 
 LAYOUTS, SINCE = "tls_layouts", "tls_since"
 RESULT_IS_COUNT, EPOCH_SHIFT = 0x10000, 32  # as in bpf/tls_maps.h
 MAX_LAYOUTS = 256
-_DELETED = " (deleted)"
 _YOUNG_S = 60.0  # so old at most is a process that may not have mapped its libraries yet
 _PARKED_S = 5.0
 _LIBRARIES_KEPT = 256
@@ -40,8 +41,9 @@ _USUAL = tuple(
     for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/lib")
     for name in ("libssl.so.3", "libssl.so.1.1", "libgnutls.so.30")
 )
-# Parts of the names of files in which TLS may be.
-_HINTS = ("ssl", "tls", "crypt", "boring")
+# Parts of the names of files in which TLS may be; of Python's packages, of all of the path.
+_HINTS = ("ssl", "tls", "crypt", "boring", "curl")
+_PACKAGES = re.compile(r".*/(?:site|dist)-packages/|.*/")
 
 Identity = tuple[int, int, int, int]
 
@@ -119,13 +121,14 @@ class TlsProbe:
                 del self._parked[tgid]
                 attachment.detach()
 
-    def known(self, path: str) -> tuple[Identity, Known]:
-        """What a file is; read once, however many processes map it. Raises OSError."""
+    def known(self, path: str, halves: Mapping[str, str]) -> tuple[Identity, Known]:
+        """What a file is; read once, however many processes map it. halves: as `try_files` has
+        them. Raises OSError."""
         state = Path(path).stat()
         identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         known = self._known.get(identity)
         if known is None:
-            library = read_library(path, _cryptography_of(path))
+            library = read_library(path, _cryptography_of(path, halves))
             known = Known(library, self._index(library))
             if len(self._known) >= _LIBRARIES_KEPT:
                 self._known.pop(next(iter(self._known)))
@@ -167,16 +170,19 @@ class TlsAttachment:
     def look(self) -> str | None:
         """Attach to what has been mapped since the last look."""
         self._probe.reap()
-        mapped = frozenset(_candidates(self.tgid))
+        mapped, halves = _candidates(self.tgid)
         if mapped != self._mapped:
             self._mapped = mapped
-            self.try_files(mapped)
+            self.try_files(mapped, halves)
         return None
 
-    def try_files(self, paths: "Iterator[str] | frozenset[str]") -> None:
+    def try_files(
+        self, paths: Iterable[str], halves: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """halves: files with OpenSSL's other half that are mapped, by name."""
         for path in paths:
             try:
-                identity, known = self._probe.known(path)
+                identity, known = self._probe.known(path, halves)
             except OSError:
                 continue
             if identity in self._done or known.library is None:
@@ -238,17 +244,28 @@ def _usual(tgid: int) -> Iterator[str]:
         yield f"/proc/{tgid}/root{path}"
 
 
-def _candidates(tgid: int) -> Iterator[str]:
-    """Mapped files in which TLS may be, and the program itself."""
-    yield f"/proc/{tgid}/exe"
-    for path in {mapping.path for mapping in file_mappings(tgid)}:
-        name = path.rpartition("/")[2].lower()
-        if any(hint in name for hint in _HINTS) and not path.endswith(_DELETED):
-            yield f"/proc/{tgid}/root{path}"
+def may_have_tls(path: str) -> bool:
+    """Whether a mapped file is worth a look, by what it is called."""
+    told = _PACKAGES.sub("", path, count=1).lower()
+    return any(hint in told for hint in _HINTS)
 
 
-def _cryptography_of(path: str) -> str | None:
-    """The file with OpenSSL's other half: beside it, in the version that it wants."""
+def _candidates(tgid: int) -> tuple[frozenset[str], Mapping[str, str]]:
+    """Mapped files in which TLS may be, the program itself among them; and those that are
+    OpenSSL's other half, by name. As they can be opened from here."""
+    candidates, halves = {f"/proc/{tgid}/exe"}, {}
+    for path, mapping in {mapping.path: mapping for mapping in file_mappings(tgid)}.items():
+        name = path.removesuffix(DELETED).rpartition("/")[2]
+        if name.startswith(_CRYPTOGRAPHY):
+            halves[name] = mapping.reachable(tgid)
+        if may_have_tls(path):
+            candidates.add(mapping.reachable(tgid))
+    return frozenset(candidates), halves
+
+
+def _cryptography_of(path: str, mapped: Mapping[str, str] = MappingProxyType({})) -> str | None:
+    """The file with OpenSSL's other half, in the version that it wants: one that is mapped, else
+    beside it."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.dynamic import DynamicSection
     from elftools.elf.elffile import ELFFile
@@ -262,6 +279,8 @@ def _cryptography_of(path: str) -> str | None:
     except (ELFError, ValueError, KeyError):
         return None
     for name in needed:
+        if name in mapped:
+            return mapped[name]
         if name.startswith(_CRYPTOGRAPHY):
             beside = Path(path).resolve().parent if "/exe" in path else Path(path).parent
             found = beside / name

@@ -6,6 +6,7 @@ attributes those of the conventions.
 https://opentelemetry.io/docs/specs/semconv/registry/attributes/tls/
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from waggle.spans import Attributes, Event, Records, SpanBatch
 
 CONNECT, CONNECTED = "waggle.connect.start", "waggle.connect.done"
 GREETING, DONE = "waggle.tls.start", "waggle.tls.done"
+_TIME = re.compile(r"(\d{2}|\d{4})(\d{2})(\d{2})(\d{2})(\d{2})(\d{2})Z", re.ASCII)
 MAX_WAITING = 4096  # whose exchange has not ended yet
 
 
@@ -112,7 +114,23 @@ def _spoken(record: np.void) -> Attributes:
         attributes["server.address"] = name
     if protocol := _text(record, "protocol"):
         attributes["tls.next_protocol"] = protocol.lower()
+    if not_after := _time(_text(record, "not_after")):
+        attributes["tls.server.not_after"] = not_after
     return attributes
+
+
+def _time(text: str) -> str | None:
+    """ISO 8601 of a time as certificates have it (RFC 5280, section 4.1.2.5); None when it is none.
+
+    Years of two digits are from 1950 to 2049.
+    """
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None
+    year, month, day, hour, minute, second = found.groups()
+    if len(year) == 2:
+        year = ("19" if year >= "50" else "20") + year
+    return f"{year}-{month}-{day}T{hour}:{minute}:{second}.000Z"
 
 
 def _text(record: np.void, field: str) -> str:

@@ -10,6 +10,9 @@ Where an SSL keeps what it reads from is read out of the library's own accessors
 SSL_get_rbio, BIO_get_data and BIO_method_type load, and from where, is in their code.
 Nothing is taken from a table of versions.
 
+A library that is a part of another file, and not exported, has the same names in the table that
+stripping removes, if nobody has.
+
 GnuTLS has gnutls_record_recv and gnutls_record_send. Since 3.6.3 the latter is a jump to
 gnutls_record_send2, which begins with a `push`. Where a session keeps its descriptor is not looked
 for: which connection it is shows in the calls that pass its ciphertext.
@@ -40,7 +43,7 @@ _BIO = (GET_DATA, METHOD_TYPE, TEST_FLAGS)
 _ENDBR64 = bytes.fromhex("f30f1efa")
 _CODE_SIZE = 96  # bytes of a function that are looked at
 _CALL, _JUMP = 0xE8, 0xE9
-_FIRST = 3  # instructions of an accessor that are looked at
+_FIRST = 4  # instructions of an accessor that are looked at
 _RETURNS = re.compile(r"rax, qword ptr \[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
 _FROM_ARGUMENT = re.compile(r"\[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
 
@@ -83,7 +86,7 @@ def read_library(path: str, cryptography: str | None = None) -> Library | None:
 
     cryptography: the file that has the BIOs, where it is another (libcrypto). Raises OSError.
     """
-    image = read_image(path, (*_SSL, *_GNUTLS))
+    image = read_image(path, (*_SSL, *_GNUTLS), hidden=True)
     if image is None:
         return None
     code = _Code(path, image)
@@ -138,7 +141,7 @@ def _layout(code: "_Code", cryptography: str | None) -> Layout | None:
             return None
         bio = _Code(cryptography, image)
     else:
-        image = read_image(code.path, _BIO)
+        image = read_image(code.path, _BIO, hidden=True)
         if image is None:
             return None
         bio = _Code(code.path, image)

@@ -1,6 +1,7 @@
 """Load on an HTTP server: wrk as fast as it goes, or a steady rate."""
 
 import json
+import math
 import re
 import resource
 import subprocess
@@ -42,6 +43,17 @@ def full_load(url: str, connections: int, seconds: float) -> Load:
         raise LoadError(f"not wrk's output:\n{text}")
     duration = float(total[2]) * _UNITS_MS[total[3]] / 1e3
     return Load(int(total[1]), duration, _percentile(text, 50), _percentile(text, 99), cpu_s)
+
+
+def streams_load(url: str, connections: int, streams: int, seconds: float) -> Load:
+    """h2load with one thread: HTTP/2, `streams` requests at once on each connection. It tells no
+    percentiles. Raises LoadError when any request failed."""
+    command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{round(seconds)}", url]
+    text, cpu_s = _run(command, seconds)
+    total = re.search(r"requests: .* (\d+) succeeded, 0 failed, 0 errored, 0 timeout", text)
+    if total is None or not int(total[1]):
+        raise LoadError(f"requests failed:\n{text}")
+    return Load(int(total[1]), round(seconds), math.nan, math.nan, cpu_s)
 
 
 def steady_load(port: int, connections: int, rate: int, seconds: float) -> Load:

@@ -47,6 +47,8 @@ debian_packages() {
         want javac openjdk-17-jdk-headless
         want mvn maven
         want mariadbd mariadb-server
+        want musl-gcc musl-tools
+        want npm npm
     fi
     if [ "$1" = python ]; then
         want uwsgi-core uwsgi-core

@@ -1,11 +1,13 @@
 """Inside TLS: what real programs say to each other encrypted, seen as if it were not."""
 
+import itertools
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -426,26 +428,63 @@ def test_gnutls(certificate: Path, tls: str) -> None:
 
 
 def test_killed_agent_harms_nobody(certificate: Path) -> None:
-    """Under load the agent comes, is killed and goes, again and again: no request fails."""
+    """Under load the agent comes, is killed and goes, again and again: no request fails, over
+    connections that are kept, over new ones, and those that the servers themselves make. For
+    WAGGLE_TEST_SOAK times ten seconds, and for three agents at least."""
+    long_s = 10 * int(os.environ.get("WAGGLE_TEST_SOAK", "1"))
     with ExitStack() as stack:
-        server, port = stack.enter_context(
+        threads, one = stack.enter_context(
             python_server("threads.py", certificate, python=SYSTEM_PYTHON)
         )
-        node, other = stack.enter_context(node_server(certificate))
+        tasks, two = stack.enter_context(python_server("asynchronous.py", certificate))
+        node, three = stack.enter_context(node_server(certificate))
         loads = [
-            Program(f"curl-{n}", client_of_tls(f"https://localhost:{n}/n/[1-999999999]"))
-            for n in (port, other)
+            stack.enter_context(endless_load(*arguments))
+            for arguments in (
+                (f"https://localhost:{one}/call/{{}}?url=https://localhost:{three}/n/1",),
+                (f"https://localhost:{two}/call/{{}}?url=https://localhost:{three}/n/1",),
+                (f"https://localhost:{three}/call/{{}}?url=https://localhost:{one}/n/1",),
+                ("-H", "connection: close", f"https://localhost:{two}/n/{{}}"),
+                ("-H", "connection: close", f"https://localhost:{three}/n/{{}}"),
+            )
         ]
-        for load in loads:
-            stack.callback(load.stop)
-        pids = [server.pid, node.pid, *(load.pid for load in loads)]
-        for attempt in range(2 + int(os.environ.get("WAGGLE_TEST_SOAK", "1"))):
+        pids = [threads.pid, tasks.pid, node.pid, *(load.pid for load in loads)]
+        began = time.monotonic()
+        for attempt in itertools.count():
+            if attempt >= 3 and time.monotonic() - began > long_s:
+                break
             with started_agent("--tls=auto", pids=pids) as agent:
-                agent.wait_for(lambda spans: len(spans) > 200)
+                agent.wait_for(lambda spans: len(spans) > 2 * COUNT)
                 if attempt % 2 == 0:
                     agent.kill()
+            agent.stdout.unlink()
+            for load in loads:
+                assert load.process.poll() is None, load.output()
+        print(f"{attempt} agents in {time.monotonic() - began:.0f} s")
         for load in loads:
             assert load.process.poll() is None, load.output()
+            print(f"{load.name}: {answered(load)} requests")
+
+
+@contextmanager
+def endless_load(*arguments: str) -> Iterator[Program]:
+    """curl, which asks again and again: a byte of output for each answer, and an end where one is
+    missing."""
+    url = arguments[-1].replace("{}", "[1-999999999]")
+    kept = ("-w", "%{stderr}.", "--max-time", "60", "--rate", "100/s")
+    command = client_of_tls(*kept, *arguments[:-1], url)
+    load = Program("load", command)
+    try:
+        yield load
+    finally:
+        load.stop()
+
+
+def answered(load: Program) -> int:
+    """How many requests, and every one with success: at least one."""
+    number = load.log.stat().st_size
+    assert number, load.output()
+    return number
 
 
 @pytest.mark.parametrize("tls", VERSIONS)
@@ -555,13 +594,22 @@ def test_handshakes_are_told(certificate: Path, folder: Path) -> None:
     assert set(asked) == set(served) == paths("/n", 6)
     for told in (asked, served):
         assert {path for path, span in told.items() if span.events} == {"/n/1", "/n/4"}
+    expiry = expiry_of(certificate)
     for path, protocol in (("/n/1", "h2"), ("/n/4", "http/1.1")):
-        check_handshake(served[path], {GREETING, DONE}, protocol)
+        check_handshake(served[path], {GREETING, DONE}, protocol, expiry)
         # Whether a connection is there may be known only once the kernel's packets say so.
-        check_handshake(asked[path], {CONNECT, GREETING, DONE}, protocol)
+        check_handshake(asked[path], {CONNECT, GREETING, DONE}, protocol, expiry)
 
 
-def check_handshake(span: SeenSpan, least: set[str], protocol: str) -> None:
+def expiry_of(certificate: Path) -> str:
+    """By openssl's own word, as the conventions write it."""
+    command = ["openssl", "x509", "-in", str(certificate), "-noout", "-enddate"]
+    command += ["-dateopt", "iso_8601"]
+    told: str = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return told.strip().removeprefix("notAfter=").replace(" ", "T").replace("Z", ".000Z")
+
+
+def check_handshake(span: SeenSpan, least: set[str], protocol: str, expiry: str) -> None:
     names = [name for name, _ in span.events]
     assert least <= set(names) <= {CONNECT, CONNECTED, GREETING, DONE}
     assert [*span.event_ns, span.start_ns] == sorted([*span.event_ns, span.start_ns])
@@ -571,6 +619,7 @@ def check_handshake(span: SeenSpan, least: set[str], protocol: str) -> None:
             "tls.protocol.name": "tls",
             "tls.protocol.version": "1.2",
             "tls.next_protocol": protocol,
+            "tls.server.not_after": expiry,
             "server.address": "localhost",
         },
     )
@@ -614,10 +663,15 @@ input()
 
 
 def seen_of_native(
-    stack: ExitStack, server: Program, port: int, way: str, number: int
+    stack: ExitStack,
+    server: Program,
+    port: int,
+    way: str,
+    number: int,
+    library: str | Path = "libssl.so.3",
 ) -> list[SeenSpan]:
     """The spans, `number` at least, of programs/tls/native.py and of the server that it calls."""
-    command: list[str | Path] = [SYSTEM_PYTHON, HERE / "native.py", str(port), way]
+    command: list[str | Path] = [SYSTEM_PYTHON, HERE / "native.py", str(port), way, library]
     program = Program("native", command, with_pipes=True)
     stack.callback(program.stop)
     agent = stack.enter_context(started_agent("--tls=auto", pids=[program.pid, server.pid]))

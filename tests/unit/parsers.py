@@ -558,6 +558,13 @@ def tls_server_name(greeting: bytes) -> bytes | None:
     return found if name[0] and len(found) == name[1] else None
 
 
+def tls_expiry(record: bytes) -> bytes | None:
+    """When a server's certificate expires, as a record of its handshake has it; None: not there."""
+    size = ctypes.c_uint()
+    at = int(_LIB.tls_expiry(record, len(record), ctypes.byref(size)))
+    return record[at : at + size.value] if at else None
+
+
 def tls_says_little(version: int, length: int) -> bool:
     """Whether a client's record of `length` bytes holds no request. version: as tls_version()."""
     return bool(_LIB.tls_little(version, length))

@@ -136,3 +136,21 @@ def test_a_full_ring_is_taken_early() -> None:
     notes.poll()
     assert ring.pending() == 0
     assert len(events(notes, spans(50))[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (b"261122090000Z", "2026-11-22T09:00:00.000Z"),
+        (b"501231235959Z", "1950-12-31T23:59:59.000Z"),
+        (b"99991231235959Z", "9999-12-31T23:59:59.000Z"),
+        (b"2611220900+01", None),
+    ],
+)
+def test_expiry_of_the_certificate(written: bytes, meant: str | None) -> None:
+    """When the server's certificate expires is told as the conventions have it, if it is a time."""
+    row = told(7)
+    row["not_after"][0, : len(written)] = np.frombuffer(written, np.uint8)
+    row["not_after_length"] = len(written)
+    last = handshakes.events_of(row[0])[-1]
+    assert last.attributes.get(published.TLS_SERVER_NOT_AFTER) == meant

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from waggle.probes.tls.attach import may_have_tls
 from waggle.probes.tls.library import Layout, read_library
 
 SOURCE = """
@@ -93,6 +94,42 @@ def test_no_layout_is_guessed(tmp_path: Path) -> None:
     found = read_library(str(library(tmp_path, "-DEX")))
     assert found is not None
     assert found.layout is None
+
+
+HIDDEN = ("-DEX", "-DACCESSORS", "-fvisibility=hidden")
+
+
+def test_names_that_are_not_exported(tmp_path: Path) -> None:
+    """A library within another file is found by the table for debuggers, its layout too."""
+    exported = read_library(str(library(tmp_path, "-DEX", "-DACCESSORS")))
+    hidden = read_library(str(library(tmp_path, *HIDDEN)))
+    assert exported is not None
+    assert hidden is not None
+    assert [hook.enter for hook in hidden.hooks] == [hook.enter for hook in exported.hooks]
+    assert hidden.layout == exported.layout
+
+
+def test_stripped_of_its_names(tmp_path: Path) -> None:
+    """Without any name nothing is guessed."""
+    assert read_library(str(library(tmp_path, *HIDDEN, "-s"))) is None
+
+
+def test_two_functions_of_one_name(tmp_path: Path) -> None:
+    """Which of two functions of the same name is meant nobody knows: neither is."""
+    other = tmp_path / "other.c"
+    other.write_text("static int SSL_read(void) { return 1; } int (*kept)(void) = SSL_read;")
+    made = library(tmp_path, *HIDDEN, str(other))
+    assert read_library(str(made)) is None
+
+
+def test_which_files_are_looked_into() -> None:
+    """A file's own name tells, and of Python's packages all of the path within them."""
+    packages = "/opt/crypto/venv/lib/python3.11/site-packages"
+    assert may_have_tls("/usr/lib/x86_64-linux-gnu/libssl.so.3")
+    assert may_have_tls(f"{packages}/cryptography/hazmat/bindings/_rust.abi3.so")
+    assert may_have_tls(f"{packages}/curl_cffi/_wrapper.abi3.so")
+    assert not may_have_tls("/opt/crypto/lib/libc.so.6")
+    assert not may_have_tls(f"{packages}/numpy/core.so")
 
 
 def test_other_libraries_are_none() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from unit.parsers import (
     tls_begins,
+    tls_expiry,
     tls_next_protocol,
     tls_records,
     tls_says_little,
@@ -204,3 +205,55 @@ def test_what_is_no_request(version: int, overhead: int) -> None:
     shortest = len(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     indexed = 9 + 6  # HEADERS of which all fields are in HPACK's table
     assert not {shortest, indexed, *range(18, 100)} & little
+
+
+def a_certificate(folder: Path, *arguments: str) -> tuple[bytes, bytes]:
+    """A certificate as it is on the wire, and until when it is valid, by openssl's own word."""
+    made, key = folder / "certificate.der", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-keyout", str(key), "-outform", "der", "-out", str(made), *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+    parse = ["openssl", "asn1parse", "-inform", "der", "-in", str(made)]
+    told = subprocess.run(parse, check=True, capture_output=True, text=True).stdout
+    times = [line.rpartition(":")[2] for line in told.splitlines() if "TIME" in line]
+    return made.read_bytes(), times[1].encode()
+
+
+def certificate_message(*chain: bytes) -> bytes:
+    """RFC 5246, section 7.4.2."""
+    inner = b"".join(len(one).to_bytes(3, "big") + one for one in chain)
+    inner = len(inner).to_bytes(3, "big") + inner
+    return bytes([11]) + len(inner).to_bytes(3, "big") + inner
+
+
+GREETING = bytes([2]) + (70).to_bytes(3, "big") + bytes(70)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("-days", "2", "-subj", "/CN=localhost"), id="this century"),
+        pytest.param(("-days", "20000", "-subj", "/CN=localhost"), id="after 2049"),
+        pytest.param(("-days", "2", "-subj", f"/O={'o' * 60}/OU={'u' * 60}/CN=x"), id="long name"),
+        pytest.param(("-days", "2", "-subj", "/CN=x", "-set_serial", "1"), id="short number"),
+    ],
+)
+def test_expiry_of_certificates(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """The end of the server's own certificate's validity is found, with or without the greeting
+    before it, and wherever the record is cut behind it."""
+    own, wanted = a_certificate(tmp_path, *arguments)
+    other, _ = a_certificate(tmp_path, "-days", "9", "-subj", "/CN=issuer")
+    message = certificate_message(own, other)
+    assert tls_expiry(message) == wanted
+    assert tls_expiry(GREETING + message) == wanted
+    end = message.index(wanted) + len(wanted)
+    assert tls_expiry(message[:end]) == wanted
+    assert tls_expiry(message[: end - 1]) is None
+
+
+@given(st.data())
+def test_no_bytes_break_certificates(data: st.DataObject) -> None:
+    """What is no certificate has no time, or what looks like one within its bytes."""
+    head = data.draw(st.sampled_from([b"", GREETING, GREETING + bytes([11])]))
+    found = tls_expiry(head + data.draw(st.binary(max_size=200)))
+    assert found is None or len(found) in (13, 15)

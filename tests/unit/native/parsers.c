@@ -12,6 +12,7 @@
 #include "../../../bpf/traceparent_text.h"
 #include "../../../bpf/propagators.h"
 #include "../../../bpf/tls.h"
+#include "../../../bpf/tls_certificate.h"
 #include "../../../bpf/tracestate.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -394,6 +395,22 @@ u32 tls_greeting(const u8 *bytes, u32 length, u32 *name)
 	name[0] = hello.name;
 	name[1] = hello.name_length;
 	return hello.kind == TLS_SERVER_HELLO && hello.stage == TLS_AT_END ? hello.version : 0;
+}
+
+/* Where a record of a server's handshake has the end of its certificate's validity, and how long
+ * it is; 0 where it has none. */
+u32 tls_expiry(const u8 *bytes, u32 length, u32 *size)
+{
+	struct tls_certificate walk = {};
+	u64 word;
+
+	for (u32 i = 0; i < TLS_CERTIFICATE_STEPS && walk.at + sizeof(word) <= length; i++) {
+		memcpy(&word, bytes + walk.at, sizeof(word));
+		if (tls_certificate_step(&walk, word))
+			break;
+	}
+	*size = walk.length;
+	return walk.stage == CERTIFICATE_DONE && walk.at + walk.length <= length ? walk.at : 0;
 }
 
 u32 tls_little(u32 version, u32 length)

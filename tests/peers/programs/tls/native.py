@@ -1,4 +1,5 @@
-"""A client on libssl's own functions, which Python's module does not offer: `native.py PORT WAY`.
+"""A client on libssl's own functions, which Python's module does not offer: `native.py PORT WAY
+[LIBSSL]`.
 
 Every request is GET /n/N with another N. Waits for a line before, writes `done` behind, and waits
 for a line again.
@@ -7,13 +8,17 @@ for a line again.
 import ctypes
 import socket
 import sys
+from pathlib import Path
 
 PORT, WAY = int(sys.argv[1]), sys.argv[2]
 ROUNDS = 5
 TLS_1_2, TLS_1_3 = 0x0303, 0x0304
 SET_MIN_VERSION, SET_MAX_VERSION = 123, 124  # ssl.h: SSL_CTRL_SET_MIN_PROTO_VERSION, _MAX_
 
-library = ctypes.CDLL("libssl.so.3")
+LIBRARY = Path(sys.argv[3] if len(sys.argv) > 3 else "libssl.so.3")
+for half in LIBRARY.parent.glob("libcrypto*.so*"):  # a wheel's own, which nothing else finds
+    ctypes.CDLL(str(half))
+library = ctypes.CDLL(str(LIBRARY))
 for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new", "SSL_get1_session"):
     getattr(library, name).restype = ctypes.c_void_p
 pointer, size = ctypes.c_void_p, ctypes.c_size_t

@@ -54,7 +54,29 @@ def ask_by_curl(url: str) -> int:
     return status
 
 
-CLIENTS = {"http.client": ask, "pycurl": ask_by_curl}
+def ask_by_curl_cffi(url: str) -> int:
+    """By the BoringSSL within curl_cffi."""
+    import curl_cffi
+
+    return int(curl_cffi.get(url, verify=False).status_code)
+
+
+def ask_by_pyopenssl(url: str) -> int:
+    """By urllib3 on pyOpenSSL: the OpenSSL within cryptography."""
+    import urllib3
+    from urllib3.contrib.pyopenssl import inject_into_urllib3
+
+    inject_into_urllib3()
+    with urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as pool:
+        return pool.request("GET", url).status
+
+
+CLIENTS = {
+    "http.client": ask,
+    "pycurl": ask_by_curl,
+    "curl_cffi": ask_by_curl_cffi,
+    "pyopenssl": ask_by_pyopenssl,
+}
 
 
 class Handler(BaseHTTPRequestHandler):

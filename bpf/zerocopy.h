@@ -116,7 +116,7 @@ INLINE void on_zerocopy(struct bpf_sock *sk)
 	stage = mine->stage;
 	if (stage == ENROL_NEVER || stage == ENROL_LEFT)
 		return;
-	if (stage != ENROL_NOT)
+	if (stage != ENROL_NOT && !mine->trial)
 		count(WAGGLE_COUNT_INJECT_BUSY);
 	if (stage == ENROL_NOT || stage == ENROL_WANTED) {
 		mine->stage = ENROL_NEVER;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -457,10 +458,11 @@ class Capture:
             return
         settings = self.bpf.map("inject_settings")
         settings.update(bytes(4), bytes(settings.value_size))
-        self._injection.pop().close()  # nobody comes in any more,
+        self._injection.pop().close()  # nobody comes in any more
         enrolled = self.bpf.map("enrolled")
-        for key in list(enrolled.keys()):
-            enrolled.delete(key)  # and who is there leaves
+        with suppress(WaggleError):  # then they leave when the map goes
+            for key in list(enrolled.keys()):
+                enrolled.delete(key)
         while self._injection:
             self._injection.pop().close()
 

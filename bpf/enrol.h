@@ -12,10 +12,9 @@
 #define WAGGLE_ENROL_H
 
 #include "http1_peers.h"
-#include "inject.h"
+#include "uring.h"
+#include "zerocopy.h"
 
-/* By the socket's cookie. */
-MAP(enrolled, BPF_MAP_TYPE_SOCKHASH, 65536, u64, u64, 0);
 MAP(inject_rules, BPF_MAP_TYPE_ARRAY, WAGGLE_INJECT_RULES, u32, struct waggle_inject_rule, 0);
 
 struct destination_walk {
@@ -110,6 +109,14 @@ INLINE void on_connecting(struct bpf_sock_ops *ops, const struct waggle_inject_s
 	mine = bpf_sk_storage_get(&enrolments, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!mine)
 		return;
+	if (may_use_ring(task))
+		mine->stage = ENROL_NEVER;
+	if (mine->stage == ENROL_NEVER) {
+		count(WAGGLE_COUNT_INJECT_BUSY);
+		return;
+	}
+	if (trial)
+		prepare_leavers();
 	mine->trial = trial;
 	mine->stage = ENROL_WANTED;
 }
@@ -166,6 +173,7 @@ INLINE void on_established(struct bpf_sock_ops *ops, const struct waggle_inject_
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags |
 						   BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG))
 		return;
+	mine->cookie = cookie;
 	if (bpf_sock_hash_update(ops, &enrolled, &cookie, BPF_NOEXIST)) {
 		no_more_callbacks(ops, mine);
 		return;
@@ -207,14 +215,14 @@ int inject_enrol(struct bpf_sock_ops *ops)
 {
 	struct waggle_inject_settings *settings = inject_settings_now();
 
+	if (ops->op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
+		on_segment(ops);
 	if (!settings || !settings->mode)
 		return 1;
 	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		on_connecting(ops, settings);
 	else if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		on_established(ops, settings);
-	else if (ops->op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
-		on_segment(ops);
 	return 1;
 }
 

@@ -301,8 +301,8 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 		turn_call(facts, owner);
 	else if (!facts->link || facts->link == WAGGLE_LINK_TASK)
 		task_call(facts, WAGGLE_EVIDENCE_CALL);
-	/* Who waits for a proof has no header: where those are wanted they go first. */
-	if (!inject_wanted && !facts->link && !(facts->flags & WAGGLE_FLAG_TRACE_PENDING))
+	/* Who waits for a proof has no header: where those were asked for they go first. */
+	if (!headers_first && !facts->link && !(facts->flags & WAGGLE_FLAG_TRACE_PENDING))
 		claim_call(feed->connection, facts);
 }
 
@@ -513,7 +513,7 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 	/* Answered before its end: what was announced of it may never come. */
 	if (http1_in_body(request_stream(connection)))
 		connection->flags |= CONNECTION_UNSURE;
-	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT &&
+	if (inject_wanted && connection->role == WAGGLE_ROLE_CLIENT && !connection->responses &&
 	    !is_tls(connection))
 		remember_peer(found.facts);
 	if (connection->role == WAGGLE_ROLE_SERVER &&

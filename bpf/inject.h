@@ -30,6 +30,7 @@ enum enrolment_stage {
 	ENROL_STAYS = 3,  /* enrolled for as long as it lives */
 	ENROL_LEAVES = 4, /* to be taken out at the next occasion, in the same send */
 	ENROL_LEFT = 5,
+	ENROL_NEVER = 6, /* has SO_ZEROCOPY, or is about to */
 };
 
 /* What is known of a socket, in its own storage. */
@@ -42,6 +43,7 @@ struct enrolment {
 	u32 trial; /* the agent's own (waggle_inject_settings) */
 	u8 trial_ids[16];
 	u64 own_callback; /* nobody else wants to be called before segments */
+	u64 cookie;	  /* its key in the map of sockets */
 };
 
 struct {
@@ -340,14 +342,14 @@ int inject_header(struct sk_msg_md *message)
 	/* What an earlier run asked for would still hold, and messages pass unseen. */
 	bpf_msg_apply_bytes(message, 0);
 	text = bpf_map_lookup_elem(&header_texts, &zero);
-	if (!sk || !settings || !text || settings->mode == WAGGLE_INJECT_OFF)
+	if (!sk || !settings || !text)
 		return SK_PASS;
 	mine = bpf_sk_storage_get(&enrolments, sk, 0, 0);
 	if (!mine || (mine->stage != ENROL_IN && mine->stage != ENROL_STAYS))
 		return SK_PASS;
 	if (settings->mode != WAGGLE_INJECT_ALWAYS)
 		mine->stage = ENROL_LEAVES;
-	if (!can_hold_cpu())
+	if (!can_hold_cpu() || settings->mode == WAGGLE_INJECT_OFF)
 		return SK_PASS;
 	*(volatile u64 *)&mine->sock = (u64)sk;
 	*(volatile u64 *)&mine->message = (u64)message;

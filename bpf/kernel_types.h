@@ -149,6 +149,10 @@ struct bpf_iter__tcp {
 	struct sock_common *sk_common;
 };
 
+struct bpf_iter__task {
+	struct task_struct *task;
+};
+
 struct sockaddr_un {
 	unsigned short sun_family;
 	char sun_path[108];
@@ -217,6 +221,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct files_struct *files;
 	struct signal_struct *signal;
+	void *io_uring;
 	char comm[16];
 	struct thread_struct thread;
 };

@@ -25,6 +25,7 @@ const volatile u32 birth_proof = 1;	  /* goroutines that ended before others lik
 const volatile u32 context_rate = 100000; /* contexts a process may copy in a second */
 
 const volatile u32 inject_wanted = 0;	  /* headers may be written into requests (inject.h) */
+const volatile u32 headers_first = 0;	  /* rather than wait for the proof of a parent */
 /* Formats of trace context: the strongest, of which a request has a valid one, counts, and
  * has rank 1; rank 0: nobody looks for it. */
 #define FORMATS 4

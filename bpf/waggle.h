@@ -835,7 +835,7 @@ enum waggle_counter {
 	/* Connections that were never enrolled, by why. */
 	WAGGLE_COUNT_INJECT_ELSEWHERE = 60,   /* to where no header shall go (--inject-to) */
 	WAGGLE_COUNT_INJECT_UNKNOWN_PEER = 61, /* nobody has answered there by HTTP/1 so far */
-	WAGGLE_COUNT_INJECT_BUSY = 62,	      /* data sent with SYN, or SO_ZEROCOPY */
+	WAGGLE_COUNT_INJECT_BUSY = 62,	      /* data sent with SYN, SO_ZEROCOPY, or io_uring */
 	WAGGLE_COUNT_OPTION_SENT = 63, /* requests whose first segment bore the TCP option */
 	WAGGLE_COUNT_OPTION_RECEIVED = 64,
 	WAGGLE_COUNT_OPTION_NOT_SENT = 65, /* no segment began with the request, or had no room */
@@ -855,7 +855,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_OPAQUE_UNANSWERED = 79, /* dropped: something else was sent, and much later */
 	WAGGLE_COUNT_LOST_HANDSHAKE_RATE = 80, /* connections whose handshake no span tells of */
 	WAGGLE_COUNT_LOST_HANDSHAKE_RING_FULL = 81,
-	WAGGLE_COUNTERS = 82,
+	WAGGLE_COUNT_INJECT_STAYED = 82, /* given SO_ZEROCOPY, and still enrolled: no more are */
+	WAGGLE_COUNTERS = 83,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

@@ -70,6 +70,7 @@ def options_of(
         ring_bytes=settings.ring_size,
         log_rate=settings.logs_rate if settings.wants_logs(environ) else 0,
         inject=settings.inject != "off",
+        headers_first=settings.inject in ("always", "first"),
         tls=settings.tls != "off",
         handover=settings.go_handover != "off",
         sampling=sampling,

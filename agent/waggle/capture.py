@@ -9,13 +9,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waggle import privileges, tcp_option
 from waggle.errors import PrivilegeError, UnsupportedError, WaggleError
-from waggle.libbpf import Link, LoadError, Object
+from waggle.libbpf import Link, LoadError, Object, possible_cpus
 from waggle.privileges import Capability
 from waggle.propagators import Propagators
 from waggle.sampling import Rule, Sampling, threshold_of
@@ -61,12 +62,15 @@ _FEW = 64  # entries of a map that nobody uses
 # What --logs adds: attached to the exit of every system call, so only when it is wanted.
 _LOGS = "log_written"
 _LOG_MAPS = ("log_ring", "log_budgets", "log_writes")
-# What --inject adds (injecting.py).
-_INJECT = ("inject_enrol", "inject_header")
+# What --inject adds (injecting.py); the second tells who uses io_uring.
+_RINGS = ("inject_ring_made", "inject_ring_users")
+_INJECT = ("inject_enrol", "inject_header", "inject_watch_options", *_RINGS)
 _INJECT_MAPS = (
     *("enrolments", "enrolled", "header_texts", "inject_settings", "inject_rules"),
-    "http1_peers",
+    *("http1_peers", "leavers", "uring_users"),
 )
+_HAS_IO_URING = Path("/proc/sys/kernel/io_uring_disabled")  # since Linux 6.6
+_INJECT_FLAVOURS = ("socket",)  # that can read what an enrolled socket sends
 _COMMON = ("process_fork", "process_exec", "process_exit", "tcp_destroy", "tcp_state_change")
 
 
@@ -130,7 +134,8 @@ class CaptureOptions:
     watch_processes: record every new program until it is decided about.
     ring_bytes: of the ring of ordinary records, a power of two. log_rate: records of 0.9 KB
     a second that one process may write to its logs, 0: logs are not looked at. inject: load what
-    writes headers into requests (injecting.py). tls: load what reads plaintext of TLS
+    writes headers into requests (injecting.py). headers_first: where the parent of a request would
+    have to wait for its proof it has none, and a header. tls: load what reads plaintext of TLS
     libraries. max_entries:
     other bounds than the maps have by themselves, by name of the map. sampling: who decides
     what is recorded, and how (see Sampling). propagators: which headers say whose child a
@@ -144,6 +149,7 @@ class CaptureOptions:
     ring_bytes: int = 8 << 20
     log_rate: int = 0
     inject: bool = False
+    headers_first: bool = False
     max_entries: Mapping[str, int] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
     propagators: Propagators = field(default_factory=Propagators)
@@ -251,7 +257,7 @@ class Capture:
         """Quickly; and again, listening to what libbpf says, where that fails. Headers are not
         worth a failure: without them rather than not at all."""
         if options.inject:
-            reason = "" if privileges.has(Capability.NET_ADMIN) else "missing CAP_NET_ADMIN"
+            reason = _no_headers(flavour)
             try:
                 if not reason:
                     return cls._load_once(flavour, options, path, silent=True)
@@ -437,6 +443,12 @@ class Capture:
         """Enrol sockets of this tree of control groups. What is done to them the map
         inject_settings says."""
         enrolled = self.bpf.map("enrolled")
+        if _HAS_IO_URING.exists():
+            made, users = _RINGS
+            self._injection.append(self.bpf.attach(made))
+            with self.bpf.attach(users) as link:
+                link.read_iterator()
+        self._injection.append(self.bpf.attach_cgroup("inject_watch_options", cgroup))
         self._injection.append(self.bpf.attach_to_map("inject_header", enrolled))
         self._injection.append(self.bpf.attach_cgroup("inject_enrol", cgroup))
 
@@ -446,6 +458,11 @@ class Capture:
             return
         settings = self.bpf.map("inject_settings")
         settings.update(bytes(4), bytes(settings.value_size))
+        self._injection.pop().close()  # nobody comes in any more
+        enrolled = self.bpf.map("enrolled")
+        with suppress(WaggleError):  # then they leave when the map goes
+            for key in list(enrolled.keys()):
+                enrolled.delete(key)
         while self._injection:
             self._injection.pop().close()
 
@@ -464,6 +481,13 @@ class Capture:
             ring.close()
         self._hints.close()
         self.bpf.close()
+
+
+def _no_headers(flavour: Flavour) -> str:
+    """Why none can be written with this flavour, before anything is tried; else empty."""
+    if flavour.name not in _INJECT_FLAVOURS:
+        return f"capture {flavour.name} cannot read what enrolled sockets send"
+    return "" if privileges.has(Capability.NET_ADMIN) else "missing CAP_NET_ADMIN"
 
 
 def _wanted(capture: str) -> tuple[Flavour, ...]:
@@ -527,6 +551,8 @@ def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
         without += _LOG_MAPS
     if options.inject:
         settings["inject_wanted"] = 1
+        settings["headers_first"] = int(options.headers_first)
+        bpf.map("leavers").max_entries = possible_cpus()
     else:
         without += _INJECT_MAPS
     for name in without:

@@ -161,7 +161,11 @@ def _one(*names: str, metavar: str, text: str) -> Callable[[Any], Any]:
 )
 @_one("--tls", metavar="HOW", text="Plaintext of TLS libraries: auto or off.  [default: off]")
 @_one("--go-handover", metavar="USE", text="Go's pools of workers: auto or off.  [default: off]")
-@_one("--inject", metavar="HOW", text="traceparent to strangers: auto, always, first or off.")
+@_one(
+    "--inject",
+    metavar="HOW",
+    text="Headers to strangers: auto, always, first or off.  [default: auto]",
+)
 @_many("--inject-to", metavar="WHERE", text="Only there: private, 10.0.0.0/8:80, never=any.")
 @_one("--ring-size", metavar="SIZE", text="Memory between kernel and agent.  [default: 8M]")
 @_one("--max-processes", metavar="N", text="Most processes traced at once.  [default: 8192]")

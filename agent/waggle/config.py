@@ -174,7 +174,7 @@ class Settings(BaseModel):
     call_site: CallSite = Field("client", description="off or client")
     tls: Tls = Field("off", description="auto or off")
     go_handover: GoHandover = Field("off", description="auto or off")
-    inject: Inject = Field("off", description="auto, always, first or off")
+    inject: Inject = Field("auto", description="auto, always, first or off")
     inject_to: Annotated[tuple[str, ...], _List] = Field(
         ("loopback", "private"), description="destinations such as private or 10.0.0.0/8:8080"
     )

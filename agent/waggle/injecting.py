@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from waggle.capture import Capture
     from waggle.libbpf import Map
 
-FLAVOURS = ("socket",)  # that can read what an enrolled socket sends
 MOST_RULES = 64  # WAGGLE_INJECT_RULES
 DEFAULT_TO = ("loopback", "private")
 
@@ -45,6 +44,7 @@ _NAMED = {
     "any": ("0.0.0.0/0", "::/0"),
 }
 _NEVER = "never="
+_SO_ZEROCOPY = 60
 _PATIENCE_S = 5.0  # a bound; nothing of this takes a millisecond on an idle machine
 
 
@@ -143,21 +143,13 @@ def begin(capture: Capture, wanted: str, to: Sequence[str]) -> Decision:
     Needs CAP_NET_ADMIN. Nothing is attached when the answer is off.
     """
     rules = rules_of(to)
-    if reason := _obstacle(capture):
-        return Decision("off", reason)
+    if capture.not_injecting:
+        return Decision("off", capture.not_injecting)
     try:
         return _begin(capture, wanted, rules)
     except (_TrialError, LoadError, UnsupportedError, OSError) as error:
         capture.stop_injecting()
         return Decision("off", str(error))
-
-
-def _obstacle(capture: Capture) -> str:
-    if capture.not_injecting:
-        return capture.not_injecting
-    if capture.flavour not in FLAVOURS:
-        return f"capture {capture.flavour} cannot read what enrolled sockets send"
-    return ""
 
 
 def _begin(capture: Capture, wanted: str, rules: Sequence[Rule]) -> Decision:
@@ -170,6 +162,7 @@ def _begin(capture: Capture, wanted: str, rules: Sequence[Rule]) -> Decision:
     with _listening() as listener:
         _configure(capture, mode=number, trial=listener.getsockname()[1])
         _try_out(listener, stays=mode == "always", healthy=not sick)
+        _try_zerocopy(listener, capture.bpf.map("enrolled"))
     _write_rules(capture.bpf.map("inject_rules"), rules)
     _configure(capture, mode=number, rules=len(rules))
     return Decision(mode, _because(wanted, mode, sick))
@@ -318,6 +311,16 @@ def _try_out(listener: socket.socket, *, stays: bool, healthy: bool) -> None:
                 raise _TrialError(f"FIONREAD says {count} of 100 bytes after a trial")
             client.recv(100)
             _expect(client, server, request, stays)
+
+
+def _try_zerocopy(listener: socket.socket, enrolled: Map) -> None:
+    """A socket that is given SO_ZEROCOPY is out before that call returns (bpf/zerocopy.h)."""
+    with _pair(listener) as (client, _):
+        before = len(list(enrolled.keys()))
+        client.setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, 1)
+        after = len(list(enrolled.keys()))
+    if (before, after) != (1, 0):
+        raise _TrialError("enrolled sockets stay where they are when they are given SO_ZEROCOPY")
 
 
 def _expect(client: socket.socket, server: socket.socket, sent: bytes, written: bool) -> None:

@@ -119,6 +119,7 @@ class Counter(IntEnum):
     OPAQUE_UNANSWERED = 79
     LOST_HANDSHAKE_RATE = 80
     LOST_HANDSHAKE_RING_FULL = 81
+    INJECT_STAYED = 82
 
 
 class End(IntEnum):

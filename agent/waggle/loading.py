@@ -79,6 +79,7 @@ def glance(arguments: Sequence[str], environ: Mapping[str, str]) -> CaptureOptio
         trace_all=not any(argument.startswith(_CHOOSING) for argument in arguments),
         watch_processes=any(argument.startswith(_WATCHING) for argument in arguments),
         tcp_option=True,
+        inject=True,
     )
 
 

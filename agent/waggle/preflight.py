@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from waggle import features, privileges
+from waggle import cgroups, features, privileges
+from waggle.errors import UnsupportedError
 from waggle.features import Answer, Feature, Lockdown
 from waggle.libbpf import KernelTypes, LoadError, library
 from waggle.privileges import Capability
@@ -129,11 +130,13 @@ def _libbpf() -> Check:
     return Check("libbpf", Answer.YES, "libbpf.so.1", True)
 
 
+_TELLING = "telling other machines (the TCP option) and strangers (headers) of a trace"
 _LOSS_BY_CAPABILITY = {
     Capability.BPF: "loading BPF programs",
     Capability.PERFMON: "loading BPF programs that trace",
     Capability.SYS_PTRACE: "names of services that run as other users (their environment)",
     Capability.DAC_READ_SEARCH: "names of services that run as other users (their environment)",
+    Capability.NET_ADMIN: _TELLING,
 }
 
 
@@ -230,4 +233,12 @@ def _extras() -> list[Check]:
             prevents="everything: BPF may not read kernel memory",
             remedy="boot with lockdown=integrity or none",
         )
-    return [lockdown, Check.of(features.uprobe())]
+    return [lockdown, Check.of(features.uprobe()), _control_groups()]
+
+
+def _control_groups() -> Check:
+    name = "control groups"
+    try:
+        return Check(name, Answer.YES, f"their root is {cgroups.root()}")
+    except UnsupportedError as error:
+        return Check(name, Answer.NO, "their root is not to be seen", False, _TELLING, str(error))

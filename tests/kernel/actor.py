@@ -17,6 +17,7 @@ import os
 import queue
 import select
 import socket
+import struct
 import sys
 import tempfile
 import termios
@@ -29,9 +30,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers" / "programs" / "raw"))
 
 import rawio
+import uring
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SO_ZEROCOPY, _MSG_ZEROCOPY = 60, 0x4000000
+_FROM_ZEROCOPY = 5  # SO_EE_ORIGIN_ZEROCOPY
 _LIMIT_S = 30.0
 _SIZE = 65536
 
@@ -101,6 +104,25 @@ def connect(name: str, family: str, address: Any) -> Any:
 
 
 @verb
+def begin_connect(name: str, address: Any) -> None:
+    """Asks for a connection, which may take as long as it likes."""
+    sock = _new_socket("AF_INET")
+    sock.setblocking(False)
+    sock.connect_ex(_address(address))
+    sockets[name] = sock
+
+
+@verb
+def end_connect(name: str) -> None:
+    """Waits until the connection is there."""
+    poll = select.poll()
+    poll.register(sockets[name], select.POLLOUT)
+    assert poll.poll(1000 * _LIMIT_S)
+    sockets[name].setblocking(True)
+    sockets[name].getpeername()
+
+
+@verb
 def connect_zerocopy(name: str, address: Any) -> None:
     """Connects a socket that may send without copying."""
     sock = _new_socket("AF_INET")
@@ -159,6 +181,78 @@ def _send_zerocopy(sock: socket.socket, pieces: list[str]) -> None:
         rest = memoryview(piece.encode("latin-1"))
         while rest:
             rest = rest[sock.send(rest, _MSG_ZEROCOPY) :]
+
+
+@verb
+def may_send_uncopied(name: str, on: bool = True) -> None:
+    """Sets SO_ZEROCOPY."""
+    sockets[name].setsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY, on)
+
+
+@verb
+def send_uncopied(name: str, data: str) -> list[list[int]]:
+    """Sends without copying; how many calls that were, and which completions came of them: the
+    numbers of the first and the last send of each."""
+    rest, calls = memoryview(data.encode("latin-1")), 0
+    while rest:
+        rest = rest[sockets[name].send(rest, _MSG_ZEROCOPY) :]
+        calls += 1
+    return [[calls], *_completions(sockets[name], calls)]
+
+
+def _completions(sock: socket.socket, wanted: int) -> Iterator[list[int]]:
+    """All that come until these many sends are complete, and what came with them."""
+    deadline, complete = time.monotonic() + _LIMIT_S, 0
+    poll = select.poll()
+    poll.register(sock, 0)  # errors are always told
+    while time.monotonic() < deadline:
+        for first, last in _told(sock):
+            complete += last - first + 1
+            yield [first, last]
+        if complete >= wanted:
+            return
+        poll.poll(1000)
+
+
+def _told(sock: socket.socket) -> Iterator[tuple[int, int]]:
+    while True:
+        try:
+            _, ancillary, _, _ = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        for _, _, data in ancillary:
+            _, origin, _, _, _, first, last = struct.unpack_from("IBBBBII", data)
+            assert origin == _FROM_ZEROCOPY, origin
+            yield first, last
+
+
+@verb
+def try_options(name: str, options: list[Any]) -> list[int]:
+    """What setsockopt() says to each of these (level, option, length): 0 or the error."""
+    return [_try_option(sockets[name], *option) for option in options]
+
+
+def _try_option(sock: socket.socket, level: int, option: int, length: int, null: bool) -> int:
+    value = None if null else ctypes.create_string_buffer(b"\1", max(length, 1))
+    failed = _LIBC.setsockopt(sock.fileno(), level, option, value, length)
+    return int(ctypes.get_errno()) if failed else 0
+
+
+_rings: list[uring.Ring] = []
+
+
+@verb
+def make_ring() -> None:
+    """A ring that stays."""
+    _rings.append(uring.Ring())
+
+
+@verb
+def send_by_ring(name: str, data: str, uncopied: bool) -> int:
+    """What io_uring answers to a send by a new ring: bytes, or an error's number below 0."""
+    with uring.Ring() as ring:
+        how = uring.SEND_ZC if uncopied else uring.SEND
+        return ring.send(sockets[name], data.encode("latin-1"), how)
 
 
 @verb

@@ -122,7 +122,7 @@ class Promise:
 
 
 # What an actor is not the same process after.
-_CHANGING = frozenset({"fork", "fork_aside", "execute"})
+_CHANGING = frozenset({"fork", "fork_aside", "execute", "make_ring", "send_by_ring"})
 
 
 class Actor:

@@ -72,6 +72,15 @@ class Stranger:
             sock.settimeout(PATIENCE_S)
             yield sock
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Whoever connects meanwhile has to wait until this is over, and then a second."""
+        self._listener.listen(0)
+        with socket.create_connection(tuple(self.address), PATIENCE_S):
+            yield
+            self.accept().close()
+            self._listener.listen()
+
     def accept(self) -> socket.socket:
         sock, _ = self._listener.accept()
         sock.settimeout(PATIENCE_S)

@@ -39,7 +39,7 @@ from kernel.strangers import (
 from kernel.support import unavailable
 from waggle import injecting
 from waggle.capture import Capture, CaptureOptions
-from waggle.layout import Counter, Link, Role
+from waggle.layout import Counter, Flag, Link, ProcessMode, Role
 
 LENGTH = int(os.environ.get("WAGGLE_TEST_SOAK", "1"))
 SENDERS = ("write", "writev", "send", "sendto", "sendmsg", "sendmmsg")
@@ -50,12 +50,19 @@ MEGABYTE = 1 << 20
 @pytest.fixture(scope="module", params=["first", "always"])
 def capture(request: pytest.FixtureRequest) -> Iterator[Capture]:
     loaded = Capture.open(CaptureOptions(inject=True))
-    decision = injecting.begin(loaded, request.param, ["loopback", "never=127.0.0.9"])
-    if decision.mode != request.param:
+    try:
+        begin(loaded, request.param == "first")
+        yield loaded
+    finally:
         loaded.close()
+
+
+def begin(capture: Capture, first_only: bool) -> None:
+    """Skips the test where this kernel does not allow it."""
+    mode = "first" if first_only else "always"
+    decision = injecting.begin(capture, mode, ["loopback", "never=127.0.0.9"])
+    if decision.mode != mode:
         unavailable(decision.reason)
-    yield loaded
-    loaded.close()
 
 
 @pytest.fixture
@@ -399,17 +406,171 @@ def test_files(capture: Capture, how: str) -> None:
         lines_at(head + body, got, head_starts(head))
 
 
-def test_zerocopy(capture: Capture) -> None:
+UNCOPIED = request(2, method="POST", body=b"z" * 200_000)
+
+
+def expect_own_completions(client: Actor, sock: socket.socket, before: int = 0) -> bytes:
+    """What is sent without a copy now is complete as often as it was sent; what arrived of it."""
+    sending = client.start("send_uncopied", name="c", data=UNCOPIED.decode())
+    got = receive_to_count(sock, len(UNCOPIED))
+    (calls,), *completions = sending.get()
+    told = [number for first, last in completions for number in range(first, last + 1)]
+    assert sorted(told) == list(range(before, before + calls))
+    return got
+
+
+@pytest.mark.parametrize("sends_before", [0, 1])
+def test_zerocopy_after_the_connection(
+    capture: Capture, first_only: bool, sends_before: int
+) -> None:
+    """A socket that is given SO_ZEROCOPY once it has connected, or sent, has left when that call
+    returns: each send without a copy is told complete once, and nothing is written into it."""
+    with scene(capture) as (recorded, client, stranger):
+        for _ in range(20 * LENGTH):
+            with stranger.connected(client) as sock:
+                for _ in range(sends_before):
+                    client.send("c", request(1))
+                    lines_at(request(1), receive_to(sock, b"\r\n\r\n"), head_starts(request(1)))
+                    answer(sock, client)
+                stayed = not (first_only and sends_before)
+                assert entries(capture, "enrolled") == stayed
+                client.do("may_send_uncopied", name="c")
+                assert entries(capture, "enrolled") == 0
+                got = expect_own_completions(client, sock)
+                answer(sock, client)
+                lines_at(UNCOPIED, got + end(sock, client), [])
+        assert left_alone(recorded) == ({"BUSY": 20 * LENGTH} if stayed else {})
+
+
+def test_zerocopy_before_the_connection(capture: Capture) -> None:
     """A socket with SO_ZEROCOPY when it connects is never enrolled."""
-    sent = request(1, method="POST", body=b"z" * 20_000)
     with scene(capture) as (recorded, client, stranger):
         client.do("connect_zerocopy", name="c", address=stranger.address)
-        sock = stranger.accept()
-        with sock:
-            client.send("c", sent, how="zerocopy")
-            got = receive_to_count(sock, len(sent))
+        with stranger.accept() as sock:
+            assert entries(capture, "enrolled") == 0
+            got = expect_own_completions(client, sock)
             answer(sock, client)
-            lines_at(sent, got + end(sock, client), [])
+            lines_at(UNCOPIED, got + end(sock, client), [])
+        assert left_alone(recorded) == {"BUSY": 1}
+
+
+def test_zerocopy_while_connecting(capture: Capture) -> None:
+    """Nor is one that is given it while the connection is coming to be, taken back or not."""
+    with scene(capture) as (recorded, client, stranger):
+        with stranger.busy():
+            client.do("begin_connect", name="c", address=stranger.address)
+            client.do("may_send_uncopied", name="c")
+            client.do("may_send_uncopied", name="c", on=False)
+        with stranger.accept() as sock:
+            client.do("end_connect", name="c")
+            assert entries(capture, "enrolled") == 0
+            client.do("may_send_uncopied", name="c")
+            got = expect_own_completions(client, sock)
+            answer(sock, client)
+            lines_at(UNCOPIED, got + end(sock, client), [])
+        assert left_alone(recorded) == {"BUSY": 1}
+
+
+def test_zerocopy_in_the_middle_of_an_upload(capture: Capture) -> None:
+    """Whoever is sending when the option is set sends on, and every byte arrives."""
+    size = 4 * MEGABYTE
+    head = request(1, f"Content-Length: {size}", method="POST")
+    with scene(capture) as (_recorded, client, stranger):
+        with stranger.connected(client) as sock:
+            client.do("set_option", name="c", option="SO_SNDBUF", value=20_000)
+            sending = client.start(
+                "send_pattern",
+                name="c",
+                head=head.decode(),
+                pattern="slow",
+                size=size,
+                call_size=MEGABYTE,
+                thread="sender",
+            )
+            got = receive_to_count(sock, len(head) + 70)
+            client.do("may_send_uncopied", name="c")
+            assert entries(capture, "enrolled") == 0
+            got += receive_to_count(sock, size - (len(got) - len(head) - 70))
+            sending.get()
+            got += expect_own_completions(client, sock)
+            got += end(sock, client)
+        lines_at(head + b"slow" * (size // 4) + UNCOPIED, got, head_starts(head))
+
+
+@contextmanager
+def on_cpu(process: int, number: int) -> Iterator[None]:
+    before = os.sched_getaffinity(process)
+    os.sched_setaffinity(process, {number})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(process, before)
+
+
+def test_zerocopy_that_cannot_leave() -> None:
+    """Where a socket cannot be taken out at once, though the trial said so, that is counted, and no
+    socket is enrolled from then on."""
+    here, there, *_ = [*sorted(os.sched_getaffinity(0)), None]
+    if there is None:
+        pytest.skip("needs two CPUs: one without a timer of its own")
+    one_timer = CaptureOptions(inject=True, max_entries={"leavers": here + 1})
+    capture = Capture.open(one_timer)
+    try:
+        with on_cpu(0, here):
+            begin(capture, first_only=True)
+        with scene(capture) as (recorded, client, stranger), on_cpu(client.pid, there):
+            for enrolled in (1, 0):
+                with stranger.connected(client) as sock:
+                    assert entries(capture, "enrolled") == enrolled
+                    client.do("may_send_uncopied", name="c")
+                    lines_at(b"", end(sock, client), [])
+            assert left_alone(recorded) == {"BUSY": 1, "STAYED": 1}
+    finally:
+        capture.close()
+
+
+def _told(option: list[int], error: int) -> int:
+    *_, null = option
+    return bool(error) if null else error
+
+
+def test_other_options(capture: Capture, first_only: bool) -> None:
+    """What setsockopt() accepts of anybody is what it accepts while nothing is watched: values of
+    any length, none at all, options that are not there. Only which error is told of a pointer to
+    nowhere may differ."""
+    options = [
+        [level, option, length, null]
+        for level, option in ((1, 8), (1, 60), (1, 27), (6, 1), (6, 31), (0, 1), (0, 48), (1, 999))
+        for length in (0, 2, 4, 8, 4096, 5000, 70_000)
+        for null in (False, True)
+    ]
+    client = Actor()
+    capture.stop_injecting()
+    try:
+        client.listen()
+        plain = client.do("try_options", name="listener", options=options)
+        begin(capture, first_only)
+        watched = client.do("try_options", name="listener", options=options)
+        assert list(map(_told, options, watched)) == list(map(_told, options, plain))
+        assert 0 in plain and len(set(plain)) > 2
+    finally:
+        client.end()
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_rings(capture: Capture, first_only: bool, old: bool) -> None:
+    """A process with a ring of io_uring, older than the agent or not, can send without a copy: its
+    sockets are never enrolled."""
+    with scene(capture) as (recorded, client, stranger):
+        client.do("make_ring")
+        if old:
+            capture.stop_injecting()
+            begin(capture, first_only)
+        with stranger.connected(client) as sock:
+            sent = request(1).decode()
+            assert entries(capture, "enrolled") == 0
+            assert client.do("send_by_ring", name="c", data=sent, uncopied=True) == len(sent)
+            lines_at(request(1), end(sock, client), [])
         assert left_alone(recorded) == {"BUSY": 1}
 
 
@@ -561,6 +722,40 @@ def test_tracestate(capture: Capture, name: str) -> None:
         assert written_line.trace_id.hex() == trace_id
         assert written_line.span_id == call.span.span_id
     stranger.close()
+
+
+@pytest.mark.parametrize("headers_first", [False, True])
+def test_calls_that_wait_for_a_proof(headers_first: bool) -> None:
+    """A call whose parent is proven later has no header, and what it waits with is told as without
+    headers; only where headers were asked for by name do they go first."""
+    capture = Capture.open(CaptureOptions(inject=True, headers_first=headers_first))
+    stranger = Stranger()
+    try:
+        begin(capture, first_only=True)
+        with recording(capture, TRACED | ProcessMode.RULE_ALONE) as recorded:
+            service = recorded.actor()
+            stranger.teach(recorded, service)
+            place = service.listen()
+            with socket.create_connection(tuple(place)) as outside:
+                service.do("accept", listener="listener", name="s")
+                outside.sendall(request(1))
+                service.receive_to("s", b"\r\n\r\n")
+                with stranger.connected(service) as sock:
+                    service.send("c", request(2))
+                    got = receive_to(sock, b"\r\n\r\n")
+                    answer(sock, service)
+                    got += end(sock, service)
+                service.send("s", response())
+                receive_to(outside, b"ok")
+            lines_at(request(2), got, head_starts(request(2)) if headers_first else [])
+            recorded.wait(3)
+            (call,) = (one for one in recorded.of(Role.CLIENT) if one.number == 2)
+            assert bool(call.facts.flags & Flag.TRACE_PENDING) == (not headers_first)
+            assert left_alone(recorded).get("UNDECIDED", 0) == (not headers_first)
+            assert recorded.counted(Counter.TURN_CALLS) == (not headers_first)
+    finally:
+        stranger.close()
+        capture.close()
 
 
 def test_both_ends_traced(capture: Capture, first_only: bool) -> None:

@@ -11,6 +11,7 @@
 #include "http2_ending.h"
 #include "stream_paths.h"
 #include "table_contexts.h"
+#include "table_texts.h"
 
 #define HTTP2_VERSION 20
 
@@ -201,6 +202,12 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 				      WAGGLE_COUNT_TRACEPARENT_INVALID);
 	if (rank_of_tracecontext && scratch->block.walk.traceparent_entry)
 		turn_to_entry(http2, &scratch->block, scratch->given.epoch);
+	if (scratch->block.walk.noted)
+		stronger_context(&feed->scratch->head, &feed->scratch->header, &feed->scratch->hex,
+				 header);
+	if (!header->valid || header->link != WAGGLE_LINK_TRACEPARENT)
+		((struct waggle_http2 *)scratch->fresh.record.head)->flags |=
+			WAGGLE_HTTP2_FLAG_NO_TRACESTATE;
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
@@ -415,8 +422,8 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 	side->block_stream = 0;
 	side->kept_aside = 0;
 	/* A block too large is walked all the same, for its first field. */
-	hpack_read(&scratch->block, side->block_begin, side->block_fill, side->names, side->known,
-		   side->old_table);
+	hpack_read(&scratch->block, side->block_begin, side->block_fill, side->names, side->others,
+		   side->known, side->old_table);
 	http2_learn(side, walk);
 	given->bad = walk->bad || lost;
 	given->path_rules = 0;
@@ -429,6 +436,8 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 		tell_table_block(http2, side, &scratch->block, now, scratch->from);
 		side->known = walk->known;
 		side->names = walk->names;
+		side->others[0] = walk->others[0];
+		side->others[1] = walk->others[1];
 	}
 	return 0;
 }

@@ -285,7 +285,7 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.JAEGER: "jaeger",
     layout.Link.XRAY: "xray",
     layout.Link.ALONE: "alone",
-    layout.Link.TRACE_BIN: "grpc-trace-bin",
+    layout.Link.TRACE_BIN: "trace_bin",
 }
 # Evidence whose parent is no span of this machine's: the request entered here.
 ENTRY_LINKS = (

@@ -34,7 +34,8 @@ class NameKind(IntEnum):
     UNKNOWN = 3
 
 
-NAME_KINDS: dict[bytes, NameKind] = {**dict.fromkeys(WANTED, NameKind.WANTED), TIMEOUT: NameKind.TIMEOUT}
+NAME_KINDS: dict[bytes, NameKind] = dict.fromkeys(WANTED, NameKind.WANTED)
+NAME_KINDS[TIMEOUT] = NameKind.TIMEOUT
 
 
 def want_baggage(wanted: bool) -> None:

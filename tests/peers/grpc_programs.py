@@ -40,7 +40,7 @@ class Implementation:
     """How server and client of one implementation are started.
 
     name: of the service that the agent makes of each program's command line.
-    can_send_traceparent: whether the client has the switch.
+    can_send_traceparent, can_send_metadata: whether the client has the switch.
     is_slow: not for the short selection.
     warm: calls that the client makes before it stands at its gate, on another connection.
     """
@@ -51,6 +51,7 @@ class Implementation:
     client_name: str
     server_option: str = ""
     can_send_traceparent: bool = True
+    can_send_metadata: bool = True
     is_slow: bool = False
     warm: int = 0
     next_option: str = ""
@@ -91,6 +92,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         "GrpcServer",
         "GrpcClient",
         can_send_traceparent=False,
+        can_send_metadata=False,
         is_slow=True,
         warm=42,
     ),
@@ -100,6 +102,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         "server",
         "client",
         is_slow=True,
+        can_send_metadata=False,
     ),
 }
 

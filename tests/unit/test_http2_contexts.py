@@ -126,8 +126,9 @@ def test_names_by_an_index_without_a_new_entry() -> None:
     """Fields that may not become entries are known by the name that they refer to."""
     sender = Sender()
     sender.send([("b3", f"{TRACE}-{SPAN}-0")])
-    never = hpack.NeverIndexedHeaderTuple("b3", f"{SPAN}{SPAN}-{TRACE[:16]}-1")
-    found = sender.send([never])
+    value = f"{SPAN}{SPAN}-{TRACE[:16]}-1"
+    block = sender.encoder.encode([hpack.NeverIndexedHeaderTuple("b3", value)])
+    found = sender.send_block(block)
     assert found.insertions == 0
     assert incoming(found) == Incoming(SPAN * 2, TRACE[:16], True, Link.B3)
 
@@ -247,7 +248,7 @@ def test_a_code_that_is_broken(link: Link) -> None:
         broken[at // 8] ^= 0x80 >> at % 8
         found = incoming(Sender().send_block(bytes(broken)))
         try:
-            decoded = hpack.Decoder().decode(bytes(broken))
+            decoded = [(str(n), str(v)) for n, v in hpack.Decoder().decode(bytes(broken))]
         except hpack.HPACKError:
             decoded = []
         assert found == (read(*decoded, coded=False) if decoded else None), broken

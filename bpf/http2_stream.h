@@ -180,11 +180,14 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 }
 
 /* As count_open() does for requests of HTTP/1. */
-INLINE void count_stream(struct http2_stream *stream, struct waggle_process *process)
+INLINE void count_stream(struct http2_stream *stream, struct waggle_process *process, u64 sock,
+			 u32 number)
 {
 	if (!process || !rules_may_ask(process))
 		return;
 	stream->counted = 1;
+	process->alone_sock = sock;
+	process->alone_index = number | ALONE_STREAM;
 	__sync_fetch_and_add(&process->open, 1);
 }
 
@@ -212,7 +215,7 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
-		count_stream(&scratch->fresh.stream, process);
+		count_stream(&scratch->fresh.stream, process, feed->sock, scratch->given.stream);
 		return;
 	}
 	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
@@ -269,7 +272,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 		facts->flags &= ~WAGGLE_FLAG_REQUEST_BODY;
 		begin_trace(feed->scratch, facts);
 		if (facts->role == WAGGLE_ROLE_SERVER)
-			count_stream(&fresh->stream, process);
+			count_stream(&fresh->stream, process, feed->sock, given->stream);
 	} else {
 		feed->stream->head_at = given->at;
 		join_stream(feed, scratch, http2, process);
@@ -283,7 +286,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 		tell_handshake(facts, feed->sock);
 	http2->tgid = feed->tgid;
 	if (!store_fresh(scratch, http2, feed->sock, given->stream))
-		stream_left(facts->tgid, fresh->stream.counted);
+		stream_left(facts, fresh->stream.counted);
 	return 0;
 }
 

@@ -120,10 +120,13 @@ class GrpcServer:
 
 
 @contextmanager
-def start_grpc_server(name: str, next_address: str = "") -> Iterator[GrpcServer]:
+def start_grpc_server(
+    name: str, next_address: str = "", env: Mapping[str, str] | None = None
+) -> Iterator[GrpcServer]:
     """Starts a server of one of IMPLEMENTATIONS and waits until its port is open.
 
-    next_address: of the server that the method Relay calls.
+    next_address: of the server that the method Relay calls; before that it asks one of HTTP/1
+    where the environment's PEERS_NEXT_HTTP is a HOST:PORT.
     """
     how = IMPLEMENTATIONS[name]
     lease = lease_port()
@@ -132,7 +135,7 @@ def start_grpc_server(name: str, next_address: str = "") -> Iterator[GrpcServer]
     onward: Command = []
     if next_address:
         onward = [how.next_option, next_address] if how.next_option else [next_address]
-    program = Program(f"server-{name}", [*_command(how.server), *option, address, *onward])
+    program = Program(f"server-{name}", [*_command(how.server), *option, address, *onward], env=env)
     try:
         program.wait_until(lambda: is_open(lease.port), START_TIMEOUT_S)
         yield GrpcServer(program, address)

@@ -8,10 +8,11 @@ server of HTTP/1 where it is a gRPC server itself. So of each call it is known w
 import argparse
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from . import test_http2
 from .agent import Ended, started_agent
@@ -104,7 +105,9 @@ class Found:
 
 
 @contextmanager
-def _caller(case: Case, called: str, http1: str) -> Iterator[tuple[list[int], Callable[[], None]]]:
+def _caller(
+    case: Case, called: str, http1: str, env: Mapping[str, str]
+) -> Iterator[tuple[list[int], Callable[[], None]]]:
     """The program under test with its load, which waits: its processes, and what begins it."""
     with ExitStack() as stack:
         if case.name in FRONTS:
@@ -122,7 +125,7 @@ def _caller(case: Case, called: str, http1: str) -> Iterator[tuple[list[int], Ca
                 how = test_http2.PROXIES[case.name](folder, called)
                 program, address = stack.enter_context(test_http2.started(case.name, how))
             else:
-                env = {"PEERS_NEXT_HTTP": http1}
+                env = {"PEERS_NEXT_HTTP": http1, **env}
                 server = stack.enter_context(start_grpc_server(case.name, called, env=env))
                 program, address = server.program, server.address
             calls = ["one" if case.name in PROXIES else "relay"]
@@ -138,14 +141,14 @@ def _caller(case: Case, called: str, http1: str) -> Iterator[tuple[list[int], Ca
         yield pids, run
 
 
-def play(case: Case) -> Found:
-    """Raises ProgramError where a program fails."""
+def play(case: Case, env: Mapping[str, str] = MappingProxyType({})) -> Found:
+    """env: of the program under test. Raises ProgramError where a program fails."""
     with ExitStack() as stack:
         called = stack.enter_context(start_grpc_server("grpc-go"))
         http1 = stack.enter_context(start_server("go-nethttp"))
         below = [called.program.pid, http1.pid]
         address = http1.base_url.removeprefix("http://")
-        pids, run = stack.enter_context(_caller(case, called.address, address))
+        pids, run = stack.enter_context(_caller(case, called.address, address, env))
         agent = stack.enter_context(started_agent(pids=[*pids, *below]))
         run()
         agent.settle((5 if case.name in IMPLEMENTATIONS else 3) * COUNT)

@@ -33,3 +33,16 @@ def test_no_call_is_another_requests(case: Case) -> None:
         assert truth.astray == 0, protocol
         if str(case) in _ALL_RIGHT:
             assert verdicts["right"] == COUNT, (protocol, truth.examples("none"))
+
+
+def test_who_calls_by_itself_as_well() -> None:
+    """Of a server that serves one call at a time and calls by a timer too, no call of the timer has
+    a parent, and no other call a wrong one."""
+    case = Case("grpcio", 1)
+    ensure_case(case)
+    found = play(case, {"PEERS_BACKGROUND": "1"})
+    background = [one for one in found.http1.calls if one.call.number == 1]
+    assert len(background) > 1
+    for truth in found.truths.values():
+        assert truth.verdicts["wrong"] == 0, truth.examples("wrong")
+    assert not any(one.call.parent_id for one in background)

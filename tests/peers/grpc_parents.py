@@ -6,6 +6,7 @@ server of HTTP/1 where it is a gRPC server itself. So of each call it is known w
 """
 
 import argparse
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from . import test_http2
 from .agent import Ended, started_agent
 from .clients import start_client
 from .grpc_programs import FIRST, IMPLEMENTATIONS, start_grpc_client, start_grpc_server
-from .matrix_page import replaced
+from .matrix_page import replaced, table
 from .processes import ROOT
 from .servers import Options, Place, ServerKind, start_server
 from .toolchain import (
@@ -32,6 +33,7 @@ from .toolchain import (
 from .truth import Truth, judge
 
 PAGE = ROOT / "docs" / "http2.md"
+KEPT = ROOT / "build" / "grpc-parents.json"
 COUNT = 60
 _PYTHON = PROGRAMS / "grpc" / "python"
 _Command = Callable[[Place, Options], list[str | Path]]
@@ -169,29 +171,41 @@ def ensure_case(case: Case) -> None:
         ensure_envoy()
 
 
-def table(found: Iterable[Found]) -> str:
-    """Markdown, one row for each program, width and protocol."""
-    columns = ["who calls", "at once", "by", "right", "wrong", "none", "by which rule"]
-    rows = [row for one in found for row in one.rows()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [columns, ["---"] * len(columns), *rows])
+def kept() -> dict[str, list[list[str]]]:
+    """The rows of every case that was played, by the case."""
+    found: dict[str, list[list[str]]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return found
+
+
+def keep(found: Found) -> None:
+    """Beside what was found before."""
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps({**kept(), str(found.case): list(found.rows())}, indent=1))
+
+
+def rows() -> list[list[str]]:
+    """Of all that was kept, in the order of CASES."""
+    found = kept()
+    return [row for case in CASES for row in found.get(str(case), [])]
+
+
+COLUMNS = ["who calls", "at once", "by", "right", "wrong", "none", "by which rule"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"all that was kept, into {PAGE.name}")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="such as grpc-js-8")
     arguments = parser.parse_args()
-    found = []
     for case in CASES:
         if arguments.cases and str(case) not in arguments.cases:
             continue
         ensure_case(case)
-        found.append(play(case))
-        print(table(found[-1:]), found[-1].ended.losses, flush=True)
+        found = play(case)
+        keep(found)
+        print(table(COLUMNS, found.rows()), found.ended.losses, flush=True)
     if arguments.write:
-        PAGE.write_text(replaced(PAGE.read_text(), "parents", table(found)))
-    else:
-        print(table(found))
+        PAGE.write_text(replaced(PAGE.read_text(), "parents", table(COLUMNS, rows())))
 
 
 if __name__ == "__main__":

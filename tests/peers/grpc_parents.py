@@ -27,7 +27,7 @@ from .toolchain import (
     VENV,
     ensure_called_server,
     ensure_envoy,
-    ensure_grpc_built,
+    ensure_grpc_by,
     ensure_python_peers,
 )
 from .truth import Truth, judge
@@ -163,7 +163,7 @@ def play(case: Case, env: Mapping[str, str] = MappingProxyType({})) -> Found:
 
 def ensure_case(case: Case) -> None:
     """Builds what it needs. Quick when done."""
-    ensure_grpc_built(everything=case.name in IMPLEMENTATIONS and case.is_slow)
+    ensure_grpc_by(case.name)
     ensure_called_server()
     if case.name in FRONTS:
         ensure_python_peers()

@@ -9,7 +9,7 @@ import pytest
 
 from .agent import SeenSpan, started_agent
 from .grpc_programs import FIRST, IMPLEMENTATIONS, start_grpc_client, start_grpc_server
-from .toolchain import ensure_grpc_built
+from .toolchain import ensure_grpc_by
 
 COUNT = 40
 
@@ -55,7 +55,7 @@ def _play(
     server: str = "grpc-go",
 ) -> tuple[list[SeenSpan], list[SeenSpan]]:
     """The spans of the server that the client calls, and of the one that this calls."""
-    ensure_grpc_built(everything=IMPLEMENTATIONS[client].is_slow)
+    ensure_grpc_by(client)
     with ExitStack() as stack:
         last = stack.enter_context(start_grpc_server("grpc-go"))
         first = stack.enter_context(start_grpc_server(server, last.address))

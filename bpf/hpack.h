@@ -2,12 +2,14 @@
  *
  * HPACK header blocks (RFC 7541) as far as the kernel reads them: how many entries a
  * block adds to its side's table, `:status` where it can be read without one, and
- * where the values of `traceparent` and `:path` lie. No table is kept, no name decoded. Pure.
+ * where the values of `traceparent`, other contexts and `:path` lie. No table is kept, no name
+ * decoded. Pure.
  */
 #ifndef WAGGLE_HPACK_H
 #define WAGGLE_HPACK_H
 
 #include "context.h"
+#include "context_names.h"
 #include "waggle.h"
 
 #define HPACK_BLOCK_MAX 16384 /* a power of two; longer blocks are given up */
@@ -20,6 +22,7 @@
 #define HPACK_NAMES 64	      /* entries whose names are remembered */
 #define HPACK_FIELD_OVERHEAD 32 /* what RFC 7541 4.1 adds to each field */
 #define HPACK_NAME_MOST 32    /* at most, for names that are told by an index */
+#define HPACK_NOTED 8	      /* a power of two: fields of other contexts that are noted */
 
 /* What the pseudo-header fields say of a block. On an old connection the first of them may be
  * an entry of a table that nobody saw. */
@@ -29,6 +32,8 @@ enum hpack_first { HPACK_FIRST_OTHER = 0, HPACK_FIRST_REQUEST = 1, HPACK_FIRST_R
  * follow what is in it. */
 struct hpack_walk {
 	u64 names;    /* bit d: the entry d insertions ago is named traceparent */
+	u64 others[2]; /* the same for the names of other contexts (context_names.h), of twice as many
+			* entries: all that a table of the default size may have */
 	u32 at;
 	u32 end;
 	u32 known;    /* insertions of this epoch, with those of this block so far */
@@ -61,11 +66,25 @@ struct hpack_walk {
 	u8 states;    /* it has a field named tracestate */
 	u8 forgets;   /* an entry named traceparent is older than what `names` knows of now */
 	u8 refers_far; /* it refers to an entry of that age */
+	u8 noted; /* fields that hold other contexts, as far as it can count */
+	u8 reserved[4];
+};
+
+/* A field that holds a context and is no traceparent. */
+struct hpack_noted {
+	u32 at; /* where the value lies */
+	u32 length;
+	u32 refers; /* the number of the entry that has its name, 0: the name was told */
+	u32 entry;  /* of the entry that it became, 0: none */
+	u8 which;   /* enum http1_context, where the name was told */
+	u8 coded;
+	u8 repeated; /* the value is that entry's too */
 	u8 reserved[5];
 };
 
 struct hpack_block {
 	struct hpack_walk walk;
+	struct hpack_noted noted[HPACK_NOTED]; /* walk.noted of them */
 	struct trace_context context; /* of the traceparent, if one was valid */
 	u8 text[64];
 	u8 bytes[HPACK_BLOCK_ROOM];
@@ -279,10 +298,58 @@ INLINE void hpack_note_path(struct hpack_walk *walk, u32 inserts)
 	walk->path_entry = inserts ? walk->known + 1 : 0;
 }
 
+/* Whose name the string read last is: enum http1_context, HTTP1_CONTEXTS for none. */
+INLINE u32 hpack_context_name(const struct hpack_block *block)
+{
+	const struct hpack_walk *walk = &block->walk;
+
+	if (!may_name_context(walk->length, walk->coded))
+		return HTTP1_CONTEXTS;
+	return context_name(hpack_word(block, walk->string), hpack_word(block, walk->string + 8),
+			    walk->length, walk->coded);
+}
+
+/* Whether the entry `ago` insertions ago has the name of a context that is no traceparent. */
+INLINE u32 hpack_is_other(const struct hpack_walk *walk, u32 ago)
+{
+	u64 others = ago < HPACK_NAMES ? walk->others[0] : walk->others[1];
+
+	return ago < 2 * HPACK_NAMES && (others >> (ago & (HPACK_NAMES - 1))) & 1;
+}
+
+/* A field that holds another context: with the string read last, or all of what it refers to. */
+INLINE void hpack_note_other(struct hpack_block *block, u32 which, u32 refers, u32 repeated)
+{
+	struct hpack_walk *walk = &block->walk;
+	struct hpack_noted *noted = &block->noted[masked(walk->noted, HPACK_NOTED - 1)];
+
+	if (walk->noted < HPACK_NOTED) {
+		noted->at = walk->string;
+		noted->length = walk->length;
+		noted->coded = walk->coded;
+		noted->which = which;
+		noted->refers = refers;
+		noted->repeated = repeated;
+		noted->entry = 0;
+	}
+	walk->noted += walk->noted < 255;
+}
+
+/* It has become an entry. */
+INLINE void hpack_enter_other(struct hpack_block *block)
+{
+	struct hpack_walk *walk = &block->walk;
+	u32 last = walk->noted - 1;
+
+	if (last < HPACK_NOTED)
+		block->noted[masked(last, HPACK_NOTED - 1)].entry = walk->known;
+}
+
 INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 {
 	struct hpack_walk *walk = &block->walk;
 	u32 inserts = byte & 0x40, name, named = 0, path, size = HPACK_FIELD_OVERHEAD;
+	u32 other = HTTP1_CONTEXTS, refers = 0;
 
 	name = hpack_number(block, inserts ? 6 : 4);
 	path = name == HPACK_PATH || name == HPACK_PATH + 1;
@@ -291,11 +358,15 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 		named = hpack_is_traceparent(block);
 		path = hpack_is_path(block);
 		walk->states |= hpack_is_tracestate(block);
+		other = hpack_context_name(block);
 		size += hpack_decoded(walk);
 	} else {
 		size += HPACK_NAME_MOST;
-		if (name > HPACK_STATIC)
+		if (name > HPACK_STATIC) {
 			named = hpack_refer(walk, name - HPACK_STATIC - 1);
+			if (hpack_is_other(walk, name - HPACK_STATIC - 1))
+				refers = walk->known - (name - HPACK_STATIC - 1);
+		}
 	}
 	hpack_string(block);
 	if (walk->at > walk->end)
@@ -307,15 +378,21 @@ INLINE void hpack_literal(struct hpack_block *block, u8 byte)
 		hpack_note_path(walk, inserts);
 	if (named)
 		named = hpack_note_value(walk, named == 1);
+	if (other < HTTP1_CONTEXTS || refers)
+		hpack_note_other(block, other, refers, 0);
 	if (inserts) {
 		walk->inserted += size;
 		walk->forgets |= walk->names >> (HPACK_NAMES - 1);
 		walk->names = walk->names << 1 | named;
+		walk->others[1] = walk->others[1] << 1 | walk->others[0] >> (HPACK_NAMES - 1);
+		walk->others[0] = walk->others[0] << 1 | (other < HTTP1_CONTEXTS || refers);
 		walk->insertions++;
 		walk->known++;
 		walk->changes = 1;
 		if (named)
 			walk->traceparent_entry = walk->known;
+		if (walk->others[0] & 1)
+			hpack_enter_other(block);
 	}
 }
 
@@ -358,6 +435,9 @@ static long hpack_step(u32 index, void *context)
 			walk->traceparents += walk->traceparents < 2;
 			walk->traceparent_entry = walk->known - (number - HPACK_STATIC - 1);
 		}
+		if (number > HPACK_STATIC && hpack_is_other(walk, number - HPACK_STATIC - 1))
+			hpack_note_other(block, HTTP1_CONTEXTS,
+					 walk->known - (number - HPACK_STATIC - 1), 1);
 		if (number <= HPACK_STATIC)
 			walk->size += HPACK_FIELD_OVERHEAD + HPACK_NAME_MOST;
 		hpack_first_field(block, number, 1);
@@ -374,9 +454,9 @@ static long hpack_step(u32 index, void *context)
 	return !!walk->bad;
 }
 
-/* Walks block->bytes[from, to). `names` and `known` are of the side so far. */
-INLINE void hpack_read(struct hpack_block *block, u32 from, u32 to, u64 names, u32 known,
-		       u8 old_table)
+/* Walks block->bytes[from, to). `names`, `others` and `known` are of the side so far. */
+INLINE void hpack_read(struct hpack_block *block, u32 from, u32 to, u64 names,
+		       const u64 *others, u32 known, u8 old_table)
 {
 	struct hpack_step_context context = { .block = block };
 	struct hpack_walk *walk = &block->walk;
@@ -385,6 +465,8 @@ INLINE void hpack_read(struct hpack_block *block, u32 from, u32 to, u64 names, u
 	walk->at = from;
 	walk->end = to;
 	walk->names = names;
+	walk->others[0] = others[0];
+	walk->others[1] = others[1];
 	walk->known = known;
 	walk->old_table = old_table;
 	LOOP(HPACK_FIELDS_MAX + 1, hpack_step, &context);

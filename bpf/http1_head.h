@@ -39,7 +39,8 @@ enum http1_context {
 	HTTP1_B3_FLAGS = 4,
 	HTTP1_JAEGER = 5,
 	HTTP1_XRAY = 6,
-	HTTP1_CONTEXTS = 7,
+	HTTP1_TRACE_BIN = 7, /* of HTTP/2 only */
+	HTTP1_CONTEXTS = 8,
 };
 
 /* Where a value lies; at 0: nowhere. */
@@ -64,7 +65,7 @@ struct http1_head {
 	u32 traceparent_len;
 	u32 tracestate; /* the same of the first one */
 	u32 tracestate_len;
-	struct http1_value contexts[HTTP1_CONTEXTS + 1]; /* by enum http1_context */
+	struct http1_value contexts[HTTP1_CONTEXTS]; /* by enum http1_context */
 	u16 status;
 	u8 verdict;
 	u8 want_request; /* 1: a request line must come first, 0: a status line */

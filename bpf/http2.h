@@ -63,6 +63,7 @@ struct http2_side {
 	u64 frame_ns;  /* when the first byte of the frame at hand passed */
 	u64 block_ns;  /* of the HEADERS frame whose block is being joined */
 	u64 names;     /* see hpack_walk */
+	u64 others[2];
 	u64 control;   /* the payload's first bytes, as a number */
 	u32 frame_at;  /* sequence number of the frame's first byte */
 	u32 block_at;

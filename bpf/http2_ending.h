@@ -8,6 +8,7 @@
 #include "go_maps.h"
 #include "http2_table.h"
 #include "stream_names.h"
+#include "turns.h"
 
 #define HTTP2_END_STEPS 4096 /* streams looked for when a connection ends; a sweep has time */
 
@@ -22,15 +23,23 @@ struct stream_ending {
 	u32 reserved;
 };
 
-INLINE void stream_left(u32 tgid, u8 counted)
+/* A stream that was counted ends. Rule `alone` is told at the end and not with the answer: what
+ * is called meanwhile refutes nothing. */
+INLINE void stream_left(const struct waggle_facts *facts, u8 counted)
 {
+	u32 tgid = facts->tgid;
 	struct waggle_process *process;
 
 	if (!counted)
 		return;
 	process = bpf_map_lookup_elem(&processes, &tgid);
-	if (process && process->open)
+	if (!process)
+		return;
+	if (process->open)
 		__sync_fetch_and_add(&process->open, -1);
+	if (process->alone_calls)
+		turn_tell(process, facts, WAGGLE_EVIDENCE_TURN_ANSWER, !!facts->response_ns,
+			  WAGGLE_LINK_ALONE);
 }
 
 INLINE void end_facts(struct waggle_facts *facts, u8 *head, u32 used,
@@ -48,7 +57,7 @@ INLINE void end_facts(struct waggle_facts *facts, u8 *head, u32 used,
 INLINE void stream_taken(const struct waggle_facts *facts, u8 counted,
 			 struct http2_connection *http2)
 {
-	stream_left(facts->tgid, counted);
+	stream_left(facts, counted);
 	if (http2)
 		__sync_fetch_and_add(&http2->open, -1);
 }

@@ -137,6 +137,8 @@ INLINE int on_found(struct walk *walk, int event)
 	case HTTP2_LOST_BLOCK:
 		read_block(walk->http2, walk->scratch, feed->scratch->state.now,
 			   event == HTTP2_LOST_BLOCK);
+		if (walk->scratch->block.walk.noted && walk->scratch->from == WAGGLE_SIDE_CLIENT)
+			take_texts(walk->http2, walk->scratch, &feed->scratch->head);
 		on_block(feed, walk->http2, walk->scratch);
 		return 0;
 	}

@@ -11,6 +11,7 @@
 #include "http2_ending.h"
 #include "stream_paths.h"
 #include "table_contexts.h"
+#include "table_texts.h"
 
 #define HTTP2_VERSION 20
 
@@ -190,11 +191,14 @@ INLINE void fill_stream(struct feed *feed, struct http2_connection *http2,
 }
 
 /* As count_open() does for requests of HTTP/1. */
-INLINE void count_stream(struct http2_stream *stream, struct waggle_process *process)
+INLINE void count_stream(struct http2_stream *stream, struct waggle_process *process, u64 sock,
+			 u32 number)
 {
 	if (!process || !rules_may_ask(process))
 		return;
 	stream->counted = 1;
+	process->alone_sock = sock;
+	process->alone_index = number | ALONE_STREAM;
 	__sync_fetch_and_add(&process->open, 1);
 }
 
@@ -212,11 +216,17 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 				      WAGGLE_COUNT_TRACEPARENT_INVALID);
 	if (rank_of_tracecontext && scratch->block.walk.traceparent_entry)
 		turn_to_entry(http2, &scratch->block, scratch->given.epoch);
+	if (scratch->block.walk.noted)
+		stronger_context(&feed->scratch->head, &feed->scratch->header, &feed->scratch->hex,
+				 header);
+	if (!header->valid || header->link != WAGGLE_LINK_TRACEPARENT)
+		((struct waggle_http2 *)scratch->fresh.record.head)->flags |=
+			WAGGLE_HTTP2_FLAG_NO_TRACESTATE;
 	if (header->valid)
 		facts->flags |= WAGGLE_FLAG_HAD_TRACEPARENT;
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
-		count_stream(&scratch->fresh.stream, process);
+		count_stream(&scratch->fresh.stream, process, feed->sock, scratch->given.stream);
 		return;
 	}
 	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
@@ -273,7 +283,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 		facts->flags &= ~WAGGLE_FLAG_REQUEST_BODY;
 		begin_trace(feed->scratch, facts);
 		if (facts->role == WAGGLE_ROLE_SERVER)
-			count_stream(&fresh->stream, process);
+			count_stream(&fresh->stream, process, feed->sock, given->stream);
 	} else {
 		feed->stream->head_at = given->at;
 		join_stream(feed, scratch, http2, process);
@@ -287,7 +297,7 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 		tell_handshake(facts, feed->sock);
 	http2->tgid = feed->tgid;
 	if (!store_fresh(scratch, http2, feed->sock, given->stream))
-		stream_left(facts->tgid, fresh->stream.counted);
+		stream_left(facts, fresh->stream.counted);
 	return 0;
 }
 
@@ -431,8 +441,8 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 	side->block_stream = 0;
 	side->kept_aside = 0;
 	/* A block too large is walked all the same, for its first field. */
-	hpack_read(&scratch->block, side->block_begin, side->block_fill, side->names, side->known,
-		   side->old_table);
+	hpack_read(&scratch->block, side->block_begin, side->block_fill, side->names, side->others,
+		   side->known, side->old_table);
 	http2_learn(side, walk);
 	given->bad = walk->bad || lost;
 	given->path_rules = 0;
@@ -445,6 +455,8 @@ PROVEN_ONCE int read_block(struct http2_connection *http2, struct http2_scratch 
 		tell_table_block(http2, side, &scratch->block, now, scratch->from);
 		side->known = walk->known;
 		side->names = walk->names;
+		side->others[0] = walk->others[0];
+		side->others[1] = walk->others[1];
 	}
 	return 0;
 }

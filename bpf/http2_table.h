@@ -128,6 +128,7 @@ INLINE void table_lost(struct http2_connection *http2, struct http2_side *side, 
 	count(WAGGLE_COUNT_LOST_TABLE_COUNT);
 	side->known = 0;
 	side->names = 0;
+	side->others[0] = side->others[1] = 0;
 	side->old_table = 1;
 	if (side->epoch < 255)
 		side->epoch++;

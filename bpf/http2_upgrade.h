@@ -113,7 +113,7 @@ PROVEN_ONCE int take_over_request(struct connection *connection, struct scratch 
 	tgid = fresh->record.facts.tgid;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (connection->role == WAGGLE_ROLE_SERVER)
-		count_stream(&fresh->stream, process);
+		count_stream(&fresh->stream, process, sock, 1);
 	store_fresh(scratch, http2, sock, 1);
 	return 0;
 }

@@ -28,11 +28,12 @@ const volatile u32 inject_wanted = 0;	  /* headers may be written into requests 
 const volatile u32 headers_first = 0;	  /* rather than wait for the proof of a parent */
 /* Formats of trace context: the strongest, of which a request has a valid one, counts, and
  * has rank 1; rank 0: nobody looks for it. */
-#define FORMATS 4
+#define FORMATS 5
 const volatile u32 rank_of_tracecontext = 1;
 const volatile u32 rank_of_b3 = 2;
 const volatile u32 rank_of_jaeger = 3;
 const volatile u32 rank_of_xray = 4;
+const volatile u32 rank_of_trace_bin = 5;
 const volatile u32 keep_baggage = 0;
 
 const volatile u32 tls_wanted = 0;    /* plaintext comes from libraries (tls_probes.h) */

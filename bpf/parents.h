@@ -191,7 +191,7 @@ PROVEN_ONCE int check_rules(struct connection *connection, const struct waggle_f
 		check_turn(connection, process, facts, sock, tid);
 	if (process->mode & WAGGLE_PROCESS_RULE_WORKER)
 		worker_answers(connection, process, facts, sock, tid);
-	if (process->mode & WAGGLE_PROCESS_RULE_ALONE && process->alone_calls)
+	if (process->alone_calls)
 		turn_tell(process, facts, WAGGLE_EVIDENCE_TURN_ANSWER, 1, WAGGLE_LINK_ALONE);
 	return 0;
 }

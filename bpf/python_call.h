@@ -71,6 +71,18 @@ INLINE int serves_nobody(const struct waggle_python *python, u32 tgid)
 	return process && !process->open;
 }
 
+/* Whether the process serves by HTTP/2 only: what answers there is no context of Python's, and
+ * rule `alone` may know. */
+INLINE int serves_streams_only(const struct waggle_python *python, u32 tgid)
+{
+	struct waggle_process *process;
+
+	if (python->served)
+		return 0;
+	process = bpf_map_lookup_elem(&processes, &tgid);
+	return process && serves_streams(process);
+}
+
 /* A request goes out whose parent is not known yet, or not proven, or something is written to
  * a log (`kind`). Where evidence can come, the trace id of the first is given out as one that
  * may stand for another. */
@@ -87,7 +99,8 @@ PROVEN_ONCE int task_call(struct waggle_facts *facts, u8 kind)
 		return 0;
 	tgid = facts->tgid;
 	python = python_of(tgid);
-	if (python && kind == WAGGLE_EVIDENCE_CALL && serves_nobody(python, tgid))
+	if (python && kind == WAGGLE_EVIDENCE_CALL &&
+	    (serves_nobody(python, tgid) || serves_streams_only(python, tgid)))
 		return 0;
 	address = python ? current_context(python) : 0;
 	context = address ? context_at(python, tgid, address) : 0;

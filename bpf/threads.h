@@ -78,6 +78,15 @@ INLINE int is_named_answerer(void)
 	return BEGINS(load64((const u8 *)name), "XNIO-") && name[7] == 't';
 }
 
+#define ALONE_STREAM (1U << 31) /* in alone_index: a stream of HTTP/2, whose number it is */
+
+/* Whether the process's latest request was a stream. No other rule than `alone` knows of those
+ * whose handler they belong to, but in Go. */
+INLINE int serves_streams(const struct waggle_process *process)
+{
+	return !!(process->alone_index & ALONE_STREAM);
+}
+
 INLINE u64 voluntary_switches(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();

@@ -50,6 +50,7 @@ enum waggle_link {
 	WAGGLE_LINK_JAEGER = 9,	      /* uber-trace-id */
 	WAGGLE_LINK_XRAY = 10,	      /* X-Amzn-Trace-Id */
 	WAGGLE_LINK_ALONE = 11,	      /* the one request that the process served at the call */
+	WAGGLE_LINK_TRACE_BIN = 12,   /* as B3: gRPC's grpc-trace-bin */
 };
 
 /* How an exchange ended. Everything above WAGGLE_END_DONE is an error. */
@@ -243,6 +244,7 @@ enum waggle_http2_flag {
 	WAGGLE_HTTP2_FLAG_NOT_GRPC = 16, /* DATA is not framed as gRPC has it: message counts
 					  * mean nothing. Unset says nothing of itself */
 	WAGGLE_HTTP2_FLAG_HANDLER = 32,  /* the route's last 8 bytes are WAGGLE_KEPT_HANDLER's */
+	WAGGLE_HTTP2_FLAG_NO_TRACESTATE = 64, /* there is no valid traceparent */
 };
 
 /* What facts.head begins with when facts.protocol is HTTP2; then, if there is one, the

@@ -15,6 +15,7 @@
 #ifndef WAGGLE_WORKERS_H
 #define WAGGLE_WORKERS_H
 
+#include "http2_maps.h"
 #include "turns.h"
 
 struct worker_key {
@@ -168,27 +169,47 @@ INLINE void alone_refuted(struct waggle_process *process, const struct waggle_fa
 		turn_tell(process, facts, WAGGLE_EVIDENCE_TURN_REFUTED, 0, WAGGLE_LINK_ALONE);
 }
 
-INLINE void alone_calls(struct waggle_process *process, struct waggle_facts *facts)
+/* The request that may be the only one, as long as it is not answered; null: there is none. */
+OUT_OF_LINE struct waggle_facts *alone_request(const struct waggle_process *process)
 {
 	u64 sock = process->alone_sock;
-	struct waggle_evidence *evidence;
 	struct connection *server;
+	struct open_stream *stream;
 	struct found_exchange found;
 
-	if (!sock) /* what a program calls before it has ever served says nothing */
+	if (process->open != 1)
+		return 0;
+	if (process->alone_index & ALONE_STREAM) {
+		stream = find_stream(sock, process->alone_index & ~ALONE_STREAM);
+		if (!stream || stream->record.facts.response_ns || !stream->stream.counted)
+			return 0;
+		return &stream->record.facts;
+	}
+	server = bpf_map_lookup_elem(&connections, &sock);
+	if (!server || open_requests(server) != 1 ||
+	    !find_exchange(server, sock, process->alone_index, &found) || found.facts->status)
+		return 0;
+	return found.facts;
+}
+
+INLINE void alone_calls(struct waggle_process *process, struct waggle_facts *facts)
+{
+	struct waggle_evidence *evidence;
+	struct waggle_facts *request;
+
+	if (!process->alone_sock) /* what a program calls before it has ever served says nothing */
 		return;
 	if (!process->open) {
 		alone_refuted(process, facts);
 		return;
 	}
-	server = process->open == 1 ? bpf_map_lookup_elem(&connections, &sock) : 0;
-	if (!server || open_requests(server) != 1 ||
-	    !find_exchange(server, sock, process->alone_index, &found) || found.facts->status)
+	request = alone_request(process);
+	if (!request)
 		return;
 	evidence = begin_claim(process, facts, WAGGLE_LINK_ALONE, WAGGLE_FLAG_TRACE_PENDING);
 	if (!evidence)
 		return;
-	evidence->contexts[0] = span_word(found.facts);
+	evidence->contexts[0] = span_word(request);
 	bpf_ringbuf_submit(evidence, wakeup(&evidence_ring));
 	__sync_fetch_and_add(&process->alone_calls, 1);
 }
@@ -203,7 +224,8 @@ PROVEN_ONCE int claim_call(const struct connection *connection, struct waggle_fa
 		return 0;
 	if (process->mode & WAGGLE_PROCESS_RULE_WORKER && worker_calls(connection, process, facts))
 		return 0;
-	if (process->mode & WAGGLE_PROCESS_RULE_ALONE && !process->alone_contradicts)
+	if ((process->mode & WAGGLE_PROCESS_RULE_ALONE || serves_streams(process)) &&
+	    !process->alone_contradicts)
 		alone_calls(process, facts);
 	return 0;
 }

@@ -559,6 +559,8 @@ def _of_extras(bpf: Object, options: CaptureOptions) -> dict[str, int]:
         bpf.map(name).leave_out()
     if not options.sampling.by_path:
         bpf.map("stream_paths").max_entries = _FEW
+    if not options.propagators.beside_traceparent:
+        bpf.map("table_texts").max_entries = _FEW
     unused: list[str] = []
     if options.tls:
         settings["tls_wanted"] = 1

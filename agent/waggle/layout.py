@@ -188,6 +188,7 @@ class Http2Flag(IntEnum):
     PUSHED = 8
     NOT_GRPC = 16
     HANDLER = 32
+    NO_TRACESTATE = 64
 
 
 class InjectMode(IntEnum):
@@ -226,6 +227,7 @@ class Link(IntEnum):
     JAEGER = 9
     XRAY = 10
     ALONE = 11
+    TRACE_BIN = 12
 
 
 class LogSource(IntEnum):

@@ -16,6 +16,7 @@ _FORMATS: Mapping[str, str] = {
     "b3multi": "b3",
     "jaeger": "jaeger",
     "xray": "xray",
+    "opencensus": "trace_bin",
 }
 FORMATS = tuple(dict.fromkeys(_FORMATS.values()))
 _NO_FORMAT = ("baggage", "none")  # known, and no trace context
@@ -26,6 +27,11 @@ class Propagators:
     """The formats to look for. The first of which a request has a valid context counts."""
 
     strongest_first: tuple[str, ...] = FORMATS
+
+    @property
+    def beside_traceparent(self) -> bool:
+        """Whether any other format than W3C's is looked for."""
+        return any(name != "tracecontext" for name in self.strongest_first)
 
     def variables(self) -> dict[str, int]:
         """What the kernel side is told, by name of its variable (bpf/maps.h)."""

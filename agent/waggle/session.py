@@ -35,6 +35,7 @@ from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
 from waggle.probes.go.attach import GoProbe
 from waggle.probes.haproxy.attach import HaproxyProbe
+from waggle.probes.http2.quick import want_baggage
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.java.attach import JavaProbe
 from waggle.probes.node.attach import NodeProbe
@@ -74,6 +75,7 @@ class Session:
         self._launched = launched
         self._stop = threading.Event()
         BAGGAGE.patterns = settings.baggage
+        want_baggage(bool(settings.baggage))
         self._started = time.monotonic()
         self._start_cpu_s = 0.0
         source = ProcFs()

@@ -285,6 +285,7 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.JAEGER: "jaeger",
     layout.Link.XRAY: "xray",
     layout.Link.ALONE: "alone",
+    layout.Link.TRACE_BIN: "trace_bin",
 }
 # Evidence whose parent is no span of this machine's: the request entered here.
 ENTRY_LINKS = (
@@ -294,6 +295,7 @@ ENTRY_LINKS = (
     layout.Link.B3,
     layout.Link.JAEGER,
     layout.Link.XRAY,
+    layout.Link.TRACE_BIN,
 )
 
 # What is kept of one value of HTTP/1 (HTTP1_KEPT_MAX in bpf/http1_head.h), which is cut there.

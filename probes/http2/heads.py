@@ -1,6 +1,6 @@
 """The header blocks of a stream -> what a span needs of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,21 +13,25 @@ from waggle.tracestate_limits import within_limits
 
 _METHODS = {m.name.encode(): int(m) for m in Method if m != Method.OTHER}
 TIMEOUT = b"grpc-timeout"
-_LISTS = frozenset((b"x-forwarded-for", b"forwarded", b"tracestate"))  # RFC 9110, 5.3
+_LISTS = frozenset((b"x-forwarded-for", b"forwarded", b"tracestate", b"baggage"))  # RFC 9110, 5.3
 _SAME_AS_HTTP1 = {
     b"user-agent": Kept.USER_AGENT,
     b"x-forwarded-for": Kept.X_FORWARDED_FOR,
     b"x-forwarded-proto": Kept.X_FORWARDED_PROTO,
     b"forwarded": Kept.FORWARDED,
     b"tracestate": Kept.TRACESTATE,
+    b"baggage": Kept.BAGGAGE,
 }
-WANTED = frozenset(_SAME_AS_HTTP1) | {
+BAGGAGE = b"baggage"  # only where somebody asks for it (quick.py: want_baggage())
+WANTED = {
+    *(name for name in _SAME_AS_HTTP1 if name != BAGGAGE),
     *(b":method", b":path", b":scheme", b":authority", b":status", b"host"),
     *(b"content-type", b"grpc-status", b"grpc-message", b"connect-protocol-version"),
     TIMEOUT,
 }
 # Of what is kept: longer values are cut, which only shows in a span's text.
 _LONGEST = 512
+_LONGEST_BAGGAGE = 1023  # as of HTTP/1
 _LONGEST_MESSAGE = 256
 _LONGEST_TIMEOUT = 16
 _MOST_UNKNOWN = 0xFFFF
@@ -123,6 +127,12 @@ class Head:
 _ORDINARY = Stream()
 
 
+def without_tracestate(block: Block) -> Block:
+    """The same, where the request has no valid traceparent that it could belong to."""
+    kept = tuple(field for field in block.fields if field[0] != b"tracestate")
+    return Block(kept, block.unknown)
+
+
 def read_head(
     blocks: Blocks,
     upgraded: tuple[int, bytes, bytes] | None = None,
@@ -203,11 +213,25 @@ def _request(fields: dict[bytes, bytes]) -> tuple[int, bytes, bytes]:
         parts.append(kept_field(StreamKept.SCHEME, scheme[:_LONGEST]))
     for known, tag in _SAME_AS_HTTP1.items():
         if known in fields:
-            value = fields[known]
-            if tag == Kept.TRACESTATE:
-                value = within_limits(value, _LONGEST)
-            parts.append(kept_field(tag, value[:_LONGEST]))
+            parts.append(kept_field(tag, _SHORTENED.get(tag, _cut)(fields[known])))
     return method, target, b"".join(parts)
+
+
+def _cut(value: bytes) -> bytes:
+    return value[:_LONGEST]
+
+
+def _members(baggage: bytes) -> bytes:
+    """As many of its members as may be kept, each of them whole."""
+    if len(baggage) <= _LONGEST_BAGGAGE:
+        return baggage
+    return baggage[: _LONGEST_BAGGAGE + 1].rpartition(b",")[0]
+
+
+_SHORTENED: Mapping[int, Callable[[bytes], bytes]] = {
+    Kept.TRACESTATE: lambda value: within_limits(value, _LONGEST),
+    Kept.BAGGAGE: _members,
+}
 
 
 _GRPC = b"grpc"

@@ -22,7 +22,7 @@ from waggle.probes.http2.blocks import (
     read_string,
     representations,
 )
-from waggle.probes.http2.heads import TIMEOUT, WANTED
+from waggle.probes.http2.heads import BAGGAGE, TIMEOUT, WANTED
 
 
 class NameKind(IntEnum):
@@ -34,7 +34,21 @@ class NameKind(IntEnum):
     UNKNOWN = 3
 
 
-NAME_KINDS = {**dict.fromkeys(WANTED, NameKind.WANTED), TIMEOUT: NameKind.TIMEOUT}
+NAME_KINDS: dict[bytes, NameKind] = dict.fromkeys(WANTED, NameKind.WANTED)
+NAME_KINDS[TIMEOUT] = NameKind.TIMEOUT
+
+
+def want_baggage(wanted: bool) -> None:
+    """Whether `baggage` is one of them, of what is read from now on: not unless asked for, since
+    what it says is another from call to call."""
+    if wanted:
+        WANTED.add(BAGGAGE)
+        NAME_KINDS[BAGGAGE] = NameKind.WANTED
+    else:
+        WANTED.discard(BAGGAGE)
+        NAME_KINDS.pop(BAGGAGE, None)
+
+
 _UNUSED, _WANTED, _TIMEOUT, _UNKNOWN = map(int, NameKind)
 # By the first byte of an index: the field where it is wanted, or an empty one.
 _STATIC_FIELDS: Mapping[int, Field | tuple[()]] = {

@@ -175,7 +175,10 @@ class Resolver:
         self, raw: "_Raw", facts: "_Facts", row: int, blocks: Sequence[_Block], beside: _Beside
     ) -> Resolved:
         upgraded = raw.upgraded(row) if facts.is_upgraded else None
-        head = self._head(upgraded, Blocks(*(block.known.block for block in blocks)), beside)
+        said = Blocks(*(block.known.block for block in blocks))
+        if facts.flags & Http2Flag.NO_TRACESTATE:
+            said = said._replace(request=heads.without_tracestate(said.request))
+        head = self._head(upgraded, said, beside)
         stream = _about(facts, head)
         self.stats.decoded += 1
         self.stats.unknown += head.unknown > 0

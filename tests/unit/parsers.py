@@ -432,7 +432,7 @@ def check_under_sanitizers(cases: Iterable[Case]) -> None:
         pytest.skip(_NO_RUNTIME)
 
 
-TALK_HEADER = struct.Struct("=IIIIQIIIIIIIIII16s8s")
+TALK_HEADER = struct.Struct("=IIIIQIIIIIIIIIIIII4x16s8s")
 BLOCK_MAX = _CONSTANTS["HPACK_BLOCK_MAX"]
 FIELDS_MAX = _CONSTANTS["HPACK_FIELDS_MAX"]
 
@@ -455,6 +455,9 @@ class Found(NamedTuple):
     data: int
     length: int
     valid: int
+    link: int
+    undecided: int
+    trace_flags: int
     trace_id: bytes
     span_id: bytes
     block: bytes

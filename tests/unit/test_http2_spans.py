@@ -1,6 +1,6 @@
 """Streams as spans: the conventions, and both ways of encoding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from unit.http2_wire import Fields, Wire, stream
 from unit.otlp_messages import expected, received
 from unit.records import SECOND, batch
 from waggle import layout
+from waggle.baggage import BAGGAGE
 from waggle.exporter.encoding import OtlpEncoder
 from waggle.layout import Block, End, Flag, Http2Flag, Link, Role, Side, ToldAs
 from waggle.probes.go.handlers import HANDLERS
 from waggle.probes.http2 import grpc
+from waggle.probes.http2.quick import want_baggage
 from waggle.probes.http2.resolve import Resolver
 from waggle.probes.http2.tables import EntryLog, Tables
 from waggle.spans import (
@@ -106,6 +108,46 @@ def test_a_call_has_what_the_conventions_want() -> None:
         "waggle.grpc.request.bytes": 100,
         "waggle.grpc.response.bytes": 200,
     }
+
+
+@pytest.fixture
+def asked_for_baggage() -> Iterator[None]:
+    """Settings that name all keys of it."""
+    BAGGAGE.patterns = ("*",)
+    want_baggage(True)
+    yield
+    want_baggage(False)
+    BAGGAGE.patterns = ()
+
+
+@pytest.mark.usefixtures("asked_for_baggage")
+def test_baggage_that_is_asked_for() -> None:
+    """Each member is an attribute, of all fields of that name; of too many those that fit whole."""
+    request = [*CALL, (b"baggage", b"tenant=acme,tier=a%20b"), (b"baggage", b"user=7")]
+    found = span(request, ANSWER, OK).attributes
+    baggage = {name: value for name, value in found.items() if name.startswith("baggage.")}
+    assert baggage == {"baggage.tenant": "acme", "baggage.tier": "a b", "baggage.user": "7"}
+    for size in (1008, 1009, 1010, 1011, 1500):
+        wire, long = Wire(), [*CALL, (b"baggage", b"tenant=acme," + b"x=" + b"y" * size)]
+        (made,) = spans_of(stream(wire, sent(wire, long, ANSWER, OK), large=True), wire)
+        assert made.attributes["baggage.tenant"] == "acme"
+        assert ("baggage.x" in made.attributes) == (14 + size <= 1023)
+
+
+def test_baggage_is_nobodys_unless_asked_for() -> None:
+    """Without the setting not even the bytes are kept."""
+    wire = Wire()
+    request = [*CALL, (b"baggage", b"tenant=acme")]
+    (made,) = Resolver(Events(wire)).process(stream(wire, sent(wire, request, ANSWER, OK)))
+    assert b"acme" not in made["head"].tobytes()
+
+
+def test_a_tracestate_needs_its_traceparent() -> None:
+    """Where the kernel says that there is none, also no tracestate is told."""
+    request = [*CALL, (b"tracestate", b"a=1")]
+    columns = {"flags": Http2Flag.NO_TRACESTATE}
+    assert span(request, ANSWER, OK, columns=columns).trace_state == ""
+    assert span(request, ANSWER, OK).trace_state == "a=1"
 
 
 def test_the_names_are_current_ones() -> None:

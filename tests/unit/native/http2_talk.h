@@ -5,6 +5,25 @@
  * the same conversation gives the same log however it is cut.
  */
 #define TALK_STREAMS 512
+#define TALK_TEXTS 512 /* entries that hold a context, by their numbers */
+
+/* What the kernel keeps in a map. */
+static struct table_text *talk_texts;
+
+INLINE struct table_text *known_text(const struct table_text_key *key)
+{
+	struct table_text *kept = &talk_texts[key->entry % TALK_TEXTS];
+
+	return kept->reserved[0] ? kept : 0;
+}
+
+INLINE void know_text(const struct table_text_key *key, const struct table_text *text)
+{
+	struct table_text *kept = &talk_texts[key->entry % TALK_TEXTS];
+
+	memcpy(kept, text, sizeof(*kept));
+	kept->reserved[0] = 1;
+}
 
 /* One thing that was found. */
 struct talk_entry {
@@ -23,6 +42,10 @@ struct talk_entry {
 	u32 bytes;
 	u32 length; /* of the block, which follows */
 	u32 valid;
+	u32 link;      /* of a valid one: enum waggle_link */
+	u32 undecided;
+	u32 trace_flags;
+	u32 reserved;
 	u8 trace_id[16];
 	u8 span_id[8];
 };
@@ -38,8 +61,33 @@ struct http2_talk {
 	u32 highest; /* stream that a block began */
 	struct http2_window window;
 	struct hpack_block block;
+	struct table_text texts[TALK_TEXTS];
+	struct http1_head head;
 	u8 found[1 << 17];
 };
+
+/* The context that the block names: traceparent before all others, as the kernel has it where
+ * nobody says otherwise. */
+static void talk_context(struct http2_talk *talk, struct trace_context *context)
+{
+	struct noted_walk walk = { .block = &talk->block, .head = &talk->head };
+	struct http1_head *head = &talk->head;
+	struct hex_walk hex;
+
+	hpack_traceparent(&talk->block);
+	*context = talk->block.context;
+	talk_texts = talk->texts;
+	if (!talk->block.walk.noted || talk->block.walk.bad)
+		return;
+	read_noted(&walk);
+	if (context->valid || (head->contexts[HTTP1_B3].at && read_b3_single(head, context, &hex)) ||
+	    (head->contexts[HTTP1_B3_TRACE].at && read_b3_multi(head, context, &hex)) ||
+	    (head->contexts[HTTP1_JAEGER].at && read_jaeger(head, context, &hex)) ||
+	    (head->contexts[HTTP1_XRAY].at && read_xray(head, context, &hex)))
+		return;
+	if (head->contexts[HTTP1_TRACE_BIN].at)
+		read_trace_bin(head, context);
+}
 
 static void http2_talk_log(struct http2_talk *talk, int event)
 {
@@ -47,6 +95,7 @@ static void http2_talk_log(struct http2_talk *talk, int event)
 	struct hpack_walk *walk = &talk->block.walk;
 	struct talk_entry entry = { .event = event, .stream = side->stream };
 	u32 at = side->stream % TALK_STREAMS;
+	struct trace_context context = {};
 
 	entry.position = side->frame_at;
 	entry.flags = side->flags & HTTP2_FLAG_END_STREAM;
@@ -58,24 +107,29 @@ static void http2_talk_log(struct http2_talk *talk, int event)
 		entry.flags = side->block_flags & HTTP2_FLAG_END_STREAM;
 		entry.known = side->known;
 		hpack_read(&talk->block, side->block_begin, side->block_fill, side->names,
-			   side->known, side->old_table);
-		hpack_traceparent(&talk->block);
+			   side->others, side->known, side->old_table);
+		talk_context(talk, &context);
 		entry.insertions = walk->insertions;
 		entry.status = walk->status;
 		entry.first = walk->first;
 		entry.bad = walk->bad || event == HTTP2_LOST_BLOCK;
 		entry.changes = walk->changes;
-		entry.valid = talk->block.context.valid;
+		entry.valid = context.valid;
 		entry.length = side->block_fill - side->block_begin;
 		if (entry.valid) {
-			memcpy(entry.trace_id, talk->block.context.trace_id, 16);
-			memcpy(entry.span_id, talk->block.context.span_id, 8);
+			entry.link = context.link;
+			entry.undecided = context.undecided;
+			entry.trace_flags = context.flags;
+			memcpy(entry.trace_id, context.trace_id, 16);
+			memcpy(entry.span_id, context.span_id, 8);
 		}
 		http2_learn(side, walk);
 		if (side->block_stream > talk->highest)
 			talk->highest = side->block_stream;
 		side->known = walk->known;
 		side->names = walk->names;
+		side->others[0] = walk->others[0];
+		side->others[1] = walk->others[1];
 		side->block_stream = 0;
 	}
 	if (talk->used + sizeof(entry) + entry.length > sizeof(talk->found))

@@ -7,6 +7,7 @@
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
 #include "../../../bpf/hpack_path.h"
+#include "../../../bpf/noted_texts.h"
 #include "../../../bpf/http2_place.h"
 #include "../../../bpf/http2_seek.h"
 #include "../../../bpf/traceparent_text.h"
@@ -202,10 +203,11 @@ void block_path(const u8 *bytes, u32 length, u32 known, const void *rule, u32 *t
 {
 	static struct hpack_block block;
 	struct hpack_walk *walk = &block.walk;
+	const u64 others[2] = {};
 
 	memset(block.bytes, 0xff, sizeof(block.bytes));
 	memcpy(block.bytes, bytes, length);
-	hpack_read(&block, 0, length, 0, known, 0);
+	hpack_read(&block, 0, length, 0, others, known, 0);
 	told[0] = walk->path && hpack_path_suits(rule, &block, walk->path, walk->path_len,
 						 walk->path_coded);
 	told[1] = walk->path_static;

@@ -19,6 +19,7 @@ const { values, positionals } = parseArgs({
     calls: { type: 'string', default: 'one' },
     timeout: { type: 'string' },
     traceparent: { type: 'boolean', default: false },
+    metadata: { type: 'string', multiple: true, default: [] },
   },
 })
 const [target, count, concurrency] = [positionals[0], Number(positionals[1]), Number(positionals[2])]
@@ -36,9 +37,16 @@ function check (n, answers, wanted) {
 
 function contextOf (n) {
   const metadata = new grpc.Metadata({ waitForReady: true })
-  if (values.traceparent) {
-    const hex = n.toString(16)
-    metadata.set('traceparent', `00-7ace${hex.padStart(28, '0')}-5fa0${hex.padStart(12, '0')}-01`)
+  const hex = n.toString(16)
+  const trace = `7ace${hex.padStart(28, '0')}`
+  const span = `5fa0${hex.padStart(12, '0')}`
+  if (values.traceparent) metadata.set('traceparent', `00-${trace}-${span}-01`)
+  for (const one of values.metadata) {
+    const at = one.indexOf('=')
+    const name = one.slice(0, at)
+    const value = one.slice(at + 1).replaceAll('{trace}', trace)
+      .replaceAll('{trace24}', trace.slice(8)).replaceAll('{span}', span)
+    metadata.add(name, name.endsWith('-bin') ? Buffer.from(value, 'hex') : value)
   }
   return metadata
 }

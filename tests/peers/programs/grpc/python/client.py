@@ -13,7 +13,6 @@ from numbers_service import (
     check,
     failing_code,
     message,
-    traceparent,
 )
 
 
@@ -22,7 +21,7 @@ def call(channel: grpc.Channel, job: Job, n: int) -> None:
     method, sends_many, gets_many = METHODS[which]
     path = f"/{SERVICE}/{method}"
     options = {
-        "metadata": [traceparent(n)] if job.traceparent else [],
+        "metadata": job.metadata_of(n),
         "timeout": GIVE_UP_S if which == "deadline" else job.timeout,
     }
     if which in ("fail", "cancel", "deadline"):

@@ -14,7 +14,6 @@ from numbers_service import (
     check,
     failing_code,
     message,
-    traceparent,
 )
 
 
@@ -24,7 +23,7 @@ async def call(channel: grpc.aio.Channel, job: Job, n: int) -> None:
     kind = ("stream" if sends_many else "unary") + "_" + ("stream" if gets_many else "unary")
     made = getattr(channel, kind)(f"/{SERVICE}/{method}")(
         iter([message(n)] * PARTS) if sends_many else message(n),
-        metadata=[traceparent(n)] if job.traceparent else [],
+        metadata=job.metadata_of(n),
         timeout=GIVE_UP_S if which == "deadline" else job.timeout,
         wait_for_ready=True,
     )

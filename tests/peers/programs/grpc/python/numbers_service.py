@@ -1,6 +1,9 @@
 """What the grpcio programs share: the numbered service (see ../go/internal/numbers)."""
 
+import os
+
 SERVICE = "peers.Numbers"
+NEXT_HTTP = os.environ.get("PEERS_NEXT_HTTP")  # HOST:PORT that Relay asks by HTTP/1, if any
 PARTS = 3
 # Which method each kind of call uses, and whether request and response are streams.
 METHODS = {

@@ -1,13 +1,16 @@
 """Target program: grpcio's server of the numbered service, threads. server.py HOST:PORT [NEXT]"""
 
 import functools
+import os
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from numbers_service import PARTS, SERVICE, failing_code, number
+from numbers_service import NEXT_HTTP, PARTS, SERVICE, failing_code, number
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -18,6 +21,9 @@ def one(message: bytes, context: grpc.ServicerContext) -> bytes:
 
 def relay(message: bytes, context: grpc.ServicerContext) -> bytes:
     """The same call of One elsewhere, while this one is served."""
+    if NEXT_HTTP:
+        with urllib.request.urlopen(f"http://{NEXT_HTTP}/n/{number(message)}") as response:
+            response.read()
     answer: bytes = next_channel().unary_unary(f"/{SERVICE}/One")(message, wait_for_ready=True)
     return answer
 
@@ -65,7 +71,17 @@ HANDLERS = {
 }
 
 
+def call_by_itself(address: str) -> None:
+    """Calls that are part of no request, for ever: what a timer does."""
+    while True:
+        with urllib.request.urlopen(f"http://{address}/n/1") as response:
+            response.read()
+        time.sleep(0.02)
+
+
 def main() -> None:
+    if NEXT_HTTP and "PEERS_BACKGROUND" in os.environ:
+        threading.Thread(target=call_by_itself, args=(NEXT_HTTP,), daemon=True).start()
     server = grpc.server(ThreadPoolExecutor(32))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, HANDLERS)])
     server.add_insecure_port(sys.argv[1])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import grpc
-from numbers_service import PARTS, SERVICE, failing_code, number
+from numbers_service import NEXT_HTTP, PARTS, SERVICE, failing_code, number
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 Context = grpc.aio.ServicerContext
@@ -16,8 +16,19 @@ async def one(message: bytes, context: Context) -> bytes:
     return message
 
 
+async def ask(address: str, n: int) -> None:
+    """A call of HTTP/1."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /n/{n} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+    await reader.read()
+    writer.close()
+
+
 async def relay(message: bytes, context: Context) -> bytes:
     """The same call of One elsewhere, while this one is served."""
+    if NEXT_HTTP:
+        await ask(NEXT_HTTP, number(message))
     call = next_channel().unary_unary(f"/{SERVICE}/One")
     answer: bytes = await call(message, wait_for_ready=True)
     return answer

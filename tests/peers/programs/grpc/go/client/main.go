@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"flag"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ type options struct {
 	timeout            time.Duration
 	traceparent        bool
 	sameSize           bool
+	metadata           []string
 }
 
 func main() {
@@ -75,6 +77,10 @@ func parse() options {
 	flags.DurationVar(&o.timeout, "timeout", 0, "deadline of every call, none if 0")
 	flags.BoolVar(&o.traceparent, "traceparent", false, "send a traceparent made from the number")
 	flags.BoolVar(&o.sameSize, "same-size", false, "messages of the first number's size: for loads")
+	flags.Func("metadata", "send NAME=VALUE; {trace}, its last {trace24} and {span} are made from the number, -bin is in hex", func(one string) error {
+		o.metadata = append(o.metadata, one)
+		return nil
+	})
 	if len(os.Args) < 4 {
 		log.Fatal("usage: client HOST:PORT COUNT CONCURRENCY [switches]")
 	}
@@ -128,6 +134,22 @@ func endOnInterrupt(next *atomic.Int64, end int64) {
 	next.Store(end)
 }
 
+// metadataOf is what the switch -metadata says of call n.
+func metadataOf(switched string, n int) (name, value string) {
+	name, value, _ = strings.Cut(switched, "=")
+	value = strings.NewReplacer(
+		"{trace}", fmt.Sprintf("7ace%028x", n), "{trace24}", fmt.Sprintf("%024x", n),
+		"{span}", fmt.Sprintf("5fa0%012x", n)).Replace(value)
+	if !strings.HasSuffix(name, "-bin") {
+		return name, value
+	}
+	raw, err := hex.DecodeString(value)
+	if err != nil {
+		log.Fatal("-metadata ", switched, ": ", err)
+	}
+	return name, string(raw)
+}
+
 func call(conn *grpc.ClientConn, o options, n int) error {
 	ctx := context.Background()
 	if o.timeout > 0 {
@@ -138,6 +160,10 @@ func call(conn *grpc.ClientConn, o options, n int) error {
 	if o.traceparent {
 		value := fmt.Sprintf("00-7ace%028x-5fa0%012x-01", n, n)
 		ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", value)
+	}
+	for _, one := range o.metadata {
+		name, value := metadataOf(one, n)
+		ctx = metadata.AppendToOutgoingContext(ctx, name, value)
 	}
 	message := numbers.Message(n)
 	switch which := o.calls[n%len(o.calls)]; which {

@@ -7,7 +7,11 @@ import io.grpc.netty.shaded.io.grpc.netty.NettyServerBuilder;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.ServerCalls;
 import io.grpc.stub.StreamObserver;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
+import java.net.URI;
 
 /** Target program: grpc-java's server of the numbered service. GrpcServer HOST:PORT [NEXT] */
 final class GrpcServer {
@@ -44,9 +48,23 @@ final class GrpcServer {
 
     /** The same call of One elsewhere, while this one is served. */
     private static void relay(byte[] message, StreamObserver<byte[]> answers) {
+        askHttp(Numbers.number(message));
         CallOptions options = CallOptions.DEFAULT.withWaitForReady();
         answers.onNext(ClientCalls.blockingUnaryCall(next, Numbers.ONE, options, message));
         answers.onCompleted();
+    }
+
+    /** A call of HTTP/1, where PEERS_NEXT_HTTP is a HOST:PORT. */
+    private static void askHttp(int n) {
+        String address = System.getenv("PEERS_NEXT_HTTP");
+        if (address == null) {
+            return;
+        }
+        try (InputStream answer = URI.create("http://" + address + "/n/" + n).toURL().openStream()) {
+            answer.readAllBytes();
+        } catch (IOException error) {
+            throw new UncheckedIOException(error);
+        }
     }
 
     private static void fail(byte[] message, StreamObserver<byte[]> answers) {

@@ -2,7 +2,10 @@ package numbers
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net/http"
+	"os"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -29,10 +32,36 @@ func one(_ context.Context, message []byte) ([]byte, error) { return message, ni
 // Next is where Relay passes its calls on to.
 var Next *grpc.ClientConn
 
+// askHTTP makes a call of HTTP/1 with the message's number, where PEERS_NEXT_HTTP is a HOST:PORT.
+func askHTTP(ctx context.Context, message []byte) error {
+	address := os.Getenv("PEERS_NEXT_HTTP")
+	if address == "" {
+		return nil
+	}
+	n, err := Number(message)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("http://%s/n/%d", address, n), nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(io.Discard, answer.Body)
+	return err
+}
+
 // relay makes the same call of One elsewhere while it is served.
 func relay(ctx context.Context, message []byte) ([]byte, error) {
 	if Next == nil {
 		return nil, status.Error(codes.FailedPrecondition, "started without --next")
+	}
+	if err := askHTTP(ctx, message); err != nil {
+		return nil, err
 	}
 	var answer []byte
 	err := Next.Invoke(ctx, "/"+Service+"/One", &message, &answer)

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use peers::{failing_code, number, Bytes, PARTS, SERVICE};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::{Stream, StreamExt};
 use tonic::body::BoxBody;
 use tonic::client;
@@ -30,6 +31,18 @@ impl UnaryService<Vec<u8>> for One {
     }
 }
 
+/// A call of HTTP/1 on a connection of its own, where PEERS_NEXT_HTTP is a HOST:PORT.
+async fn ask_http(n: usize) -> std::io::Result<()> {
+    let Ok(address) = std::env::var("PEERS_NEXT_HTTP") else {
+        return Ok(());
+    };
+    let mut stream = tokio::net::TcpStream::connect(&address).await?;
+    let request = format!("GET /n/{n} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    stream.read_to_end(&mut Vec::new()).await?;
+    Ok(())
+}
+
 /// The same call of One elsewhere, while this one is served.
 struct Relay(Option<Channel>);
 
@@ -40,6 +53,9 @@ impl UnaryService<Vec<u8>> for Relay {
     fn call(&mut self, request: Request<Vec<u8>>) -> Self::Future {
         let next = self.0.clone();
         Box::pin(async move {
+            ask_http(number(request.get_ref()).unwrap_or(0))
+                .await
+                .map_err(|error| Status::unavailable(error.to_string()))?;
             let channel = next.ok_or_else(|| Status::failed_precondition("started without NEXT"))?;
             let mut client = client::Grpc::new(channel);
             client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;

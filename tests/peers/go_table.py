@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--framework", action="append", choices=[*FRAMEWORKS, *MULTIPLEXED, HANDOVER]
     )
+    parser.add_argument("--concurrency", action="append", type=int, choices=CONCURRENCIES)
+    parser.add_argument("--requests", type=int, metavar="N", help="of each cell")
+    parser.add_argument("--shape", action="append", help="only these")
     parser.add_argument("--version", action="append", choices=OLD, help="of Go, other than ours")
     parser.add_argument("--way", action="append", choices=list(GO_WAYS), help="to build it")
     parser.add_argument("--write", action="store_true", help="write docs/go.md")
@@ -44,8 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ensure_go_matrix()
     is_fine = True
     for framework in chosen.framework or ():
-        for concurrency in CONCURRENCIES:
-            is_fine &= _play(cells_of(framework, concurrency), COUNTS[concurrency])
+        for concurrency in chosen.concurrency or CONCURRENCIES:
+            cells = cells_of(framework, concurrency)
+            if chosen.shape:
+                cells = [cell for cell in cells if cell.shape in chosen.shape]
+            is_fine &= _play(cells, chosen.requests or COUNTS[concurrency])
     for version in chosen.version or ():
         for way in chosen.way or GO_WAYS:
             is_fine &= _play_old(version, way)
@@ -55,13 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _play(cells: Sequence[Cell], count: int) -> bool:
+    fine: list[bool] = []
+
+    def tell(result: Result) -> None:
+        keep(KEPT, [result])
+        fine.append(_judged([result]))
+
     try:
-        run = play(cells, count, warm=WARM)
+        run = play(cells, count, warm=WARM, tell=tell)
     except ProgramError as error:
         print(f"{cells[0]}: {error}", *getattr(error, "__notes__", ()), sep="\n", flush=True)
         return False
-    keep(KEPT, run.results)
-    return _judged(run.results)
+    print(f"{cells[0].server}: {run.seconds:.0f} s, lost: {', '.join(run.ended.losses)}")
+    return all(fine)
 
 
 def _play_old(version: str, way: str) -> bool:

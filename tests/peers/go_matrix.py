@@ -157,7 +157,7 @@ def play(
 
 @dataclass(slots=True)
 class _Judging:
-    """Cells and their numbers, until they are judged. warm: how many come before those that count."""
+    """Cells and their numbers, until they are judged. warm: how many of each do not count."""
 
     cells: list[tuple[Cell, range]]
     warm: int

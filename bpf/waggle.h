@@ -524,7 +524,10 @@ struct waggle_go {
 	unsigned int old; /* calls of grpc whose names are still kept: goes up to WAGGLE_GO_LIMIT_SERVED
 			   * where an HTTP/2 connection may be one whose tables are not known */
 	unsigned int old_calls; /* streams begun on such */
-	unsigned int reserved;
+	unsigned int arrives; /* its process will execute it: addresses are still the file's */
+	unsigned long long bias; /* what is added to the file's addresses */
+	unsigned long long code_start; /* of what is executed of the file: its lowest address, */
+	unsigned long long code_end;   /* and where that ends */
 	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 	unsigned long long unrouted_ns; /* when an answer had no route, within a second */
@@ -554,7 +557,7 @@ enum waggle_register {
 
 /* What is known of a function that goroutines run: in the map `go_functions`. */
 struct waggle_go_function_key {
-	unsigned long long address; /* as mapped */
+	unsigned long long address; /* as in the file */
 	unsigned int epoch; /* waggle_go.epoch */
 	unsigned int reserved;
 };

@@ -579,7 +579,7 @@ JAVA = _dtype(
 )
 
 GO = _dtype(
-    344,
+    368,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -658,10 +658,13 @@ GO = _dtype(
         ("grpc_method", "<u4", 304),
         ("old", "<u4", 308),
         ("old_calls", "<u4", 312),
-        ("reserved", "<u4", 316),
-        ("echo_closure", "<u8", 320),
-        ("birth_ns", "<u8", 328),
-        ("unrouted_ns", "<u8", 336),
+        ("arrives", "<u4", 316),
+        ("bias", "<u8", 320),
+        ("code_start", "<u8", 328),
+        ("code_end", "<u8", 336),
+        ("echo_closure", "<u8", 344),
+        ("birth_ns", "<u8", 352),
+        ("unrouted_ns", "<u8", 360),
     ],
 )
 

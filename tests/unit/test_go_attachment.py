@@ -1,6 +1,8 @@
 """What a Go program is spared, and when it gets it back."""
 
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +53,13 @@ class FakeKernel:
 
     def detach(self, link: str) -> None:
         self.attached.remove(link)
+
+    def detach_soon(self, links: Iterable[str]) -> Future[None]:
+        for link in links:
+            self.detach(link)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
 
 def attachment(kernel: FakeKernel, *, is_guess: bool = False) -> GoAttachment:

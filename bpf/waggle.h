@@ -817,7 +817,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_LOST_LOG_UNREADABLE = 43,
 	WAGGLE_COUNT_GOROUTINE_CALLS = 44,	/* whose parent a goroutine told */
 	WAGGLE_COUNT_GOROUTINE_UNKNOWN = 45,	/* calls of Go whose goroutine serves nobody known */
-	WAGGLE_COUNT_GO_FUNCTIONS_FULL = 46,	/* functions whose goroutines hand nothing on */
+	WAGGLE_COUNT_GO_FUNCTIONS_FULL = 46,	/* functions whose goroutines hand nothing on, or are
+						 * handed nothing */
 	WAGGLE_COUNT_INJECT_ENROLLED = 47, /* connections into which a header may be written */
 	WAGGLE_COUNT_INJECT_LEFT = 48,	   /* of those, that are as they were again */
 	WAGGLE_COUNT_INJECT_WRITTEN = 49,  /* headers written */

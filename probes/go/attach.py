@@ -50,7 +50,8 @@ from waggle.runtimes import GO, go_build
 if TYPE_CHECKING:  # needs capstone, which is large, and few runs meet a Go program
     from waggle.probes.go import instructions
 
-PROCESSES, FUNCTIONS = "go_processes", "go_functions"
+PROCESSES, FUNCTIONS, POOLS = "go_processes", "go_functions", "go_pools"
+_POOL_EPOCH = 4  # which of the words of a struct go_pool_key (bpf/go_claims.h)
 
 _Rows = npt.NDArray[np.void]
 
@@ -444,6 +445,11 @@ class GoAttachment:
         functions = self._kernel.map(FUNCTIONS)
         for key in keys:
             functions.delete(key.tobytes())
+        pools = self._kernel.map(POOLS)
+        keys, _ = pools.items()
+        for key in keys:
+            if key.view("<u4")[_POOL_EPOCH] == self._epoch:
+                pools.delete(key.tobytes())
 
     @property
     def is_gone(self) -> bool:

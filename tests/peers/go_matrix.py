@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .agent import Agent, SeenSpan, started_agent
+from .agent import WAGGLE, Agent, SeenSpan, started_agent
 from .clients import FINISH_TIMEOUT_S, ClientKind, start_client
 from .python_matrix import Cell, Result, Run, result_of, settle
 from .servers import Server, ServerKind, start_server
@@ -101,6 +101,7 @@ def play(
     prefix: str = "/m",
     warm: int = 0,
     tell: Callable[[Result], None] = lambda result: None,
+    agent_program: Sequence[str | Path] = (WAGGLE,),
 ) -> Run:
     """Plays cells of one framework and one concurrency, `count` requests each, after `warm` more
     that nobody judges. Raises ProgramError when a program fails.
@@ -123,7 +124,8 @@ def play(
         called = stack.enter_context(start_server("called", kinds=kinds))
         settings = {**(env or {}), "CALLED": called.base_url}
         server = stack.enter_context(start_server("go", env=settings, kinds=kinds))
-        agent = stack.enter_context(started_agent(*flags, pids=[called.pid, server.pid]))
+        pids = [called.pid, server.pid]
+        agent = stack.enter_context(started_agent(*flags, pids=pids, program=agent_program))
         each = warm + count
         numbers = [range(1 + i * each, 1 + (i + 1) * each) for i in range(len(cells))]
         pending = list(zip(cells, numbers, strict=True))

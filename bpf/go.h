@@ -65,9 +65,16 @@ INLINE struct goroutine *goroutine_of(const struct waggle_go *go, u64 goid)
 	return near ? near : bpf_map_lookup_elem(&goroutines, &key);
 }
 
+/* How a function is known that begins at an address. */
+INLINE struct waggle_go_function_key go_function_key(const struct waggle_go *go, u64 address)
+{
+	return (struct waggle_go_function_key){ .address = address - go->bias,
+						.epoch = go->epoch };
+}
+
 INLINE struct waggle_go_function *go_function_of(const struct waggle_go *go, u64 address)
 {
-	struct waggle_go_function_key key = { .address = address, .epoch = go->epoch };
+	struct waggle_go_function_key key = go_function_key(go, address);
 
 	return bpf_map_lookup_elem(&go_functions, &key);
 }

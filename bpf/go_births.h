@@ -72,8 +72,7 @@ INLINE struct waggle_go_function *new_function(const struct waggle_go_function_k
  * where births were seen, and such calls came all the same. */
 OUT_OF_LINE int missed(struct waggle_go *go, u64 g, u64 goid)
 {
-	struct waggle_go_function_key key = { .address = word_at(g + go->start),
-					      .epoch = go->epoch };
+	struct waggle_go_function_key key = go_function_key(go, word_at(g + go->start));
 	struct waggle_go_function *function = bpf_map_lookup_elem(&go_functions, &key);
 	u64 now = bpf_ktime_get_ns();
 
@@ -111,7 +110,7 @@ INLINE int watched_ended(const struct waggle_go *go, const struct waggle_go_func
 INLINE void watch_birth(const struct waggle_go *go, struct waggle_go_function *function, u64 address,
 			u64 g, u64 goid)
 {
-	struct waggle_go_function_key key = { .address = address, .epoch = go->epoch };
+	struct waggle_go_function_key key = go_function_key(go, address);
 	struct waggle_go_function fresh = { .watched = g, .goid = goid };
 
 	if (!function) {

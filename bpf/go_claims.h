@@ -30,7 +30,7 @@ struct go_claim {
 struct go_pool_key {
 	u64 function;
 	u64 type;
-	u32 epoch; /* of the process */
+	u32 epoch; /* of the process; user space finds it after the two addresses */
 	u32 reserved;
 };
 
@@ -64,9 +64,10 @@ struct go_slot_key {
 	u32 reserved;
 };
 
-/* What is full forgets what was longest not used: such an item is nobody's. */
+/* What is full forgets what was longest not used: such an item is nobody's. But who was once
+ * contradicted must never be forgotten: there, nobody new is believed. */
 MAP(go_claims, BPF_MAP_TYPE_LRU_HASH, 16384, struct goroutine_key, struct go_claim, 0);
-MAP(go_pools, BPF_MAP_TYPE_LRU_HASH, 4096, struct go_pool_key, struct go_pool, 0);
+MAP(go_pools, BPF_MAP_TYPE_HASH, 4096, struct go_pool_key, struct go_pool, ON_DEMAND);
 MAP(go_slots, BPF_MAP_TYPE_LRU_HASH, 65536, struct go_slot_key, struct go_item, 0);
 
 INLINE struct go_claim *claim_of(const struct waggle_go *go, u64 goid)
@@ -94,7 +95,8 @@ INLINE struct go_pool *judged_pool(const struct waggle_go *go, const struct go_c
 
 	if (pool)
 		return pool;
-	bpf_map_update_elem(&go_pools, &key, &fresh, BPF_NOEXIST);
+	if (bpf_map_update_elem(&go_pools, &key, &fresh, BPF_NOEXIST))
+		count(WAGGLE_COUNT_GO_FUNCTIONS_FULL);
 	return bpf_map_lookup_elem(&go_pools, &key);
 }
 

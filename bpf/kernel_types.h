@@ -212,11 +212,17 @@ struct thread_struct {
 	unsigned long fsbase;
 };
 
+struct mm_struct {
+	unsigned long start_code;
+	unsigned long end_code;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
 	u64 start_boottime;
 	unsigned long nvcsw;
+	struct mm_struct *mm;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct files_struct *files;

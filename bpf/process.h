@@ -7,6 +7,8 @@
 
 #include "call.h"
 
+#define GO_PAGE 4096 /* at least: what is mapped begins at one */
+
 /* The mode of a process, 0 when it is not recorded: nearly everybody who is
  * not has left after one load. */
 INLINE u32 traced_mode_of(u32 tgid)
@@ -52,15 +54,38 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
+/* Another program begins at other addresses. One of Go's that we have started ourselves is known
+ * before (GoProbe.expect()): if it is that, its addresses are told by where its code is, and its
+ * probes are there before its first instruction. */
+INLINE void go_executes(struct task_struct *task, u32 tgid)
+{
+	struct waggle_go *go = bpf_map_lookup_elem(&go_processes, &tgid);
+	u64 bias;
+
+	if (!go)
+		return;
+	bias = BPF_CORE_READ(task, mm, start_code) - go->code_start;
+	if (!go->arrives || bias & (GO_PAGE - 1) ||
+	    BPF_CORE_READ(task, mm, end_code) - go->code_end != bias) {
+		bpf_map_delete_elem(&go_processes, &tgid);
+		return;
+	}
+	go->bias = bias;
+	go->low += bias;
+	go->high += bias;
+	go->echo_closure += go->echo_closure ? bias : 0;
+	go->arrives = 0;
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task)
 {
 	u32 tgid = task->tgid;
 	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
 
-	if (process) { /* another program at other addresses */
+	if (process) {
 		bpf_map_delete_elem(&python_processes, &tgid);
-		bpf_map_delete_elem(&go_processes, &tgid);
+		go_executes(task, tgid);
 		bpf_map_delete_elem(&schedulers, &tgid);
 	}
 	if (!process && !watch_processes && !trace_all)

@@ -527,6 +527,11 @@ struct waggle_go {
 			   * where an HTTP/2 connection may be one whose tables are not known */
 	unsigned int old_calls; /* streams begun on such */
 	unsigned int stream_workers; /* a goroutine has served one stream of grpc after another */
+	unsigned int arrives; /* its process will execute it: addresses are still the file's */
+	unsigned int reserved;
+	unsigned long long bias; /* what is added to the file's addresses */
+	unsigned long long code_start; /* of what is executed of the file: its lowest address, */
+	unsigned long long code_end;   /* and where that ends */
 	unsigned long long echo_closure; /* the code of such closures */
 	unsigned long long birth_ns; /* when a birth was last seen, within a tenth of a second */
 	unsigned long long unrouted_ns; /* when an answer had no route, within a second */
@@ -556,7 +561,7 @@ enum waggle_register {
 
 /* What is known of a function that goroutines run: in the map `go_functions`. */
 struct waggle_go_function_key {
-	unsigned long long address; /* as mapped */
+	unsigned long long address; /* as in the file */
 	unsigned int epoch; /* waggle_go.epoch */
 	unsigned int reserved;
 };
@@ -819,7 +824,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_LOST_LOG_UNREADABLE = 43,
 	WAGGLE_COUNT_GOROUTINE_CALLS = 44,	/* whose parent a goroutine told */
 	WAGGLE_COUNT_GOROUTINE_UNKNOWN = 45,	/* calls of Go whose goroutine serves nobody known */
-	WAGGLE_COUNT_GO_FUNCTIONS_FULL = 46,	/* functions whose goroutines hand nothing on */
+	WAGGLE_COUNT_GO_FUNCTIONS_FULL = 46,	/* functions whose goroutines hand nothing on, or are
+						 * handed nothing */
 	WAGGLE_COUNT_INJECT_ENROLLED = 47, /* connections into which a header may be written */
 	WAGGLE_COUNT_INJECT_LEFT = 48,	   /* of those, that are as they were again */
 	WAGGLE_COUNT_INJECT_WRITTEN = 49,  /* headers written */

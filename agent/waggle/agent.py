@@ -33,13 +33,16 @@ def run(settings: Settings) -> int:
         on_its_way = loading.loading_of(options_of(settings, sampling, os.environ))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.
         with start.variable("OPENBLAS_NUM_THREADS", "1"):
-            from waggle.session import Session  # numpy and the rest, at the same time
+            from waggle.session import Plans, Session  # numpy and the rest, at the same time
             from waggle.spans import load_decoders
         load_decoders()
+        plans = Plans(say, handover=settings.go_handover != "off")
+        if launched is not None:
+            plans.prepared(launched.path)  # which may take as long as all of that
 
         capture = on_its_way.finish()
         try:
-            return Session(settings, capture, launched, sampling).run()
+            return Session(settings, capture, launched, sampling, plans).run()
         finally:
             capture.close()
 

@@ -5,6 +5,7 @@ the kernel what it must know about it, and is told when the process ends. A prog
 that was started a millisecond ago has not loaded what is looked for: a probe may ask
 for another try, which comes after a growing pause.
 
+    attacher.expect(tgid, path)   a process that waits will execute this file
     attacher.consider(target)     somebody decided to trace this process
     attacher.work()               attach what is due; the seconds until something is due again
     attacher.forget(tgid)         it has ended
@@ -13,7 +14,7 @@ for another try, which comes after a growing pause.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from waggle.errors import WaggleError
 from waggle.procfs import ProcessFacts, ProcessSource, same_start
@@ -91,6 +92,15 @@ class Probe(Protocol):
         ...
 
 
+@runtime_checkable
+class Expecting(Protocol):
+    """A probe that can be there before a program's first instruction."""
+
+    def expect(self, tgid: int, path: str) -> None:
+        """A process will execute this file next. Raises nothing: attach() comes after that."""
+        ...
+
+
 @dataclass(slots=True)
 class _Pending:
     due: float
@@ -147,6 +157,12 @@ class Attacher:
         now = self._clock()
         waiting = {name: _Pending(now) for name in self._probes}
         self._processes[tgid] = _Process(facts, start_ns, waiting)
+
+    def expect(self, tgid: int, path: str) -> None:
+        """A process, which waits, will execute this file next: who can prepares for it."""
+        for probe in self._probes.values():
+            if isinstance(probe, Expecting):
+                probe.expect(tgid, path)
 
     def forget(self, tgid: int) -> None:
         """A process has ended."""

@@ -25,7 +25,7 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 class Launched:
     """A command that was forked and waits for `release`.
 
-    pid: its process id, which stays the same when it executes the command.
+    pid: its process id, which stays the same when it executes the command. path: the file.
     """
 
     def __init__(self, command: Sequence[str], *, close: Iterable[int] = ()) -> None:
@@ -34,7 +34,7 @@ class Launched:
         Call it before any thread is started. Raises TargetError when there is no such program.
         """
         self.command = tuple(command)
-        self._path = _resolve(self.command)
+        self.path = _resolve(self.command)
         self._status: int | None = None
         _keep_exit_statuses()
         go_read, self._go = os.pipe2(os.O_CLOEXEC)
@@ -45,7 +45,7 @@ class Launched:
             self.pid = os.fork()
             if self.pid == 0:
                 os.close(self._go)
-                _become(self._path, self.command, go_read, failure_write, mask, tuple(close))
+                _become(self.path, self.command, go_read, failure_write, mask, tuple(close))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(go_read)

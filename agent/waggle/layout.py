@@ -582,7 +582,7 @@ JAVA = _dtype(
 )
 
 GO = _dtype(
-    344,
+    376,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -662,9 +662,14 @@ GO = _dtype(
         ("old", "<u4", 308),
         ("old_calls", "<u4", 312),
         ("stream_workers", "<u4", 316),
-        ("echo_closure", "<u8", 320),
-        ("birth_ns", "<u8", 328),
-        ("unrouted_ns", "<u8", 336),
+        ("arrives", "<u4", 320),
+        ("reserved", "<u4", 324),
+        ("bias", "<u8", 328),
+        ("code_start", "<u8", 336),
+        ("code_end", "<u8", 344),
+        ("echo_closure", "<u8", 352),
+        ("birth_ns", "<u8", 360),
+        ("unrouted_ns", "<u8", 368),
     ],
 )
 

@@ -33,7 +33,7 @@ from waggle.launch import Launched, forwarding
 from waggle.log_session import close_logs, log_summary, open_logs
 from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
-from waggle.probes.go.attach import GoProbe
+from waggle.probes.go.attach import GoProbe, Plans
 from waggle.probes.haproxy.attach import HaproxyProbe
 from waggle.probes.http2.quick import want_baggage
 from waggle.probes.http2.resolve import Resolver
@@ -69,6 +69,7 @@ class Session:
         capture: Capture,
         launched: Launched | None,
         sampling: Sampling,
+        plans: Plans,
     ) -> None:
         self._settings = settings
         self._capture = capture
@@ -88,7 +89,7 @@ class Session:
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
         probes: list[Probe] = [
             PythonProbe(capture.bpf),
-            GoProbe(capture.bpf, say, tls=capture.tls, handover=capture.handover),
+            GoProbe(capture.bpf, plans, tls=capture.tls),
             NodeProbe(capture.bpf),
             HaproxyProbe(capture.bpf),
             JavaProbe(capture.bpf),
@@ -155,6 +156,8 @@ class Session:
             if self._capture.tls:
                 # What is said before a probe is there is never seen, unlike bytes of a socket.
                 self._watcher.attach_first()
+            if self._launched is not None:
+                self._watcher.expect(self._launched.pid, self._launched.path)
             with self._watcher.watching(), self._forwarding():
                 self._announce()
                 self._move_until_stopped(pipeline, exporters, observing)
@@ -241,6 +244,8 @@ class Session:
         say(f"{what} ({self._capture.flavour} capture); Ctrl-C ends it")
         if self._settings.ready_fd is not None:
             tell_ready(self._settings.ready_fd)
+        if waiting:  # whoever is waited for will not wait for this
+            threading.Thread(target=Plans.warm, name="waggle-warm", daemon=True).start()
 
     def _move_until_stopped(
         self, pipeline: Pipeline, exporters: list[Exporter], observing: Observing

@@ -95,6 +95,11 @@ class Watcher:
         with self._lock:
             return self.processes.known()
 
+    def expect(self, tgid: int, path: str) -> None:
+        """A process that waits will execute this file: probes may be there before it does."""
+        if self.attacher is not None:
+            self.attacher.expect(tgid, path)
+
     def attach_first(self) -> None:
         """Attach to what is traced already, now: before watching() does it when there is time."""
         self._attach()

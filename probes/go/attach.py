@@ -13,8 +13,10 @@ No process is stopped and nothing is written into one.
 """
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,12 +45,13 @@ from waggle.probes.go.table import GO as OFFSETS
 from waggle.probes.go.table import GRPC, ROUTERS
 from waggle.probes.tls.attach import SINCE, tell_since
 from waggle.process_memory import file_mappings
-from waggle.runtimes import GO
+from waggle.runtimes import GO, go_build
 
 if TYPE_CHECKING:  # needs capstone, which is large, and few runs meet a Go program
     from waggle.probes.go import instructions
 
-PROCESSES, FUNCTIONS = "go_processes", "go_functions"
+PROCESSES, FUNCTIONS, POOLS = "go_processes", "go_functions", "go_pools"
+_POOL_EPOCH = 4  # which of the words of a struct go_pool_key (bpf/go_claims.h)
 
 _Rows = npt.NDArray[np.void]
 
@@ -182,6 +185,8 @@ class Kernel(Protocol):
 
     def detach(self, link: Link) -> None: ...
 
+    def detach_soon(self, links: Iterable[Link]) -> "Future[None]": ...
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -210,77 +215,137 @@ class Hook:
 
 
 class GoProbe:
-    """Rule `goroutine` for programs written in Go; with tls also what is in crypto/tls, with
-    handover also workers that get their work through channels."""
+    """Rule `goroutine` for programs written in Go; with tls also what is in crypto/tls. What plans
+    hooks of channels is there for workers that get their work through those."""
 
     name = "go"
 
     def __init__(
         self,
         kernel: Kernel,
-        say: Callable[[str], None] = lambda text: None,
+        plans: "Plans",
         *,
         tls: bool = False,
-        handover: bool = False,
     ) -> None:
         self._kernel = kernel
-        self._say = say
+        self._plans = plans
         self._tls = tls
-        self._handover = handover
         self._epochs = itertools.count(1)
         self._began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._plans: dict[tuple[int, ...] | str, Plan] = {}  # by file, and by build id
+        self._expected: dict[int, GoAttachment] = {}  # processes that have not executed it yet
+        self._latest: dict[int, GoAttachment] = {}  # as long as anything of it is attached
 
     def wants(self, target: Target) -> bool:
         return target.runtime.name == GO
 
+    def expect(self, tgid: int, path: str) -> None:
+        """A process will execute this file next: all is there before its first instruction, if
+        the file is a program of Go's that can be read. The kernel sets a uprobe when a process
+        maps the file, and go_executes() in bpf/process.h makes the addresses true."""
+        plan = self._plans.prepared(path)
+        if plan is None:
+            return
+        row = _row(plan, 0, next(self._epochs))
+        row["arrives"] = 1
+        with suppress(WaggleError, OSError):  # then it is tried again when it was executed
+            self._expected[tgid] = self._attach(tgid, plan, row, path, is_old=False)
+
     def attach(self, target: Target) -> "GoAttachment":
         """Attach to the process. Raises NotYetError or RefusedError."""
         path = f"/proc/{target.tgid}/exe"
-        plan = self._plan(path)
+        if target.tgid in self._expected:
+            expected = self._expected.pop(target.tgid)
+            if expected.has_arrived(path):
+                return expected
+            expected.close()
+        plan = self._plans.of(path)
         bias = _bias(target.tgid, plan.program)
-        epoch = next(self._epochs)
-        HANDLERS.add(epoch, path, bias)
-        keys = [_function_key(address + bias, epoch) for address in plan.verdicts]
-        functions = self._kernel.map(FUNCTIONS)
-        for key, verdict in zip(keys, plan.verdicts.values(), strict=True):
-            row = np.zeros(1, layout.GO_FUNCTION)
-            row["verdict"] = verdict
-            functions.update(key, row.tobytes())
-        row = _row(plan, bias, epoch)
+        row = _row(plan, bias, next(self._epochs))
         is_old = target.start_ns <= self._began_ns  # and so may its connections be
         row["old"] = GoLimit.SERVED if is_old else 0
-        self._kernel.map(PROCESSES).update(_key(target.tgid), row.tobytes())
+        HANDLERS.add(int(row["epoch"][0]), path, bias)
+        return self._attach(target.tgid, plan, row, path, is_old=is_old)
+
+    def _attach(
+        self, tgid: int, plan: Plan, row: _Rows, path: str, *, is_old: bool
+    ) -> "GoAttachment":
+        """row: layout.GO. Raises WaggleError or OSError."""
+        epoch = int(row["epoch"][0])
+        before = self._latest.get(tgid)
+        if before is not None:  # no program may run twice for one hit
+            before.wait()
+        functions = self._kernel.map(FUNCTIONS)
+        for address, verdict in plan.verdicts.items():
+            known = np.zeros(1, layout.GO_FUNCTION)
+            known["verdict"] = verdict
+            functions.update(_function_key(address, epoch), known.tobytes())
+        self._kernel.map(PROCESSES).update(_key(tgid), row.tobytes())
         hooks = [
             Hook(program, path, offset)
             for program, offset in plan.hooks
             if self._tls or program not in _TLS
         ]
         attachment = GoAttachment(
-            *(self._kernel, target.tgid, epoch, hooks), is_guess=plan.is_guess, is_old=is_old
+            *(self._kernel, tgid, epoch, hooks), is_guess=plan.is_guess, is_old=is_old
         )
         attachment.attach()
+        self._latest[tgid] = attachment
+        for gone in [one for one, latest in self._latest.items() if latest.is_gone]:
+            del self._latest[gone]
         if self._tls:
-            tell_since(self._kernel.map(SINCE), target.tgid)
+            tell_since(self._kernel.map(SINCE), tgid)
         return attachment
 
-    def _plan(self, path: str) -> Plan:
-        """Worked out once for every file, and once for all its copies (containers have theirs)."""
-        state = Path(path).stat()
-        file = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-        plan = self._plans.get(file)
-        if plan is not None:
-            return plan
+
+class Plans:
+    """What to do to programs, worked out once for every file, and once for all its copies
+    (containers have theirs). handover: with their channels."""
+
+    def __init__(
+        self, say: Callable[[str], None] = lambda text: None, *, handover: bool = False
+    ) -> None:
+        self._say = say
+        self._handover = handover
+        self._plans: dict[tuple[int, ...] | str, Plan] = {}  # by file, and by build id
+
+    @staticmethod
+    def warm() -> None:
+        """Import what reading a program takes: where one may be met that shall not wait for it."""
+        import elftools.elf.elffile
+
+        from waggle.probes.go import instructions
+
+        assert elftools and instructions
+
+    def prepared(self, path: str) -> Plan | None:
+        """That of a file which may be anything: None where it is no program of Go's, or cannot
+        be read. It is asked for again when it runs, and then says why."""
+        if go_build(path) is None:
+            return None
+        with suppress(WaggleError, OSError):
+            return self.of(path)
+        return None
+
+    def of(self, path: str) -> Plan:
+        """That of a program. Raises RefusedError, and OSError when it cannot be read."""
+        with Path(path).open("rb") as stream:
+            state = os.fstat(stream.fileno())
+            file = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+            if file not in self._plans:
+                # It may end while it is read; the next one that runs this is known then.
+                self._read(f"/proc/self/fd/{stream.fileno()}", file)
+            return self._plans[file]
+
+    def _read(self, path: str, file: tuple[int, ...]) -> None:
         build = build_id(path)
         plan = self._plans.get(build) if build else None
         if plan is None:
             plan = make_plan(path, handover=self._handover)
             for what in plan.missing:
                 self._say(f"go: {Path(path).resolve().name}: {what}")
-        for key in (file, build):
+        for key in (build, file):
             if key:
                 self._remember(key, plan)
-        return plan
 
     def _remember(self, key: tuple[int, ...] | str, plan: Plan) -> None:
         if len(self._plans) >= _PLANS_KEPT:
@@ -310,7 +375,9 @@ class GoAttachment:
             name: _Switch(self, [hook for hook in hooks if hook.program == name])
             for name in {hook.program for hook in hooks}
         }
+        self._path = ""  # where the file of all hooks is now, if not where they say
         self._links: dict[Hook, Link] = {}
+        self._gone: Future[None] | None = None
         self._births = Births(self._switch(_BORN), self._is_asked_for_births)
         self._introductions = Introductions(self._switch(_INTRODUCES))
         self._routes = Routes(self._switch(_ROUTES), self._switch(_ROUTES_WANTED))
@@ -330,8 +397,19 @@ class GoAttachment:
     def hook(self, hook: Hook) -> None:
         if hook not in self._links:
             self._links[hook] = self._kernel.attach_in_process(
-                hook.program, hook.path, offset=hook.offset, pid=self._tgid
+                hook.program, self._path or hook.path, offset=hook.offset, pid=self._tgid
             )
+
+    def has_arrived(self, path: str) -> bool:
+        """Whether the process has executed the program that was expected. path: where that is from
+        now on: what it was executed from may be replaced."""
+        found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
+        row = np.frombuffer(found, layout.GO)[0] if found is not None else None
+        if row is None or row["epoch"] != self._epoch or row["arrives"]:
+            return False
+        self._path = path
+        HANDLERS.add(self._epoch, path, int(row["bias"]))
+        return True
 
     def unhook(self, hook: Hook) -> None:
         link = self._links.pop(hook, None)
@@ -358,8 +436,8 @@ class GoAttachment:
 
     def close(self) -> None:
         """Detach; the functions that were learned of this process are forgotten with it."""
-        for hook in list(self._links):
-            self.unhook(hook)
+        self._gone = self._kernel.detach_soon(self._links.values())
+        self._links.clear()
         found = self._kernel.map(PROCESSES).lookup(_key(self._tgid))
         if found is not None and np.frombuffer(found, layout.GO)["epoch"][0] == self._epoch:
             self._kernel.map(PROCESSES).delete(_key(self._tgid))
@@ -367,6 +445,21 @@ class GoAttachment:
         functions = self._kernel.map(FUNCTIONS)
         for key in keys:
             functions.delete(key.tobytes())
+        pools = self._kernel.map(POOLS)
+        keys, _ = pools.items()
+        for key in keys:
+            if key.view("<u4")[_POOL_EPOCH] == self._epoch:
+                pools.delete(key.tobytes())
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether close() has been called, and all that it detaches is detached."""
+        return self._gone is not None and self._gone.done()
+
+    def wait(self) -> None:
+        """Returns when what was closed is detached. Raises what that raised."""
+        if self._gone is not None:
+            self._gone.result()
 
     def _switch(self, program: str) -> "_Switch":
         return self._switches.get(program) or _Switch(self, [])
@@ -420,6 +513,7 @@ def _function_key(address: int, epoch: int) -> bytes:
 def _row(plan: Plan, bias: int, epoch: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
     row = np.zeros(1, layout.GO)
     row["low"], row["high"] = plan.program.low + bias, plan.program.high + bias
+    row["bias"], (row["code_start"], row["code_end"]) = bias, plan.program.code
     row["slot"], row["epoch"], row["must_agree"] = plan.slot, epoch, plan.is_guess
     for field in _FIELDS:
         row[field] = plan.offsets.get(field, 0)

@@ -29,6 +29,7 @@ from waggle.elf import Image, Segment
 if TYPE_CHECKING:  # takes long to import, and few runs meet a Go program
     from elftools.elf.elffile import ELFFile
     from elftools.elf.sections import Section
+    from elftools.elf.segments import Segment as ElfSegment
 
 _PIECE = 4 << 20
 _LONGEST_NAME = 4096
@@ -41,6 +42,7 @@ _TABLES = (".gopclntab", ".data.rel.ro.gopclntab")
 _AMONG = ".data.rel.ro"
 _MAGIC_1_16, _MAGIC_1_18, _MAGIC_1_20 = 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 _POINTER = 8
+_EXECUTED = 1  # PF_X
 # How a table begins: its magic, two zeros, the smallest size of an instruction, that of a pointer.
 _BEGINNING = re.compile(rb"[\xfa\xf0\xf1]\xff\xff\xff\0\0[\x01\x04]\x08")
 # Of runtime.moduledata (src/runtime/symtab.go): pcHeader, six slices, findfunctab, minpc, maxpc.
@@ -74,13 +76,14 @@ class GoProgram:
 
     version: of Go, as "1.26.8"; "" when it does not say. modules: path -> version, with
     what replaced a module in its place. functions: those that were asked for, by name.
-    low, high: virtual addresses between which the file's parts lie.
+    code: virtual addresses between which lies what is executed. low, high: all that the file has.
     """
 
     version: str
     modules: dict[str, str]
     functions: dict[str, Function]
     image: Image
+    code: tuple[int, int]
 
     @property
     def low(self) -> int:
@@ -168,18 +171,22 @@ def _read_program(file: _File, names: tuple[str, ...], prefixes: tuple[str, ...]
 
     try:
         elf = ELFFile(file.stream)
-        segments = tuple(
-            Segment(s["p_offset"], s["p_vaddr"], s["p_filesz"])
-            for s in elf.iter_segments("PT_LOAD")
-        )
+        loaded = list(elf.iter_segments("PT_LOAD"))
+        segments = tuple(Segment(s["p_offset"], s["p_vaddr"], s["p_filesz"]) for s in loaded)
         version, modules = _build_info(elf)
         table = _Table.of(elf)
         functions = table.find(names, prefixes)
-        return GoProgram(version, modules, functions, Image(segments, {}))
+        return GoProgram(version, modules, functions, Image(segments, {}), _code(loaded))
     except (ELFError, struct.error, KeyError, IndexError, ValueError) as error:
         if isinstance(error, NoGoProgramError):
             raise
         raise NoGoProgramError(f"its tables cannot be read: {error}") from error
+
+
+def _code(loaded: Iterable["ElfSegment"]) -> tuple[int, int]:
+    """As the kernel reckons mm->start_code and end_code when it executes a file."""
+    parts = [(s["p_vaddr"], s["p_filesz"]) for s in loaded if s["p_flags"] & _EXECUTED]
+    return min(at for at, _ in parts), max(at + size for at, size in parts)
 
 
 # -- Names and entries ----------------------------------------------------------------------
@@ -260,7 +267,9 @@ class _Table:
         entries, records = self._entries()
         if self.is_wide and not entries.any():
             raise NoGoProgramError("the addresses in its table are written when it is loaded")
-        offsets = np.fromiter(wanted, np.int64, len(wanted))
+        if not wanted:
+            return {}
+        offsets = np.sort(np.fromiter(wanted, np.int64, len(wanted)))
         rows, found = self._rows_of(records, offsets)
         functions: dict[str, Function] = {}
         for row, offset in zip(rows.tolist(), found.tolist(), strict=True):
@@ -312,8 +321,8 @@ class _Table:
     def _rows_of(
         self, records: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
-        """Functions whose names begin at these offsets, and those. Records stand in the order
-        of functions, so each piece of the table is read once."""
+        """Functions whose names begin at these offsets, which are sorted, and those. Records stand
+        in the order of functions, so each piece of the table is read once."""
         at = records + self.functions + (8 if self.is_wide else 4)
         order = np.argsort(at, kind="stable")
         rows: list[npt.NDArray[np.intp]] = [np.empty(0, np.intp)]
@@ -327,7 +336,8 @@ class _Table:
             here = here[at[here] - first + 4 <= len(piece)]
             index = (at[here] - first)[:, None] + np.arange(4)
             found = np.ascontiguousarray(piece[index]).view("<i4").reshape(-1).astype(np.int64)
-            hit = np.isin(found, offsets)
+            nearest = np.minimum(np.searchsorted(offsets, found), len(offsets) - 1)
+            hit = offsets[nearest] == found  # np.isin would import what nobody else needs
             rows.append(here[hit])
             names.append(found[hit])
             begin = end
@@ -378,7 +388,8 @@ def _relocated(elf: "ELFFile", address: int) -> int:
     part = _Part(elf.stream, section["sh_offset"], section["sh_size"] // 24 * 24)
     for start in range(0, part.size, _PIECE // 24 * 24):
         rows = np.frombuffer(part.at(start, _PIECE // 24 * 24), "<u8").reshape(-1, 3)
-        at = np.flatnonzero((rows[:, 0] == address) & np.isin(rows[:, 1], _RELATIVES))
+        is_relative = (rows[:, 1] == _RELATIVES[0]) | (rows[:, 1] == _RELATIVES[1])
+        at = np.flatnonzero((rows[:, 0] == address) & is_relative)
         if len(at):
             return int(rows[at[0], 2])
     return 0

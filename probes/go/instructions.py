@@ -13,6 +13,7 @@ code, and has not run; what is found by following registers (_X86_ONLY) is not t
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from capstone import (
     CS_ARCH_ARM64,
@@ -292,6 +293,7 @@ def _followed(code: Code) -> Code:
     return code
 
 
+@lru_cache(maxsize=2)  # several questions are asked of a function, one after the other
 def _disassembled(code: Code, most: int = 0) -> list[CsInsn]:
     machine = _machine(code)
     engine = Cs(machine.architecture, machine.mode)

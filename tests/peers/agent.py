@@ -147,6 +147,10 @@ class Agent:
         """The spans that are on its stdout so far."""
         return self._reader.read()
 
+    def forget(self, is_over: Callable[[SeenSpan], bool]) -> None:
+        """Drops spans that nobody will ask for again: neither spans() nor stop() gives them."""
+        self._reader.forget(is_over)
+
     def wait_for(
         self, is_enough: Callable[[list[SeenSpan]], bool], timeout_s: float = SEEN_WITHIN_S
     ) -> list[SeenSpan]:
@@ -242,6 +246,9 @@ class _SpanReader:
         for line in whole.splitlines():
             self._spans += parse_line(line)
         return list(self._spans)
+
+    def forget(self, is_over: Callable[[SeenSpan], bool]) -> None:
+        self._spans = [span for span in self._spans if not is_over(span)]
 
 
 def parse_line(line: bytes | str) -> list[SeenSpan]:

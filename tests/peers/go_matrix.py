@@ -5,14 +5,15 @@ after the other with numbers of its own.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .agent import started_agent
-from .clients import ClientKind, start_client
-from .python_matrix import Cell, Run, result_of, settle
-from .servers import ServerKind, start_server
+from .agent import WAGGLE, Agent, SeenSpan, started_agent
+from .clients import FINISH_TIMEOUT_S, ClientKind, start_client
+from .python_matrix import Cell, Result, Run, result_of, settle
+from .servers import Server, ServerKind, start_server
 from .toolchain import GO_MATRIX_BIN
 from .truth import judge
 
@@ -59,6 +60,7 @@ MULTIPLEXED = ("grpc", "h2c", "https", "xnet")
 # What tells frameworks apart: how they call the handler.
 EVERYWHERE = ("detached", "one", "parallel", "errgroup", "pool-ctx", "stream")
 GOMATRIX = GO_MATRIX_BIN / "gomatrix"
+_PATIENCE_S = 0.1  # for each request of a cell
 
 
 def kind_of(program: Path, framework: str) -> ServerKind:
@@ -98,9 +100,15 @@ def play(
     env: Mapping[str, str] | None = None,
     prefix: str = "/m",
     warm: int = 0,
+    tell: Callable[[Result], None] = lambda result: None,
+    agent_program: Sequence[str | Path] = (WAGGLE,),
 ) -> Run:
     """Plays cells of one framework and one concurrency, `count` requests each, after `warm` more
-    that nobody judges. Raises ProgramError when a program fails."""
+    that nobody judges. Raises ProgramError when a program fails.
+
+    A cell is judged when the next one is warm, and its spans are forgotten then: a run may be
+    as long as one likes. Those of the last one are in Run.ended. tell: is given each result as soon
+    as it is there."""
     started = time.monotonic()
     framework = cells[0].server
     load = None
@@ -116,9 +124,12 @@ def play(
         called = stack.enter_context(start_server("called", kinds=kinds))
         settings = {**(env or {}), "CALLED": called.base_url}
         server = stack.enter_context(start_server("go", env=settings, kinds=kinds))
-        agent = stack.enter_context(started_agent(*flags, pids=[called.pid, server.pid]))
+        pids = [called.pid, server.pid]
+        agent = stack.enter_context(started_agent(*flags, pids=pids, program=agent_program))
         each = warm + count
         numbers = [range(1 + i * each, 1 + (i + 1) * each) for i in range(len(cells))]
+        pending = list(zip(cells, numbers, strict=True))
+        judging = _Judging(pending, warm, server, called, tell)
         for cell, mine in zip(cells, numbers, strict=True):
             for part in filter(None, (mine[:warm], mine[warm:])):
                 path = f"{prefix}/{cell.shape}/{cell.client}/{{}}"
@@ -130,22 +141,53 @@ def play(
                     how=load,
                 ) as client:
                     try:
-                        client.finish()
+                        client.finish(FINISH_TIMEOUT_S + _PATIENCE_S * len(part))
                     except Exception as error:
                         error.add_note(f"{cell}; the server wrote:\n{server.program.output()}")
                         raise
                 if part.start == mine.start:
                     # What the first requests left behind (`detached`) is over when their calls are.
                     settle(agent, before + 3 * len(part))
-        settle(agent, 3 * each * len(cells))
+            if warm:  # all that came before has settled
+                judging.judge_before(mine, agent)
+        settle(agent, 3 * each)
         ended = agent.stop()
-        truth = judge(ended.spans, server.pids(), [called.pid])
-    results = [
-        result_of(cell, mine[warm:], truth, _ALL_CALLS[cell.shape])
-        for cell, mine in zip(cells, numbers, strict=True)
-    ]
+        judging.judge(ended.spans)
     services = frozenset(span.service for span in ended.spans)
-    return Run(tuple(results), ended, services, time.monotonic() - started)
+    return Run(tuple(judging.results), ended, services, time.monotonic() - started)
+
+
+@dataclass(slots=True)
+class _Judging:
+    """Cells and their numbers, until they are judged. warm: how many of each do not count."""
+
+    cells: list[tuple[Cell, range]]
+    warm: int
+    server: Server
+    called: Server
+    tell: Callable[[Result], None]
+    results: list[Result] = field(default_factory=list)
+
+    def judge_before(self, numbers: range, agent: Agent) -> None:
+        """All cells whose numbers come before these, and their spans are forgotten."""
+        ready = [one for one in self.cells if one[1].stop <= numbers.start]
+        if ready:
+            self.cells = self.cells[len(ready) :]
+            self._judge(ready, agent.spans())
+            agent.forget(lambda span: (span.number or 0) < numbers.start)
+
+    def judge(self, spans: Iterable[SeenSpan]) -> None:
+        """Those that are left."""
+        self._judge(self.cells, spans)
+        self.cells = []
+
+    def _judge(self, cells: Iterable[tuple[Cell, range]], spans: Iterable[SeenSpan]) -> None:
+        truth = judge(spans, self.server.pids(), [self.called.pid])
+        for cell, mine in cells:
+            numbers, calls = mine[self.warm :], _ALL_CALLS[cell.shape]
+            result = result_of(cell, numbers, truth, calls)
+            self.results.append(result)
+            self.tell(result)
 
 
 def runs() -> Iterator[list[Cell]]:

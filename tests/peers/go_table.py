@@ -6,6 +6,7 @@ What was found is kept in build/go-matrix.json, so that parts can be played by t
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ OLD = ("1.17.13", "1.20.14", "1.22.12", "1.24.10", "1.25.4", "1.27.0")
 OLD_CONCURRENCY = 16
 WARM = 160  # requests before those that count: see go_demands
 COUNTS = {1: 160, 64: 1000}
+RING = "128M"  # what is lost is judged wrong, and an agent beside much else may be late
+LONG = 10_000  # requests of a cell that was played at length
+_COUNTED = ("requests", "right", "none", "wrong", "split", "unserved", "missing")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,31 +41,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--framework", action="append", choices=[*FRAMEWORKS, *MULTIPLEXED, HANDOVER]
     )
+    parser.add_argument("--concurrency", action="append", type=int, choices=CONCURRENCIES)
+    parser.add_argument("--requests", type=int, metavar="N", help="of each cell")
+    parser.add_argument("--shape", action="append", help="only these")
+    parser.add_argument("--client", action="append", help="only these")
     parser.add_argument("--version", action="append", choices=OLD, help="of Go, other than ours")
     parser.add_argument("--way", action="append", choices=list(GO_WAYS), help="to build it")
     parser.add_argument("--write", action="store_true", help="write docs/go.md")
+    parser.add_argument(
+        "--write-long", action="store_true", help="there, what was played at length"
+    )
     chosen = parser.parse_args(arguments)
     ensure_go_matrix()
     is_fine = True
     for framework in chosen.framework or ():
-        for concurrency in CONCURRENCIES:
-            is_fine &= _play(cells_of(framework, concurrency), COUNTS[concurrency])
+        for concurrency in chosen.concurrency or CONCURRENCIES:
+            cells = cells_of(framework, concurrency)
+            cells = [cell for cell in cells if cell.shape in (chosen.shape or [cell.shape])]
+            cells = [cell for cell in cells if cell.client in (chosen.client or [cell.client])]
+            is_fine &= _play(cells, chosen.requests or COUNTS[concurrency])
     for version in chosen.version or ():
         for way in chosen.way or GO_WAYS:
             is_fine &= _play_old(version, way)
     if chosen.write:
         _write(kept(KEPT), kept(KEPT_OLD))
+    if chosen.write_long:
+        PAGE.write_text(replaced(PAGE.read_text(), "long", _long(kept(KEPT).values())))
     return int(not is_fine)
 
 
 def _play(cells: Sequence[Cell], count: int) -> bool:
+    fine: list[bool] = []
+
+    def tell(result: Result) -> None:
+        keep(KEPT, [result])
+        fine.append(_judged([result]))
+
     try:
-        run = play(cells, count, warm=WARM)
+        run = play(cells, count, flags=[f"--ring-size={RING}"], warm=WARM, tell=tell)
     except ProgramError as error:
         print(f"{cells[0]}: {error}", *getattr(error, "__notes__", ()), sep="\n", flush=True)
         return False
-    keep(KEPT, run.results)
-    return _judged(run.results)
+    print(f"{cells[0].server}: {run.seconds:.0f} s, lost: {', '.join(run.ended.losses)}")
+    return all(fine)
 
 
 def _play_old(version: str, way: str) -> bool:
@@ -101,6 +123,20 @@ def _write(found: Found, old: Found) -> None:
     text = replaced(text, "clients", _clients(others))
     text = replaced(text, "versions", _versions(old.values()))
     PAGE.write_text(replaced(text, "total", total([*found.values(), *old.values()])))
+
+
+def _long(rows: Iterable[dict[str, Any]]) -> str:
+    """A row a framework and concurrency, of cells that were played at length."""
+    sums: dict[tuple[str, int], Counter[str]] = {}
+    for row in rows:
+        if row["requests"] >= LONG:
+            one = sums.setdefault((row["server"], row["concurrency"]), Counter())
+            one.update({name: row[name] or 0 for name in _COUNTED}, cells=1)
+    lines = [
+        [server, str(concurrency), *(f"{one[name]:,}" for name in ("cells", *_COUNTED))]
+        for (server, concurrency), one in sums.items()
+    ]
+    return table(["framework", "at once", "cells", *_COUNTED], lines)
 
 
 def _usual(row: dict[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """The Go matrix: whose request is a call part of, by every client, in every shape, in programs of
 every version of Go. The numbers in the URLs are the truth; a wrong parent is worse than none."""
 
+import sys
+
 import pytest
 
 from .agent import started_agent
@@ -204,3 +206,35 @@ def test_an_agent_that_is_killed_harms_nobody() -> None:
             spans = agent.stop().spans
         assert server.program.process.poll() is None
         assert judge(spans, server.pids(), [called.pid]).verdicts == {"right": 100}
+
+
+# An agent whose maps have so little room.
+SMALLER = """
+from waggle.libbpf.objects import Object
+load = Object.load
+def smaller(self, **options):
+    self.maps[{name!r}].max_entries = {entries}
+    return load(self, **options)
+Object.load = smaller
+import sys; sys.argv[0] = 'waggle'
+from waggle.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("name", "entries"), [("go_claims", 8), ("go_slots", 8), ("go_pools", 1)])
+def test_what_workers_are_handed_where_there_is_no_room_for_it(name: str, entries: int) -> None:
+    """What is forgotten is nobody's: no call has a wrong parent, by workers that answer each order
+    first or by those that do not, and none is split from what it reached."""
+    ensure_go_matrix()
+    right = ("pool", "buffered", "full-pool", "select-pool", "lazy-pool", "several-pool")
+    traps = ("behind-pool", "gather-pool", "turning-pool", "tidy-pool", "closing-pool", "free-list")
+    program = [sys.executable, "-c", SMALLER.format(name=name, entries=entries)]
+    cells = [Cell(HANDOVER, shape, "std", 64) for shape in right + traps]
+    run = play(cells, FEW, warm=WARM, agent_program=program)
+    check_wrong(run)
+    assert not [result for result in run.results if result.unserved or result.missing]
+    assert not run.ended.lost
+    none = {result.cell.shape: result.none for result in run.results}
+    print(none)
+    assert sum(none[shape] for shape in right) > 0  # there was too little

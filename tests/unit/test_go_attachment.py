@@ -1,6 +1,9 @@
 """What a Go program is spared, and when it gets it back."""
 
+import struct
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from waggle import layout
 from waggle.layout import GoLimit, GoVerdict
-from waggle.probes.go.attach import FUNCTIONS, PROCESSES, GoAttachment, Hook
+from waggle.probes.go.attach import FUNCTIONS, POOLS, PROCESSES, GoAttachment, Hook
 
 TGID, EPOCH = 4121, 1
 CALL, BIRTH, INTRODUCTION = "go_round_trip", "go_birth", "go_serve_http"
@@ -20,6 +23,8 @@ ROUTE, TIMEOUT = "go_route_servemux", "go_timeout"
 @dataclass
 class FakeMap:
     rows: dict[bytes, bytes] = field(default_factory=dict)
+    key_size: int = layout.GO_FUNCTION_KEY.itemsize
+    value_size: int = layout.GO_FUNCTION.itemsize
 
     def lookup(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -31,8 +36,8 @@ class FakeMap:
         def joined(several: list[bytes], size: int) -> npt.NDArray[np.uint8]:
             return np.frombuffer(b"".join(several), np.uint8).reshape(len(several), size)
 
-        keys = joined(list(self.rows), layout.GO_FUNCTION_KEY.itemsize)
-        return keys, joined(list(self.rows.values()), layout.GO_FUNCTION.itemsize)
+        keys = joined(list(self.rows), self.key_size)
+        return keys, joined(list(self.rows.values()), self.value_size)
 
 
 @dataclass
@@ -51,6 +56,13 @@ class FakeKernel:
 
     def detach(self, link: str) -> None:
         self.attached.remove(link)
+
+    def detach_soon(self, links: Iterable[str]) -> Future[None]:
+        for link in links:
+            self.detach(link)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
 
 def attachment(kernel: FakeKernel, *, is_guess: bool = False) -> GoAttachment:
@@ -264,3 +276,17 @@ def test_calls_are_named_while_there_are_old_connections() -> None:
             for _ in range(40):
                 made.look()
             assert kernel.attached == []
+
+
+def test_what_was_learned_of_a_program_goes_with_it() -> None:
+    """Its functions and its pools of workers, and nobody else's: there is room for the next one."""
+    kernel = FakeKernel()
+    made = attachment(kernel)
+    told(kernel)
+    called(kernel)
+    mine, others = (struct.pack("<QQII", 0x401000, 0x500000, epoch, 0) for epoch in (EPOCH, 7))
+    kernel.maps[POOLS] = FakeMap({mine: bytes(8), others: bytes(8)}, len(mine), 8)
+    made.close()
+    assert kernel.attached == []
+    assert kernel.map(PROCESSES).rows == kernel.map(FUNCTIONS).rows == {}
+    assert list(kernel.map(POOLS).rows) == [others]

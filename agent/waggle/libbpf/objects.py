@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Object(Closing):
         self.programs: dict[str, Program] = {p.name: p for p in self._all_programs(pointer)}
         self.maps: dict[str, Map] = {m.name: m for m in self._all_maps(pointer)}
         self._links: list[Link] = []
+        self._detaching: ThreadPoolExecutor | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Object:
@@ -165,8 +167,22 @@ class Object(Closing):
             self._links.remove(link)
         link.close()
 
+    def detach_soon(self, links: Iterable[Link]) -> Future[None]:
+        """The same in a thread of its own; done when all are detached. The kernel waits until
+        nobody can be in a probe any more: some milliseconds for each, a second for many on a busy
+        machine, in which nobody else would be attached to."""
+        if self._detaching is None:
+            self._detaching = ThreadPoolExecutor(1, "waggle-detacher")
+        return self._detaching.submit(self._detach_all, list(links))
+
+    def _detach_all(self, links: Iterable[Link]) -> None:
+        for link in links:
+            self.detach(link)
+
     def close(self) -> None:
         """Detach what is attached and give programs and maps up. Further calls do nothing."""
+        if self._detaching is not None:
+            self._detaching.shutdown()
         while self._links:
             self._links.pop().close()
         pointer, self._pointer = self._pointer, None

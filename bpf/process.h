@@ -87,6 +87,7 @@ int BPF_PROG(process_exec, struct task_struct *task)
 		bpf_map_delete_elem(&python_processes, &tgid);
 		go_executes(task, tgid);
 		bpf_map_delete_elem(&schedulers, &tgid);
+		bpf_map_delete_elem(&node_machines, &tgid);
 	}
 	if (!process && !watch_processes && !trace_all)
 		return 0;
@@ -105,12 +106,14 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	u32 tid = task->pid, tgid = task->tgid;
 
 	bpf_map_delete_elem(&threads, &tid);
+	bpf_map_delete_elem(&node_threads, &tid);
 	if (task->signal->live.counter > 0 || !bpf_map_lookup_elem(&processes, &tgid))
 		return 0;
 	bpf_map_delete_elem(&processes, &tgid);
 	bpf_map_delete_elem(&python_processes, &tgid);
 	bpf_map_delete_elem(&go_processes, &tgid);
 	bpf_map_delete_elem(&schedulers, &tgid);
+	bpf_map_delete_elem(&node_machines, &tgid);
 	tell(WAGGLE_PROCESS_EXIT, tgid, task->real_parent->tgid,
 	     task->group_leader->start_boottime, 0, task->comm);
 	return 0;

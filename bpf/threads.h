@@ -14,7 +14,7 @@
 #ifndef WAGGLE_THREADS_H
 #define WAGGLE_THREADS_H
 
-#include "feed.h"
+#include "node_turns.h"
 
 /* Never written: what a new thread begins as. */
 MAP(blank_thread, BPF_MAP_TYPE_ARRAY, 1, u32, struct thread, 0);
@@ -104,6 +104,8 @@ INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 		return;
 	slot->turn = *owner;
 	slot->turn_switches = voluntary_switches();
+	if (needs_proof)
+		node_turn_begins(tid, owner);
 }
 
 /* Whose turn it is on this thread; `owner->sock` is 0 when nobody's. Where ends of turns are told
@@ -116,6 +118,8 @@ INLINE void turn_of_thread(u32 tid, struct owner *owner)
 	if (slot && slot->turn.sock &&
 	    (slot->bounded || slot->turn_switches == voluntary_switches()))
 		*owner = slot->turn;
+	else if (slot && slot->bounded)
+		turn_of_immediate(tid, owner);
 }
 
 INLINE int same_owner(const struct owner *one, const struct owner *other)

@@ -44,7 +44,7 @@ _PROBES = (
     *("go_grpc_new_stream", "go_grpc_send_headers"),
     *("go_route_gin", "go_route_chi", "go_route_mux", "go_route_echo", "go_route_echo_before"),
     *("go_route_servemux", "go_timeout"),
-    "node_turn_over",
+    *("node_turn_over", "node_round_over"),
 )
 # What --tls adds, attached like those; the one they pass on to takes as long to verify as all else.
 _TLS = (

@@ -99,7 +99,7 @@ _WORKERS = {
 }
 
 # Where nothing else is known: one request at a time leaves little choice.
-_ALONE = frozenset({JVM, RUBY, PHP, DENO, BUN, DOTNET, PYPY, VARNISH, OTHER})
+_ALONE = frozenset({NODEJS, JVM, RUBY, PHP, DENO, BUN, DOTNET, PYPY, VARNISH, OTHER})
 
 # Loops whose programs may keep to rule `turn` or not: answers tell. A probe tells where turns end.
 _PROVE_TURN = frozenset({NODEJS})
@@ -153,6 +153,8 @@ def detect(
         return Runtime(CPYTHON, _exact_python(runtime.version, image or exe, maps, root))
     if runtime.name == JVM:
         return Runtime(JVM, java_version(root + exe) or runtime.version)
+    if runtime.name == NODEJS:
+        return Runtime(NODEJS, node_version(image or exe) or runtime.version)
     return runtime
 
 
@@ -241,6 +243,33 @@ def _java_version(file: "_File") -> str | None:
     except OSError:
         return None
     return found.group(1).decode() if found else None
+
+
+_NODE_VERSION = b"napi_get_node_version"
+# What it does on x86-64: a pointer to the version is put where its second argument points to.
+_AT_ADDRESS = re.compile(rb"\x48\xc7\x06(?P<address>....)", re.DOTALL)
+_NODE_CODE = 64
+
+
+def node_version(path: str) -> str | None:
+    """20.20.2 for the Node.js whose executable is at `path`: the function by which its addons ask
+    knows. None elsewhere, as where Node.js is a library. The answer is kept per file."""
+    with _opened(path) as file:
+        return _node_version(file) if file else None
+
+
+@lru_cache(maxsize=256)
+def _node_version(file: "_File") -> str | None:
+    try:
+        elf = _Elf.read(file)
+        at = elf.symbol(_NODE_VERSION) if elf else None
+        code = _AT_ADDRESS.search(file.at(at, _NODE_CODE)) if at else None
+        found = elf.offset_of(int.from_bytes(code["address"], "little")) if elf and code else None
+        if not found:
+            return None
+        return ".".join(map(str, struct.unpack("<3I", file.at(found, 12))))
+    except (OSError, OverflowError, struct.error, ValueError):
+        return None
 
 
 def _exact_python(
@@ -402,10 +431,10 @@ class _Elf:
         rows = self.file.at(table[0], min(table[1], _MAX_SYMBOLS) // 24 * 24)
         for row in struct.iter_unpack("<IBBHQQ", rows) if wanted else ():
             if row[0] == wanted:
-                return self._offset_of(row[4])
+                return self.offset_of(row[4])
         return None
 
-    def _offset_of(self, address: int) -> int | None:
+    def offset_of(self, address: int) -> int | None:
         """Where in the file a virtual address lies."""
         for kind, offset, start, size in self._segments():
             if kind == _PT_LOAD and start <= address < start + size:

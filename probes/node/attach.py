@@ -1,25 +1,30 @@
 """Attaches to a running Node.js: turns of its loop have ends that no socket shows.
 
 What a socket's read wakes runs at once, so it is part of that turn. Timers, immediates and
-what comes back from other threads run later, in nobody's turn. All of that is behind two
+what comes back from other threads run later, in nobody's turn. All of that is behind three
 functions: node::Environment::CheckImmediate, exported, which libuv calls after each poll,
-before immediates and the timers of the next round; and uv__async_io of libuv, which takes
+before immediates; Environment::RunTimers, exported too; and uv__async_io of libuv, which takes
 work back from other threads in the midst of a poll. The latter has a name only in the table
 of symbols that stripped programs lack. Without it such work goes on in the turn before; the
 answers then tell, and the rule ends.
+
+Whose an immediate is shows by its number (bpf/node_turns.h). Where Node.js keeps those is read
+from two of its functions: AsyncHooksGetExecutionAsyncId, exported, loads a pointer to them from
+the Environment, and CheckImmediate finds the Environment from the handle that libuv gives it.
 
 Until the first of them has run on a thread the kernel believes no turn there, so a Node.js
 that cannot be looked into has no parents by this rule.
 """
 
 import mmap
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from waggle import layout
-from waggle.attach import NotYetError, RefusedError, Target
+from waggle.attach import MapEntry, NotYetError, RefusedError, Target
 from waggle.elf import Image, read_image
 from waggle.libbpf import Link
 from waggle.probes.python.attach import Kernel
@@ -27,10 +32,15 @@ from waggle.process_memory import file_mappings
 from waggle.runtimes import NODEJS
 
 TURN_OVER = "node_turn_over"
+ROUND_OVER = "node_round_over"
+MACHINES = "node_machines"
 AFTER_POLL = "_ZN4node11Environment14CheckImmediateEP10uv_check_s"
+TIMERS = "_ZN4node11Environment9RunTimersEP10uv_timer_s"
+NUMBER = "_ZN4node29AsyncHooksGetExecutionAsyncIdEPN2v87IsolateE"
 FROM_THREADS = b"uv__async_io"
 
 _CODE = 64  # bytes of a function that are looked at
+_NUMBER_CODE = 256  # of one that reads a number: V8 is asked first
 _MAX_TABLE = 64 << 20
 
 
@@ -48,26 +58,35 @@ class NodeProbe:
     def attach(self, target: Target) -> "NodeAttachment":
         """Raises NotYetError while the program starts, RefusedError where it cannot be hooked."""
         path, image = find_node(target.tgid)
-        places = [_place(path, image, image.symbols[AFTER_POLL])]
-        named = find_symbol(path, FROM_THREADS)
-        if named is not None:
-            places.append(_place(path, image, named))
+        places = [(ROUND_OVER, _place(path, image, image.symbols[AFTER_POLL], with_arguments=True))]
+        ends = [image.symbols.get(TIMERS), find_symbol(path, FROM_THREADS)]
+        places += [(TURN_OVER, _place(path, image, end)) for end in ends if end is not None]
         links = [
             self._kernel.attach_in_process(
-                TURN_OVER, path, offset=place, pid=target.tgid, retprobe=False
+                name, path, offset=place, pid=target.tgid, retprobe=False
             )
-            for place in places
+            for name, place in places
         ]
-        return NodeAttachment(self._kernel, target.tgid, links)
+        entry = self._numbers(target.tgid, path, image)
+        return NodeAttachment(self._kernel, target.tgid, links, entry)
+
+    def _numbers(self, tgid: int, path: str, image: Image) -> MapEntry | None:
+        at = find_numbers(path, image)
+        if at is None:
+            return None
+        return MapEntry(self._kernel.map(MACHINES), tgid, at.to_bytes(8, "little", signed=True))
 
 
 class NodeAttachment:
     """One Node.js that is looked into, until it has refuted the rule."""
 
-    def __init__(self, kernel: Kernel, tgid: int, links: list[Link]) -> None:
+    def __init__(
+        self, kernel: Kernel, tgid: int, links: list[Link], entry: MapEntry | None
+    ) -> None:
         self._kernel = kernel
         self._tgid = tgid
         self._links = links
+        self._entry = entry
 
     def look(self) -> str | None:
         found = self._kernel.map("processes").lookup(self._tgid.to_bytes(4, "little"))
@@ -82,6 +101,9 @@ class NodeAttachment:
         links, self._links = self._links, []
         for link in links:
             self._kernel.detach(link)
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            entry.close()
 
 
 def find_node(tgid: int) -> tuple[str, Image]:
@@ -89,7 +111,7 @@ def find_node(tgid: int) -> tuple[str, Image]:
     here, image). Raises NotYetError when none is mapped yet."""
     for path in _candidates(tgid):
         try:
-            image = read_image(path, (AFTER_POLL,))
+            image = read_image(path, (AFTER_POLL, TIMERS, NUMBER))
         except OSError:
             continue
         if image is not None and AFTER_POLL in image.symbols:
@@ -104,21 +126,43 @@ def _candidates(tgid: int) -> Iterator[str]:
             yield f"/proc/{tgid}/root{path}"
 
 
-def _place(path: str, image: Image, address: int) -> int:
+def _place(path: str, image: Image, address: int, *, with_arguments: bool = False) -> int:
     """Offset in the file of the first instruction there that the kernel emulates."""
     # What it needs is large, and many runs meet no Node.js.
-    from waggle.probes.go.instructions import Code, NoInstructionError, first_emulated
+    from waggle.probes.go.instructions import Code, NoInstructionError, at_entry, first_emulated
 
     offset = image.file_offset(address)
     if offset is None:
         raise RefusedError(f"{path}: {address:#x} lies outside of the file")
-    with Path(path).open("rb") as file:
-        file.seek(offset)
-        code = file.read(_CODE)
     try:
-        return offset + first_emulated(Code(code, address)) - address
+        code = Code(_code(path, offset, _CODE), address)
+        found = at_entry(code) if with_arguments else first_emulated(code)
+        return offset + found - address
     except NoInstructionError as error:
         raise RefusedError(f"{path}: {error}: the parents of its calls are not found") from error
+
+
+def find_numbers(path: str, image: Image) -> int | None:
+    """Where a pointer to the numbers of what runs is, in bytes from the handle that libuv gives
+    to CheckImmediate; None where its code looks otherwise, or ends of immediates are not told."""
+    from waggle.probes.node.numbers import environment_before, numbers_in
+
+    if not {TIMERS, NUMBER} <= image.symbols.keys() or platform.machine() != "x86_64":
+        return None
+    code = []
+    for name, size in ((AFTER_POLL, _CODE), (NUMBER, _NUMBER_CODE)):
+        offset = image.file_offset(image.symbols[name])
+        if offset is None:
+            return None
+        code.append(_code(path, offset, size))
+    before, at = environment_before(code[0]), numbers_in(code[1])
+    return None if before is None or at is None else at - before
+
+
+def _code(path: str, offset: int, size: int) -> bytes:
+    with Path(path).open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 def find_symbol(path: str, name: bytes) -> int | None:

@@ -59,6 +59,11 @@ debian_packages() {
         want redis-server redis-server
     fi
     if [ "$1" = runtimes ]; then
+        want npm npm
+        want redis-server redis-server
+        [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || packages="$packages postgresql"
+        want uwsgi-core uwsgi-core
+        [ -e /usr/lib/uwsgi/plugins/python3_plugin.so ] || packages="$packages uwsgi-plugin-python3"
         want apache2 apache2-bin
         want varnishd varnish
         want caddy caddy

@@ -1,18 +1,19 @@
 """Playing programs of other runtimes, as turn_matrix.py plays Node.js: a process for each cell.
 
-    python -m tests.peers.runtime_matrix [--count N] [CELL...]     the table of docs/parents.md
+    python -m tests.peers.runtime_matrix [--count N] [--write] [CELL...]
+
+--write: into the table of docs/parents.md.
 
 A cell is `program/shape/client`; a proxy has the shape `proxy`, and its client is how it keeps its
 connections to the server behind it.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .agent import Ended
-from .harness import ensure_built
-from .processes import ROOT
+from .databases import started_databases
+from .matrix_rows import run
 from .python_matrix import Cell
 from .servers import HAPROXY, SERVERS, Options, Place, ServerKind, nginx_with
 from .toolchain import (
@@ -29,10 +30,8 @@ from .toolchain import (
     has_cargo,
     tool,
 )
-from .turn_matrix import CONCURRENCIES, Played, play, table
+from .turn_matrix import Played, play
 
-PAGE = ROOT / "docs" / "parents.md"
-BEGIN, END = "<!-- runtimes -->\n", "<!-- end runtimes -->\n"
 _AT_ONCE = 4
 
 _HTTPD = """
@@ -222,6 +221,23 @@ def _servlets(name: str, program: str = "Servlets", java: Path | None = None) ->
     return ServerKind(command)
 
 
+def _uwsgi(place: Place, _: Options) -> list[str | Path]:
+    """uWSGI with a Python inside, behind nginx, by the protocol that has its name."""
+    socket = place.folder / "uwsgi.socket"
+    place.folder.chmod(0o755)
+    program = PROGRAMS / "python" / "plain_wsgi.py"
+    work = ["--plugin", "python3", "--processes", "8", "--master"]
+    where: list[str | Path] = ["--wsgi-file", program, "--socket", socket, "--chmod-socket=666"]
+    names = ("REQUEST_URI", "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL", "SERVER_NAME")
+    given = " ".join(f"uwsgi_param {name} ${name.lower()};" for name in names)
+    given += " uwsgi_param PATH_INFO $document_uri; uwsgi_param SERVER_PORT $server_port;"
+    every = f"location / {{ uwsgi_pass unix:{socket}; {given} }}"
+    nginx = nginx_with(place, "", [every])
+    start = '"$@" & exec "$0" -e stderr -p "${NGINX_FOLDER}" -c "${NGINX_FOLDER}/nginx.conf"'
+    folder = f"NGINX_FOLDER={place.folder}"
+    return ["env", folder, "sh", "-c", start, nginx[0], tool("uwsgi-core"), *work, *where]
+
+
 def _php(place: Place, _: Options) -> list[str | Path]:
     return [tool("php"), "-S", place.address, PROGRAMS / "php" / "matrix.php"]
 
@@ -254,11 +270,14 @@ RUNTIMES: Mapping[str, ServerKind] = {
     "jetty": _servlets("jetty"),
     "undertow": _servlets("undertow"),
     "tomcat-virtual": _servlets("virtual", java=JAVA_21),
-    "spring": _servlets("", "Spring"),
+    "spring": _servlets("tomcat", "Spring"),
+    "spring-jetty": _servlets("jetty", "Spring"),
+    "spring-undertow": _servlets("undertow", "Spring"),
     "netty": _servlets("netty", "Loops"),
     "vertx": _servlets("vertx", "Loops"),
     "php": ServerKind(_php, env={"PHP_CLI_SERVER_WORKERS": "8"}),
     "php-fpm": ServerKind(_fpm),
+    "uwsgi": ServerKind(_uwsgi),
     "puma": _puma("matrix.ru"),
     "rails": _puma("rails.ru"),
     "c-connection": _c("connection"),
@@ -284,12 +303,16 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     *((name, "two", "url") for name in ("tomcat", "jetty", "undertow")),
     *((name, "two", client) for name in ("tomcat", "jetty") for client in ("okhttp", "apache")),
     *(("spring", "two", client) for client in ("url", "rest")),
+    *((f"spring-{name}", "two", "rest") for name in ("jetty", "undertow")),
+    ("tomcat", "jdbc", "url"),
+    *((name, "future", "url") for name in ("spring", "spring-jetty", "spring-undertow")),
     *((name, "two", "url") for name in ("java-virtual", "tomcat-virtual")),
     *(("java-virtual", shape, "url") for shape in ("mixed", "background")),
     *((name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES),
     *(("php", shape, "curl") for shape in ("two", "mixed")),
     ("php", "two", "streams"),
     ("php-fpm", "two", "curl"),
+    ("uwsgi", "two", "url"),
     *(("puma", "two", client) for client in ("kept", "close")),
     *(("rails", "two", client) for client in ("close", "faraday")),
     *(("puma", shape, "kept") for shape in ("mixed", "timer")),
@@ -311,6 +334,11 @@ _REASONS = {
     ("puma", "mixed", "kept"): "two of three calls are made by other threads",
     ("varnish", "proxy", "kept"): "another thread fetches",
     ("php-fpm", "two", "curl"): "nobody reads FastCGI, so no request is known",
+    ("uwsgi", "two", "url"): "nobody reads uWSGI's protocol, so no request is known",
+    **dict.fromkeys(
+        [(name, "future", "url") for name in ("spring", "spring-jetty", "spring-undertow")],
+        "other threads call, and any thread answers",
+    ),
     ("envoy", "proxy", "kept"): _LOOPS,
     **dict.fromkeys(
         [(name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES],
@@ -328,8 +356,9 @@ _REASONS = {
 _FIRST_IN_THREE = {("java", "mixed", "url"), ("java-virtual", "mixed", "url")}
 _FIRST_IN_THREE |= {("puma", "mixed", "kept")}
 _NOT_EVEN_ALONE = {("java", "background", "http"), ("php-fpm", "two", "curl")}
+_NOT_EVEN_ALONE |= {("uwsgi", "two", "url")}
 # Their first responses prove the rule: of these few requests that may be many.
-_NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "puma"), 0.5)
+_NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "spring-undertow", "puma"), 0.5)
 _NEEDS_PROOF |= dict.fromkeys((f"nginx-{way}" for way in _NGINX_WAYS), 0.5)
 _FIRST_CALLS_LEFT_OUT = {"nginx-mirror": 0.9}  # a mirror's call outlives its request
 
@@ -341,6 +370,8 @@ def least(cell: Cell) -> float:
         return 0.33
     if place in _REASONS and (cell.concurrency > 1 or place in _NOT_EVEN_ALONE):
         return 0.0
+    if cell.concurrency == 1 and cell.shape == "future":
+        return 0.0  # by `alone`, which waits until the process is idle, and not for ever
     if cell.concurrency == 1:
         return _FIRST_CALLS_LEFT_OUT.get(cell.server, LEAST)
     return _NEEDS_PROOF.get(cell.server, LEAST)
@@ -355,47 +386,18 @@ def play_all(
     cells: Sequence[tuple[str, str, str]], concurrency: int, count: int
 ) -> Iterator[tuple[list[Played], Ended]]:
     """Plays the cells, a few beside each other."""
-    for begin in range(0, len(cells), _AT_ONCE):
-        yield play(cells[begin : begin + _AT_ONCE], concurrency, count, programs=RUNTIMES)
-
-
-def with_rows(page: str, rows: str) -> str:
-    """The page with these rows in its table; rows of cells that were not played stay."""
-    before, _, rest = page.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    head, known = rows.splitlines()[:2], {}
-    for line in [*old.splitlines()[2:], *rows.splitlines()[2:]]:
-        program, shape, client, at_once = (word.strip(" `") for word in line.split("|")[1:5])
-        known[(program, shape, client), int(at_once)] = line
-    order = [(cell, at_once) for at_once in CONCURRENCIES for cell in CELLS]
-    lines = [*head, *(known[place] for place in order if place in known)]
-    return before + BEGIN + "\n".join(lines) + "\n" + END + after
+    asking = [cell for cell in cells if cell[1] == "jdbc"]
+    plain = [cell for cell in cells if cell not in asking]
+    for begin in range(0, len(plain), _AT_ONCE):
+        yield play(plain[begin : begin + _AT_ONCE], concurrency, count, programs=RUNTIMES)
+    if asking:
+        with started_databases("POSTGRES") as env:
+            yield play(asking, concurrency, count, programs=RUNTIMES, env=env)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--concurrency", type=int, action="append")
-    parser.add_argument(
-        "--write", action="store_true", help="write these rows of the table in docs/parents.md"
-    )
-    parser.add_argument("cells", nargs="*", metavar="CELL", help="program/shape/client, or program")
-    arguments = parser.parse_args()
-    ensure_built()
     ensure_runtimes()
-    wanted = set(arguments.cells)
-    cells = [cell for cell in available() if not wanted or wanted & {cell[0], "/".join(cell)}]
-    found: list[Played] = []
-    for concurrency in arguments.concurrency or CONCURRENCIES:
-        for played, ended in play_all(cells, concurrency, arguments.count):
-            for one in played:
-                print(one, flush=True)
-            print(ended.stderr, flush=True)
-            found += played
-    rows = table(found)
-    print(rows)
-    if arguments.write:
-        PAGE.write_text(with_rows(PAGE.read_text(), rows))
+    run(str(__doc__), "runtimes", available(), play_all)
 
 
 if __name__ == "__main__":

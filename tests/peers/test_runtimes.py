@@ -2,11 +2,16 @@
 runtime_matrix.py says so. The numbers in the requests are the truth.
 """
 
+import subprocess
+
 import pytest
 
+from waggle.runtimes import node_version
+
+from . import node_matrix
 from .harness import ensure_built
 from .runtime_matrix import RUNTIMES, available, least, play_all
-from .toolchain import ensure_runtimes
+from .toolchain import ensure_node_frameworks, ensure_runtimes
 from .turn_matrix import CONCURRENCIES, play
 
 COUNT = 200
@@ -38,3 +43,43 @@ def test_all(concurrency: int) -> None:
         assert not [str(one) for one in played if one.wrong], ended.stderr
         assert not [str(one) for one in played if one.result.unserved or one.result.missing]
         assert not [str(one) for one in played if one.result.share < least(one.result.cell)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", CONCURRENCIES)
+def test_frameworks_of_node(concurrency: int) -> None:
+    """Frameworks, clients, pools and versions of Node.js: no wrong parent, and the right one where
+    one turn leads to the next."""
+    ensure_built()
+    ensure_node_frameworks()
+    for played, ended in node_matrix.play_all(node_matrix.CELLS, concurrency, COUNT):
+        for one in played:
+            print(one)
+        assert not [str(one) for one in played if one.wrong], ended.stderr
+        assert not [str(one) for one in played if one.result.unserved or one.result.missing]
+        found = [one.result for one in played]
+        assert not [str(one) for one in found if one.share < node_matrix.least(one.cell)]
+
+
+@pytest.mark.slow
+def test_more_turns_than_are_told_apart() -> None:
+    """So many requests at once that a round of the loop has more turns than are kept: what the
+    others leave for an immediate is nobody's, and never another's."""
+    ensure_built()
+    ensure_node_frameworks()
+    cells = [(f"http-{node_matrix.NEWEST}", "mixed", "fetch")]
+    [one], ended = play(cells, 400, 2000, programs=node_matrix.PROGRAMS)
+    print(one)
+    assert not one.wrong, ended.stderr
+    assert one.result.right
+    assert not one.result.unserved and not one.result.missing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", node_matrix.VERSIONS)
+def test_versions_of_node(version: int) -> None:
+    """What an executable of Node.js is said to be is what it says of itself."""
+    ensure_node_frameworks()
+    node = node_matrix.node(version)
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)
+    assert f"v{node_version(str(node))}" == said.stdout.strip()

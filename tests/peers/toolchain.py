@@ -29,6 +29,7 @@ SDK_REQUIREMENTS = ROOT / "tests" / "bench" / "requirements-sdk.txt"
 GRPC_BIN = BUILD / "bin" / "peers-grpc"
 GRPC_VENV = BUILD / "peers-grpc-venv"
 GRPC_NODE = BUILD / "node" / "peers-grpc"
+NODE_FRAMEWORKS = BUILD / "node" / "frameworks"
 GRPC_JARS = BUILD / "java" / "peers-grpc-jars"
 GRPC_RUST = BUILD / "rust" / "peers-grpc"
 GRPC_CLASSES = BUILD / "java" / "peers-grpc"
@@ -225,16 +226,26 @@ def ensure_musl() -> Path:
     return program
 
 
+def ensure_node_frameworks() -> None:
+    """Frameworks and clients of Node.js, and four versions of it: 700 MB."""
+    _ensure_npm("node-frameworks", PROGRAMS / "frameworks", NODE_FRAMEWORKS)
+
+
 def _ensure_npm(name: str, folder: Path, out: Path) -> None:
     """A copy beside its modules: npm writes them next to the program."""
-    sources = [folder / "package.json", folder / "package-lock.json", *folder.glob("*.js")]
-    with once(name, _digest(sources)) as is_needed:
+    locks = [folder / "package.json", folder / "package-lock.json"]
+    programs = sorted(folder.glob("*.js"))
+    with once(f"{name}-modules", _digest(locks)) as is_needed:
         if is_needed:
             out.mkdir(parents=True, exist_ok=True)
-            for source in sources:
-                shutil.copy(source, out)
+            for lock in locks:
+                shutil.copy(lock, out)
             quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
             _run([tool("npm"), "ci", *quiet], cwd=out)
+    with once(name, _digest(programs)) as is_needed:
+        if is_needed:
+            for program in programs:
+                shutil.copy(program, out)
 
 
 def _ensure_java_grpc() -> None:

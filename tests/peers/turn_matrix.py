@@ -10,9 +10,10 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from .agent import Ended, started_agent
-from .clients import start_client
+from .clients import start_client, trust_in
 from .harness import ensure_built
 from .ports import lease_port
 from .python_matrix import Cell, Result, result_of, settle
@@ -25,9 +26,11 @@ CONCURRENCIES = (1, 32)
 
 # Shape -> calls of one request.
 CALLS: Mapping[str, int] = {
-    **dict.fromkeys(("one", "late", "background", "proxy"), 1),
+    **dict.fromkeys(("one", "late", "background", "proxy", "batch"), 1),
     **dict.fromkeys(("two", "parallel", "timer", "pool", "immediate", "fire", "spawned"), 2),
-    **dict.fromkeys(("query", "pipeline", "subrequest"), 2),
+    **dict.fromkeys(("query", "pipeline", "subrequest", "callbacks", "worker"), 2),
+    **dict.fromkeys(("pg", "pg-queue", "mysql2", "mysql2-queue", "ioredis"), 2),
+    **dict.fromkeys(("jdbc", "future"), 2),
     **dict.fromkeys(("three", "mixed"), 3),
 }
 
@@ -76,14 +79,20 @@ def play(
     *,
     alone: int = 0,
     programs: Mapping[str, ServerKind] = PROGRAMS_BY_NAME,
+    env: Mapping[str, str] | None = None,
+    certificate: Path | None = None,
 ) -> tuple[list[Played], Ended]:
     """Plays `count` requests of each cell, the first `alone` of them one by one, on a process of
-    its own beside one agent. A proxy among `programs` hands each on as it is."""
+    its own beside one agent. A proxy among `programs` hands each on as it is.
+
+    env: more for the programs' environment. certificate: of the server that is called, over TLS.
+    """
     with ExitStack() as stack:
-        called = stack.enter_context(start_server("go-nethttp"))
+        called = stack.enter_context(start_server("go-nethttp", certificate=certificate))
         lease = lease_port()
         stack.callback(lease.release)
-        settings = {"CALLED": called.base_url, "LINES": f"127.0.0.1:{lease.port}"}
+        settings = {"CALLED": called.base_url, "LINES": f"127.0.0.1:{lease.port}", **(env or {})}
+        settings |= trust_in(certificate) if certificate else {}
         stack.enter_context(start_server("lines", env=settings, kinds=_BESIDE))
         servers = [
             stack.enter_context(
@@ -92,7 +101,8 @@ def play(
             for name, _, _ in cells
         ]
         pids = [called.pid, *(server.pid for server in servers)]
-        agent = stack.enter_context(started_agent(pids=pids))
+        flags = ("--tls", "auto") if certificate else ()
+        agent = stack.enter_context(started_agent(*flags, pids=pids))
         least = 0
         for at, ((name, shape, client), server) in enumerate(zip(cells, servers, strict=True)):
             is_proxy = programs[name].needs_upstream

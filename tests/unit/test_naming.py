@@ -345,7 +345,7 @@ def test_rules() -> None:
     assert allowed_rules(Runtime("haproxy")) == worker | int(ProcessMode.WORKER_TOLD)
     assert allowed_rules(Runtime("nginx")) == turn
     assert allowed_rules(Runtime("go")) == int(ProcessMode.RULE_GOROUTINE)
-    assert allowed_rules(Runtime("nodejs")) == turn | int(ProcessMode.PROVE_TURN)
+    assert allowed_rules(Runtime("nodejs")) == turn | int(ProcessMode.PROVE_TURN) | alone
     for name in ("deno", "bun"):
         assert allowed_rules(Runtime(name)) == alone
 
@@ -418,6 +418,12 @@ def test_go_build_of_anything(noise: bytes, at: int) -> None:
     finally:
         os.close(descriptor)
         runtimes._go_build.cache_clear()
+
+
+def test_node_version_of_others() -> None:
+    """What is no Node.js has no version of it, and is no error."""
+    for path in ("/bin/sh", "/dev/null", "/nowhere"):
+        assert runtimes.node_version(path) is None
 
 
 def test_python_version() -> None:

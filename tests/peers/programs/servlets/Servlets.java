@@ -115,8 +115,15 @@ final class Servlets {
         String[] path = target.split("/");
         String text = "ready\n";
         if (path[1].equals("m")) {
+            boolean asks = path[2].equals("jdbc");
+            if (asks) {
+                Database.ask(path[4]);
+            }
             call(path[3], path[4]);
-            if (path[2].equals("two")) {
+            if (asks) {
+                Database.ask(path[4]);
+            }
+            if (!path[2].equals("one")) {
                 call(path[3], path[4]);
             }
             text = "n=" + path[4] + "\n";

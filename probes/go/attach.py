@@ -446,10 +446,9 @@ class GoAttachment:
         for key in keys:
             functions.delete(key.tobytes())
         pools = self._kernel.map(POOLS)
-        keys, _ = pools.items()
-        for key in keys:
-            if key.view("<u4")[_POOL_EPOCH] == self._epoch:
-                pools.delete(key.tobytes())
+        for pool in pools.items()[0]:
+            if pool.view("<u4")[_POOL_EPOCH] == self._epoch:
+                pools.delete(pool.tobytes())
 
     @property
     def is_gone(self) -> bool:

@@ -104,7 +104,7 @@ def started_by_us(program: Path, path: str) -> dict[str, int]:
     """The verdicts about the first calls of a program that the agent starts."""
     ensure_go_matrix()
     with start_server("go-nethttp") as called, port_of_ours() as port:
-        command = [program, "--listen", f"127.0.0.1:{port}", "--framework", "nethttp"]
+        command = [str(program), "--listen", f"127.0.0.1:{port}", "--framework", "nethttp"]
         with started_agent(command=command, env={"CALLED": called.base_url}) as agent:
             spans = spans_of(agent, asked(port, 1, path))
             for pid in {span.pid for span in spans}:

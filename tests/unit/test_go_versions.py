@@ -32,7 +32,7 @@ def test_a_conn_of_net_http_is_read_at_once() -> None:
 def test_channels_are_followed_whole_or_not_at_all(is_guess: bool) -> None:
     """Where one way for an item is not found, or the version is a guess, there is no probe at all,
     and that is said."""
-    nothing = GoProgram("1.26.8", {}, {}, Image((), {}))
+    nothing = GoProgram("1.26.8", {}, {}, Image((), {}), (0, 0))
     chooser = _Chooser("/nowhere", nothing)
     assert chooser.channel_hooks(GO["1.26"], is_guess=is_guess) == []
     assert "no parents by hand-over" in " ".join(chooser.missing)

@@ -3,7 +3,7 @@
 The kernel gives a call whose request is not known yet a trace id of its own and says so
 (Flag.TRACE_PENDING); whatever it leads to on this machine carries the same id and the
 same flag. A call whose request was predicted has a parent and Flag.UNPROVEN: it waits
-until that is proven or corrected. Evidence follows in a ring of its own (bpf/python.h):
+until that is proven or corrected. Evidence follows in a ring of its own (bpf/python_evidence.h):
 the contexts each call was made in, the context that wrote each answer, or went on with one
 after it had called, and which contexts are no more. The rule, WK in docs/parents.md:
 
@@ -32,19 +32,16 @@ counted.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
+from waggle.answers import U64, AnswerIndex, Answers, Index, Mask, Reused, may_be_queued
 from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 from waggle.spans import Records
 from waggle.turn_evidence import Turns, count_down
-
-U64 = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
-Index = npt.NDArray[np.intp]
 
 _S = 1_000_000_000
 HOLD_S = 30.0
@@ -56,21 +53,16 @@ BRANCH_NS = _S
 # Work after the answer may take longer, until it is over too.
 AFTER_NS = 5 * _S
 _CALLS_REMEMBERED_NS = 2 * _S
-ANSWERS_KEPT = 16_384
 JOINED_KEPT = 65_536
 CALLS_KEPT = 65_536
-REFUTED_KEPT = 4096
-WENT_ON_KEPT = 4096
 _HOPS = 8  # a pending trace may stand for another that is pending itself
 
 _WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
 # What a child does not inherit: it has no tracestate of its own.
 _OF_THE_REQUEST = np.uint64((Sampling.SAID | Sampling.EDIT) << 56)
 _UNMATCHED = 127
-_WORKER = 126  # matched, and disproved: the branch goes on after the answer
+WORKER = 126  # matched, and disproved: the branch goes on after the answer
 _BATCHES_KEPT = 64
-_TIME_BITS = np.uint64(44)
-_MAX_SPAN = np.uint64((1 << 44) - 1)
 
 _CALL = np.dtype(
     [
@@ -176,8 +168,8 @@ class Joins:
         self._hold_ns = int(hold_s * _S)
         self._max_held = max_held
         self._calls = np.empty(0, _CALL)
-        self._answers = _Answers()
-        self._reused = _Reused()
+        self._answers = Answers()
+        self.reused = Reused()
         self._seen_until = 0  # what had happened before was in the ring when it was read
         self._latest: list[Records] = []  # calls of the last seconds, whatever became of them
         self._joined = np.empty(0, _JOINED)  # sorted by key
@@ -205,7 +197,7 @@ class Joins:
 
     def hold(self, records: Records) -> Records:
         """Those that need not wait, in true ids; the others are kept."""
-        pending = _has(records, _WAITS)
+        pending = has_flags(records, _WAITS)
         if not pending.any():
             return records
         ready, waiting = self._resolve(records[pending])
@@ -281,7 +273,7 @@ class Joins:
         if len(over) and len(self._calls):
             self._note_over(over)
         answers = evidence[(kind == EvidenceKind.ANSWER) & (evidence["contexts"][:, 0] != 0)]
-        self._reused.meet(answers)
+        self.reused.meet(answers)
         if len(self._calls):
             parts = evidence[kind == EvidenceKind.PART]
             self._match(np.concatenate([answers, parts]))
@@ -317,7 +309,7 @@ class Joins:
         if not len(answers):
             return
         chains = self._calls["evidence"]["contexts"]
-        index = _AnswerIndex(answers)
+        index = AnswerIndex(answers)
         times = self._calls["evidence"]["time_ns"]
         tgids = self._calls["evidence"]["tgid"]
         for depth in range(chains.shape[1]):
@@ -338,15 +330,15 @@ class Joins:
             in_time = met["start_ns"] <= began
             goes_on = met["kind"] == EvidenceKind.PART
             if depth == 0:
-                self._reused.learn(met[~in_time & (met["before_ns"] <= times[rows])])
+                self.reused.learn(met[~in_time & (met["before_ns"] <= times[rows])])
             # An answer that was lost on the way lies between the call and this one.
             missed = met["before_ns"] > times[rows]
-            unsure = in_time & ~goes_on & (missed | ~self._reused.is_sure(met))
+            unsure = in_time & ~goes_on & (missed | ~self.reused.is_sure(met))
             self._calls["seen"][rows] |= bit
             self._calls["unsure"][rows[unsure]] |= bit
             # In the middle of an answer only that it goes on is proof.
             fits = in_time & (goes_on | ((self._calls["unsure"][rows] & bit) == 0))
-            fits &= ~_may_be_queued(self._calls["evidence"]["queued"][rows], depth)
+            fits &= ~may_be_queued(self._calls["evidence"]["queued"][rows], depth)
             rows, met = rows[fits], met[fits]
             self._calls["depth"][rows] = depth
             self._calls["parent"][rows] = met
@@ -412,7 +404,7 @@ class Joins:
         self._calls["after"][rows] = True
         self._calls["parent"][rows] = answers
         self._calls["matched_ns"][rows] = answers["time_ns"]
-        self._reused.note(answers["contexts"][depth[found] == 0, 0])
+        self.reused.note(answers["contexts"][depth[found] == 0, 0])
 
     def _settle(self, which: Mask) -> None:
         if not which.any():
@@ -420,7 +412,7 @@ class Joins:
         calls = self._calls[which]
         self._calls = self._calls[~which]
         self._drop_workers(calls)
-        proven = calls["depth"] < _WORKER
+        proven = calls["depth"] < WORKER
         self.stats.proven += int(proven.sum())
         self.stats.unproven += int((~proven).sum())
         self._join(calls, proven, calls["after"] & proven)
@@ -435,16 +427,16 @@ class Joins:
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
         """Calls on branches that live on after the answer, or call again, are proven by nothing."""
         self._check_below(calls)
-        on_branch = (calls["depth"] > 0) & (calls["depth"] < _WORKER)
+        on_branch = (calls["depth"] > 0) & (calls["depth"] < WORKER)
         lives_on = on_branch & ~_bit_below(calls["over"], calls["depth"])
-        calls["depth"][lives_on] = _WORKER
+        calls["depth"][lives_on] = WORKER
         oldest = max(0, self._clock() - _CALLS_REMEMBERED_NS)
         self._latest = [
             batch for batch in self._latest[-_BATCHES_KEPT:] if batch["time_ns"].max() >= oldest
         ]
         # Of who has begun the answer himself, only what lies between him and the call.
         top = calls["depth"] - calls["below"].astype(np.int8)
-        rows = np.flatnonzero((top > 0) & (calls["depth"] < _WORKER) & ~calls["after"])
+        rows = np.flatnonzero((top > 0) & (calls["depth"] < WORKER) & ~calls["after"])
         if not len(rows) or not self._latest:
             return
         latest = np.concatenate(self._latest)
@@ -456,7 +448,7 @@ class Joins:
         last = np.searchsorted(contexts, branch, "right") - 1
         known = (last >= 0) & (contexts[last] == branch)
         goes_on = known & (times[last] > calls["matched_ns"][rows])
-        calls["depth"][rows[goes_on]] = _WORKER
+        calls["depth"][rows[goes_on]] = WORKER
 
     def _check_below(self, calls: npt.NDArray[np.void]) -> None:
         """Of calls whose answer was begun below them: all that began is over by now, and that
@@ -468,7 +460,7 @@ class Joins:
         holds = depth >= 0
         same = answers["span_id"] == calls["parent"]["span_id"][rows[holds]]
         holds[holds] = same.all(1)
-        calls["depth"][rows[~(holds & _all_over(calls[rows]))]] = _WORKER
+        calls["depth"][rows[~(holds & _all_over(calls[rows]))]] = WORKER
 
     def _join(
         self,
@@ -481,7 +473,7 @@ class Joins:
         rows = np.zeros(len(calls), _JOINED)
         rows["link"] = link
         evidence, parent = calls["evidence"], calls["parent"]
-        predicted = _has(evidence, Flag.UNPROVEN)
+        predicted = has_flags(evidence, Flag.UNPROVEN)
         own_trace, own_span = key_of(evidence["trace_id"]), _words(evidence["span_id"])
         rows["key"] = np.where(predicted, own_span, own_trace)
         rows["span_id"] = evidence["span_id"]
@@ -508,7 +500,7 @@ class Joins:
         if not len(self._joined):
             return records[:0], records
         records, waiting = self._verify(records)
-        pending = _has(records, Flag.TRACE_PENDING)
+        pending = has_flags(records, Flag.TRACE_PENDING)
         if not pending.any():
             return records, waiting
         ready, unknown = self.to_true_traces(records[pending])
@@ -516,13 +508,13 @@ class Joins:
 
     def _verify(self, records: Records) -> tuple[Records, Records]:
         """Predicted parents that are proven, or corrected; and records that wait for that."""
-        unproven = _has(records, Flag.UNPROVEN)
+        unproven = has_flags(records, Flag.UNPROVEN)
         if not unproven.any():
             return records, records[:0]
         at = self._find(_words(records["span_id"]))
         waiting = unproven & (at < 0)
         records, waits, at = records[~waiting].copy(), records[waiting], at[~waiting]
-        rows = np.flatnonzero(_has(records, Flag.UNPROVEN))
+        rows = np.flatnonzero(has_flags(records, Flag.UNPROVEN))
         proof = self._joined[at[rows]]
         found = proof["proven"]
         wrong = found & (records["parent_id"][rows] != proof["parent_id"]).any(1)
@@ -588,197 +580,6 @@ class Joins:
         records["link"][is_call] = own["link"][is_call]
 
 
-class _AnswerIndex:
-    """Answers by the context that wrote them and the time."""
-
-    def __init__(self, answers: Records) -> None:
-        self._contexts, ranks = np.unique(answers["contexts"][:, 0], return_inverse=True)
-        self._first: Any = answers["time_ns"].min()
-        keys = self._keys(ranks, answers["time_ns"])
-        self._order = np.argsort(keys, kind="stable")
-        self._keys_in_order = keys[self._order]
-
-    def _keys(self, ranks: Index, times: U64) -> U64:
-        since = np.where(times > self._first, times - self._first, 0)
-        keys: U64 = (ranks.astype(np.uint64) << _TIME_BITS) | np.minimum(since, _MAX_SPAN)
-        return keys
-
-    def first_after(self, contexts: U64, times: U64) -> Index:
-        """Row of the first answer that each context wrote at or after a time; -1: none."""
-        return self._beside(contexts, times, 0)
-
-    def last_before(self, contexts: U64, times: U64) -> Index:
-        """Row of the answer that each context wrote last before a time; -1: none."""
-        return self._beside(contexts, times, -1)
-
-    def _beside(self, contexts: U64, times: U64, step: int) -> Index:
-        ranks = np.searchsorted(self._contexts, contexts)
-        ranks[ranks == len(self._contexts)] = 0
-        known = self._contexts[ranks] == contexts
-        at = np.searchsorted(self._keys_in_order, self._keys(ranks, times)) + step
-        inside = known & (at >= 0) & (at < len(self._order))
-        at[~inside] = 0
-        same = (self._keys_in_order[at] >> _TIME_BITS) == ranks.astype(np.uint64)
-        found: Index = np.where(inside & same, self._order[at], -1)
-        return found
-
-
-class _Answers:
-    """The latest answers: what a context does after it has answered belongs to them."""
-
-    def __init__(self) -> None:
-        self._batches: list[Records] = []
-        self._makers: list[U64] = []  # contexts below which a request was answered, a batch each
-
-    def keep(self, answers: Records) -> None:
-        if len(answers):
-            self._batches.append(answers)
-            self._makers.append(_makers_of(answers))
-        total = sum(len(batch) for batch in self._batches)
-        while total > ANSWERS_KEPT and len(self._batches) > 1:
-            total -= len(self._batches.pop(0))
-            self._makers.pop(0)
-
-    def below(self, calls: Records) -> tuple[Index, Records]:
-        """At which depth lies the context below which each call's request was answered (-1: at
-        none), and those answers."""
-        depths = np.full(len(calls), -1, np.intp)
-        makers = np.concatenate(self._makers) if self._makers else np.empty(0, np.uint64)
-        chains = calls["contexts"]
-        may = np.isin(chains, makers) if len(makers) else np.zeros(chains.shape, np.bool_)
-        rows = np.flatnonzero(may.any(1))
-        if not len(rows):
-            return depths, np.empty(0, layout.EVIDENCE)
-        # Only the nearest: what is answered below it is answered below those further up, too.
-        nearest = may[rows].argmax(1)
-        common = chains[rows, nearest]
-        answers = np.concatenate(self._batches)
-        answers = answers[answers["time_ns"] >= common.min()]
-        at = _only_answers(calls[rows], common, answers)
-        at[_may_be_queued(calls["queued"][rows], nearest + 1)] = -1
-        found = at >= 0
-        depths[rows[found]] = nearest[found]
-        return depths, answers[at[found]]
-
-    def last_before(self, calls: Records, unsure: npt.NDArray[np.uint8]) -> tuple[Index, Records]:
-        """At which depth each call was made after an answer (-1: at none), and those answers."""
-        depths = np.full(len(calls), -1, np.intp)
-        if not self._batches:
-            return depths, np.empty(0, layout.EVIDENCE)
-        answers = np.concatenate(self._batches)
-        index = _AnswerIndex(answers)
-        chosen = np.zeros(len(calls), np.intp)
-        chains, times = calls["contexts"], calls["time_ns"]
-        for depth in range(chains.shape[1]):
-            is_unsure = (unsure >> np.uint8(depth)) & 1 != 0
-            open_ = np.flatnonzero((chains[:, depth] != 0) & (depths < 0) & ~is_unsure)
-            # A branch that is older than the answer may be a worker by now, whose context
-            # still says in which request it was born.
-            began = times[open_] if depth == 0 else chains[open_, depth - 1]
-            at = index.last_before(chains[open_, depth], began)
-            hit = (at >= 0) & (answers["shared"][at] == 0)
-            hit &= answers["tgid"][at] == calls["tgid"][open_]
-            # When it began, its context may have been at work on the next request.
-            after = index.first_after(chains[open_, depth], began)
-            hit &= (after < 0) | (answers["start_ns"][after] > began)
-            hit &= ~_may_be_queued(calls["queued"][open_], depth)
-            if depth:
-                # What was made for a request is no part of one that was answered before. Where
-                # one is open it may be that one's, whose answer another context writes.
-                hit &= (calls["made"][open_] & np.uint8((1 << depth) - 1)) == 0
-                hit &= calls["unanswered"][open_] == 0
-            depths[open_[hit]] = depth
-            chosen[open_[hit]] = at[hit]
-        return depths, answers[chosen[depths >= 0]]
-
-
-def _makers_of(answers: Records) -> U64:
-    """The contexts that were made after the request had been read, and in which somebody was
-    begun who answered it. Where nobody saw it being made, a context is no evidence: it is even."""
-    above = answers["contexts"][:, 1:]
-    fresh = (above >= answers["start_ns"][:, None]) & (above & np.uint64(1) != 0)
-    makers: U64 = above[fresh]
-    return makers
-
-
-def _only_answers(calls: Records, common: U64, answers: Records) -> Index:
-    """For each call the row of the answer that was written below a context, `common`, when there
-    is no other to a request that was there at the call, nor any before; else -1."""
-    chains = answers["contexts"]
-    places = np.flatnonzero(np.isin(chains, common))
-    places = places[np.argsort(chains.reshape(-1)[places], kind="stable")]
-    contexts = chains.reshape(-1)[places]
-    first = np.searchsorted(contexts, common, "left")
-    number = np.searchsorted(contexts, common, "right") - first
-    of = np.repeat(np.arange(len(calls)), number)
-    place = places[np.arange(len(of)) - np.repeat(np.cumsum(number) - number, number) + first[of]]
-    row, depth = place // chains.shape[1], place % chains.shape[1]
-    met, times = answers[row], calls["time_ns"][of]
-    meant = (met["time_ns"] >= times) & (met["start_ns"] <= times)
-    # Who answers himself, or has begun others that did before, may be at work on the next.
-    spoilt = (depth == 0) | (met["time_ns"] < times) | (met["shared"] != 0)
-    spoilt |= meant & (met["start_ns"] > common[of]) | (met["tgid"] != calls["tgid"][of])
-    alone = np.bincount(of[meant], minlength=len(calls)) == 1
-    alone &= np.bincount(of[spoilt], minlength=len(calls)) == 0
-    at = np.full(len(calls), -1, np.intp)
-    at[of[meant]] = row[meant]
-    at[~alone] = -1
-    return at
-
-
-class _Reused:
-    """Contexts that answer one request after the other, which others have read: when do they
-    begin with the next? A call between two answers is part of the second, unless something
-    goes on after answers in that process: once a call was seen there between an answer and
-    the reading of the next request, nothing is sure any more."""
-
-    def __init__(self) -> None:
-        # Process, and whether on one connection: since when.
-        self._refuted: dict[tuple[int, bool], int] = {}
-        self._went_on = np.empty(0, np.uint64)  # contexts that called after their answers
-
-    def note(self, contexts: U64) -> None:
-        """These contexts have called after their answers, when no other request was open."""
-        if len(contexts):
-            self._went_on = np.concatenate([self._went_on, contexts])[-WENT_ON_KEPT:]
-
-    def meet(self, answers: Records) -> None:
-        """Of contexts that answer again it is known what they do after an answer."""
-        again = answers["before_ns"] != 0
-        if again.any() and len(self._went_on):
-            self.learn(answers[again & np.isin(answers["contexts"][:, 0], self._went_on)])
-
-    def learn(self, answers: Records) -> None:
-        """Answers of contexts that have called between the answer before and this request."""
-        again = answers[(answers["before_ns"] != 0) & (answers["own"] == 0)]
-        for tgid, kept, since in np.unique(again[["tgid", "kept", "before_ns"]]).tolist():
-            if len(self._refuted) < REFUTED_KEPT:
-                known = self._refuted.get((tgid, bool(kept)), since)
-                self._refuted[tgid, bool(kept)] = min(known, since)
-
-    def is_sure(self, answers: Records) -> Mask:
-        """Whether what was done before these answers, and after the same context's answers
-        before them, was done for them."""
-        fresh = answers["before_ns"] == 0
-        # It was read while its context was still at work on another one.
-        waited = answers["before_ns"] > answers["start_ns"]
-        refuted = np.zeros(len(answers), np.bool_)
-        for (tgid, kept), since in self._refuted.items():
-            of = (answers["tgid"] == tgid) & (answers["kept"] == kept)
-            refuted |= of & (answers["time_ns"] > since)
-        sure: Mask = fresh | (~waited & ((answers["own"] != 0) | ~refuted))
-        sure &= answers["shared"] == 0
-        return sure
-
-
-def _may_be_queued(queued: npt.NDArray[np.uint8], depth: int | Index) -> Mask:
-    """Whether a context between a call's own and the one at `depth` may have begun the next of a
-    queue, whoever had put it there."""
-    between = (np.int64(1) << np.asarray(depth, np.int64)) - 1 & ~1
-    may: Mask = (queued & between) != 0
-    return may
-
-
 def _bit_below(bits: npt.NDArray[np.uint8], depth: npt.NDArray[np.int8]) -> Mask:
     """Whether the context below the one at `depth` has its bit; none is below the first."""
     below = np.clip(depth, 1, 8).astype(np.uint8) - np.uint8(1)
@@ -795,7 +596,7 @@ def _all_over(calls: npt.NDArray[np.void]) -> Mask:
     return over
 
 
-def _has(records: npt.NDArray[np.void], flags: int) -> Mask:
+def has_flags(records: npt.NDArray[np.void], flags: int) -> Mask:
     has: Mask = (records["flags"] & np.uint16(flags)) != 0
     return has
 
@@ -803,7 +604,7 @@ def _has(records: npt.NDArray[np.void], flags: int) -> Mask:
 def _as_they_are(records: Records) -> Records:
     """Records that leave unproven: a predicted parent is none."""
     records = records.copy()
-    predicted = _has(records, Flag.UNPROVEN)
+    predicted = has_flags(records, Flag.UNPROVEN)
     records["parent_id"][predicted] = 0
     records["link"][predicted] = Link.NONE
     records["flags"] &= np.uint16(0xFFFF ^ _WAITS)

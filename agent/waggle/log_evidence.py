@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.evidence import _WORKER, Joins, Mask, _has, _Reused, key_of
+from waggle.answers import Mask, Reused
+from waggle.evidence import WORKER, Joins, has_flags, key_of
 from waggle.layout import EvidenceKind, Flag
 from waggle.spans import Records
 
@@ -26,7 +27,7 @@ class LogJoins(Joins):
     def __init__(self, calls: Joins) -> None:
         super().__init__(calls._source, calls._clock)
         self._of_calls = calls
-        self._reused = _ReusedByEither(calls._reused)
+        self.reused = _ReusedByEither(calls.reused)
         calls.follow(self)
 
     def add(self, evidence: Records) -> None:
@@ -53,15 +54,15 @@ class LogJoins(Joins):
         if len(self._joined):
             records, waiting = self._verify(records)
             self._name_requests(records)
-        unproven = _has(records, Flag.UNPROVEN)
+        unproven = has_flags(records, Flag.UNPROVEN)
         waiting, records = np.concatenate([waiting, records[unproven]]), records[~unproven]
-        pending = _has(records, Flag.TRACE_PENDING)
+        pending = has_flags(records, Flag.TRACE_PENDING)
         ready, unknown = self._of_calls.to_true_traces(records[pending])
         return np.concatenate([records[~pending], ready]), np.concatenate([waiting, unknown])
 
     def _name_requests(self, records: Records) -> None:
         """Give records, in place, the requests that are proven; their traces may be pending."""
-        rows = np.flatnonzero(_has(records, Flag.TRACE_PENDING))
+        rows = np.flatnonzero(has_flags(records, Flag.TRACE_PENDING))
         at = self._find(key_of(records["trace_id"][rows]))
         rows, at = rows[at >= 0], at[at >= 0]
         named = records[rows]
@@ -75,16 +76,16 @@ class LogJoins(Joins):
         context was made for that."""
         super()._drop_workers(calls)
         doubtful: Mask = (calls["parent"]["many"] != 0) | calls["after"]
-        rows = np.flatnonzero((calls["depth"] < _WORKER) & doubtful)
+        rows = np.flatnonzero((calls["depth"] < WORKER) & doubtful)
         depth = np.minimum(calls["depth"][rows], _CHAIN - 1).astype(np.intp)
         older = calls["evidence"]["contexts"][rows, depth] < calls["parent"]["start_ns"][rows]
-        calls["depth"][rows[older]] = _WORKER
+        calls["depth"][rows[older]] = WORKER
 
 
-class _ReusedByEither(_Reused):
+class _ReusedByEither(Reused):
     """Sure is only what neither calls nor logs refute."""
 
-    def __init__(self, of_calls: _Reused) -> None:
+    def __init__(self, of_calls: Reused) -> None:
         super().__init__()
         self._of_calls = of_calls
 

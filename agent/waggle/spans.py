@@ -296,7 +296,7 @@ ENTRY_LINKS = (
     layout.Link.XRAY,
 )
 
-# What is kept of one value of HTTP/1 (HTTP1_KEPT_MAX in bpf/http1.h): longer ones are cut there.
+# What is kept of one value of HTTP/1 (HTTP1_KEPT_MAX in bpf/http1_head.h), which is cut there.
 _LONGEST_TRACESTATE = 1023
 
 # Header fields that may come more than once and then mean one list (RFC 9110, 5.3).

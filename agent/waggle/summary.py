@@ -50,7 +50,7 @@ _MEANINGS: Mapping[str, str] = {
     "log_binary": "log records that are no text",
     "log_journal_unread": "entries of the journal without a message, or larger than a datagram",
     "log_exception_late": "exceptions whose span had left already",
-    "above_draw_rate": "not drawn: more traces than a screen can show",
+    "above_draw_rate": "more traces than a screen can show",
     "trace_too_large": "not drawn: the trace has too many spans",
     "too_many_traces": "not drawn: too many unfinished traces at once",
     "duplicate_span": "not drawn: a span id that came twice",
@@ -59,6 +59,9 @@ _MEANINGS: Mapping[str, str] = {
     "output_failed": "the output could not be written",
     "output_blocked": "the terminal was stopped",
 }
+
+# Left out of what a terminal draws on purpose, and exported wherever else spans go: no loss.
+_NOT_DRAWN = "above_draw_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ def render(summary: Summary) -> str:
         lines += _wrapped("processes", summary.processes)
     for name, stats in summary.exporters:
         lines.append(_field("exported", f"{stats.exported:,} by {name}{_queued(stats)}"))
+    lines += _not_drawn(summary)
     lines += _sampling(summary)
     lines += _headers(summary)
     lines += [_field("rules" if not at else "", text) for at, text in enumerate(summary.rules)]
@@ -243,6 +247,14 @@ def _wrapped(name: str, words: Sequence[str], most_lines: int = 3) -> list[str]:
     return [_field(name, lines[0]), *(_INDENT + line for line in lines[1:])]
 
 
+def _not_drawn(summary: Summary) -> list[str]:
+    """What no screen could have shown."""
+    spans = sum(stats.lost.get(_NOT_DRAWN, 0) for _, stats in summary.exporters)
+    if not spans:
+        return []
+    return [_field("not drawn", f"{_count(spans, 'span')}: {_MEANINGS[_NOT_DRAWN]}")]
+
+
 def _sampling(summary: Summary) -> list[str]:
     """What was left out because somebody wanted it so: no loss."""
     if not summary.unsampled:
@@ -279,7 +291,11 @@ def _losses(summary: Summary) -> list[str]:
     losses = [(count, reason, "") for reason, count in kernel_losses(summary.kernel).items()]
     losses += [(count, reason, "") for reason, count in summary.lost.items() if count]
     for name, stats in summary.exporters:
-        losses += [(count, reason, name) for reason, count in stats.lost.items() if count]
+        losses += [
+            (count, reason, name)
+            for reason, count in stats.lost.items()
+            if count and reason != _NOT_DRAWN
+        ]
     if not losses:
         return [_field("lost", "nothing")]
     losses.sort(key=lambda loss: (-loss[0], loss[1:]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from waggle import answers as answering
 from waggle import evidence as joining
 from waggle import layout
 from waggle.evidence import AFTER_NS, BRANCH_NS, HOLD_S, Joins
@@ -669,7 +670,7 @@ def test_tables_are_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def
     """Joined traces, calls and answers that are remembered have bounds."""
     monkeypatch.setattr(joining, "JOINED_KEPT", 10)
     monkeypatch.setattr(joining, "CALLS_KEPT", 5)
-    monkeypatch.setattr(joining, "ANSWERS_KEPT", 5)
+    monkeypatch.setattr(answering, "ANSWERS_KEPT", 5)
     ring, _, joins = fresh()
     for number in range(1, 100):
         ring.put(call(number, 200 + number, [2 * number + 1001], unanswered=9))

@@ -70,6 +70,15 @@ def test_what_was_not_sampled_is_no_loss() -> None:
     ) in render(summary)
 
 
+def test_what_no_screen_can_show_is_no_loss() -> None:
+    """Spans of traces that a terminal leaves out are told, and are not among the losses."""
+    drawn = ExporterStats(exported=270, lost={"above_draw_rate": 477})
+    text = render(Summary(spans=747, traces=78, cost=COST, exporters=[("console", drawn)]))
+    assert (
+        "\n  not drawn  477 spans: more traces than a screen can show\n  lost       nothing\n"
+    ) in text
+
+
 def test_every_loss_is_told_with_its_reason() -> None:
     """Losses of kernel, pipeline and exporters all appear, the largest first."""
     summary = Summary(

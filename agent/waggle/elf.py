@@ -142,6 +142,7 @@ _SYMBOL = np.dtype("<u4, u1, u1, <u2, <u8, <u8")
 _SYMBOL.names = ("name", "info", "other", "section", "value", "size")
 _FUNCTION = 2  # STT_FUNC
 _TABLE_MAX = 64 << 20  # bytes of names, or of symbols, that are looked through
+_PIECE = 1 << 20
 
 
 def _hidden_symbols(elf: "ELFFile", names: tuple[str, ...]) -> dict[str, int]:
@@ -155,22 +156,31 @@ def _hidden_symbols(elf: "ELFFile", names: tuple[str, ...]) -> dict[str, int]:
     texts = elf.get_section(table["sh_link"])
     if max(table["sh_size"], texts["sh_size"]) > _TABLE_MAX or table["sh_entsize"] != 24:
         return {}
-    text = texts.data()
+    places = _places(elf, texts["sh_offset"], texts["sh_size"], names)
+    if not places:
+        return {}
     symbols = np.frombuffer(table.data(), _SYMBOL)
     symbols = symbols[(symbols["info"] & 0xF == _FUNCTION) & (symbols["section"] != 0)]
     found = {}
-    for name in names:
-        values = np.unique(symbols["value"][np.isin(symbols["name"], _places(text, name))])
+    for name, where in places.items():
+        values = np.unique(symbols["value"][np.isin(symbols["name"], where)])
         if len(values) == 1:
             found[name] = int(values[0])
     return found
 
 
-def _places(text: bytes, name: str) -> list[int]:
-    """Where a name may begin in a table of names, of which one may be the end of another."""
-    wanted, places = name.encode() + b"\0", []
-    at = text.find(wanted)
-    while at >= 0:
-        places.append(at)
-        at = text.find(wanted, at + 1)
-    return places
+def _places(elf: "ELFFile", start: int, size: int, names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Where names may begin in a table of names, of which one may be the end of another. Of a file
+    of any size only a piece is in memory."""
+    wanted = {name: name.encode() + b"\0" for name in names}
+    overlap = max(map(len, wanted.values())) - 1
+    found: dict[str, list[int]] = {}
+    for begin in range(0, size, _PIECE):
+        elf.stream.seek(start + begin)
+        piece = elf.stream.read(min(_PIECE + overlap, size - begin))
+        for name, text in wanted.items():
+            at = piece.find(text)
+            while at >= 0:
+                found.setdefault(name, []).append(begin + at)
+                at = piece.find(text, at + 1)
+    return found

@@ -17,8 +17,8 @@ _PATIENCE_S = 120.0
 
 _ARMS: tuple[tuple[str, Sequence[str] | None], ...] = (
     ("no agent", None),
-    ("--tcp-option off", ["--tcp-option", "off"]),
-    ("--tcp-option auto", []),
+    ("--tcp-option off", ["--inject", "off", "--tcp-option", "off"]),
+    ("--tcp-option auto", ["--inject", "off"]),
 )
 
 

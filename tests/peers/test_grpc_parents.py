@@ -7,8 +7,10 @@ from .grpc_parents import CASES, COUNT, Case, ensure_case, play
 from .grpc_programs import IMPLEMENTATIONS
 from .toolchain import has_cargo
 
-# Where every call has its parent: Go's, and whoever serves one request at a time.
-_ALL_RIGHT = {"grpc-go-1", "grpc-go-8", "grpc-go-32", *(f"{name}-1" for name in IMPLEMENTATIONS)}
+# How many calls have their parent at least: all of Go's; of whoever serves one request at a time
+# all that need not wait for the end of the load for longer than rule `alone` waits.
+_LEAST = {f"{name}-1": COUNT // 2 for name in IMPLEMENTATIONS}
+_LEAST |= {f"grpc-go-{width}": COUNT for width in (1, 8, 32)}
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,7 @@ def test_no_call_is_another_requests(case: Case) -> None:
         assert sum(verdicts.values()) == COUNT, protocol
         assert truth.split == 0, protocol
         assert truth.astray == 0, protocol
-        if str(case) in _ALL_RIGHT:
-            assert verdicts["right"] == COUNT, (protocol, truth.examples("none"))
+        assert verdicts["right"] >= _LEAST.get(str(case), 0), (protocol, truth.examples("none"))
 
 
 def test_who_calls_by_itself_as_well() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from waggle import elf
 from waggle.probes.tls.attach import may_have_tls
 from waggle.probes.tls.library import Layout, read_library
 
@@ -107,6 +108,22 @@ def test_names_that_are_not_exported(tmp_path: Path) -> None:
     assert hidden is not None
     assert [hook.enter for hook in hidden.hooks] == [hook.enter for hook in exported.hooks]
     assert hidden.layout == exported.layout
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_names_cut_by_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """However the table of names is read, all of them are found."""
+    monkeypatch.setattr(elf, "_PIECE", piece)
+    found = read_library(str(library(tmp_path, *HIDDEN)))
+    assert found is not None
+    assert found.layout is not None
+    assert len(found.hooks) == 4
+
+
+def test_tables_beyond_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is too large is not looked through."""
+    monkeypatch.setattr(elf, "_TABLE_MAX", 64)
+    assert read_library(str(library(tmp_path, *HIDDEN))) is None
 
 
 def test_stripped_of_its_names(tmp_path: Path) -> None:

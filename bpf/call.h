@@ -168,8 +168,7 @@ INLINE int from_start(const struct endpoint *endpoint, u8 sent)
 OUT_OF_LINE struct connection *new_connection(const struct endpoint *endpoint, u32 sent)
 {
 	u64 sock = endpoint->sock;
-	u32 zero = 0;
-	struct connection *fresh = bpf_map_lookup_elem(&blank, &zero);
+	struct connection *fresh = BLANK(struct connection);
 
 	if (!fresh)
 		return 0;

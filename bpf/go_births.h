@@ -13,9 +13,6 @@
 #define GO_A_WHILE_NS (100 * 1000000ULL) /* how often a call in vain counts */
 #define GO_LIVES_ON_NS (5 * 1000000000ULL)
 
-/* A function of which nothing is known: not on the stack, which is short where it is needed. */
-MAP(go_blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct waggle_go_function, 0);
-
 INLINE int function_trusted(const struct waggle_go_function *function)
 {
 	if (!function)
@@ -60,8 +57,7 @@ INLINE int works_for_long(struct waggle_go_function *function, u64 goid, u64 now
 
 INLINE struct waggle_go_function *new_function(const struct waggle_go_function_key *key)
 {
-	u32 zero = 0;
-	struct waggle_go_function *blank = bpf_map_lookup_elem(&go_blank, &zero);
+	struct waggle_go_function *blank = BLANK(struct waggle_go_function);
 
 	if (!blank || bpf_map_update_elem(&go_functions, key, blank, BPF_NOEXIST))
 		count(WAGGLE_COUNT_GO_FUNCTIONS_FULL);

@@ -92,13 +92,9 @@ PROVEN_ONCE int goroutine_writes(u32 tgid, struct owner *owner)
 	return !!owner->sock;
 }
 
-/* Never written: what a new goroutine begins as, too large for the stack. */
-MAP(blank_goroutine, BPF_MAP_TYPE_ARRAY, 1, u32, struct goroutine, 0);
-
 INLINE struct goroutine *new_goroutine(const struct goroutine_key *key)
 {
-	u32 zero = 0;
-	struct goroutine *blank = bpf_map_lookup_elem(&blank_goroutine, &zero);
+	struct goroutine *blank = BLANK(struct goroutine);
 
 	if (blank)
 		bpf_map_update_elem(&goroutines, key, blank, BPF_ANY);

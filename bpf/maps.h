@@ -302,8 +302,12 @@ MAP(threads, BPF_MAP_TYPE_HASH, 65536, u32, struct thread, ON_DEMAND);
 MAP(handoffs, BPF_MAP_TYPE_ARRAY, 8192, u32, struct handoff_set, 0);
 MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct scratch, 0);
 MAP(sample_rules, BPF_MAP_TYPE_ARRAY, WAGGLE_SAMPLE_RULES, u32, struct waggle_sample_rule, MAPPED);
-/* Never written: what a new connection begins as, too large for the stack. */
-MAP(blank, BPF_MAP_TYPE_ARRAY, 1, u32, struct connection, 0);
+/* Never written: what anything begins as that is too large for the stack. One map for all of them,
+ * since a program may use no more than 64. */
+struct blank {
+	u64 words[256];
+};
+MAP(blanks, BPF_MAP_TYPE_ARRAY, 1, u32, struct blank, 0);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, WAGGLE_COUNTERS, u32, u64, 0);
 
 struct {
@@ -336,6 +340,20 @@ INLINE void count_by(u32 what, u32 times)
 	if (value)
 		*value += times;
 }
+
+INLINE void *blank_value(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&blanks, &zero);
+}
+
+/* What a `type` begins as, never to be written; null where the map is not there. */
+#define BLANK(type)								\
+	({									\
+		_Static_assert(sizeof(type) <= sizeof(struct blank), "a larger blank");	\
+		blank_value();							\
+	})
 
 INLINE u8 *process_hint(u32 tgid)
 {

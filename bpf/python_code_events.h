@@ -15,9 +15,6 @@
 #define TABLE_PIECES 16
 #define NAMES_READ 256 /* most names of a code object that are looked at */
 
-/* Never written: what a new event begins as. */
-MAP(blank_code, BPF_MAP_TYPE_ARRAY, 1, u32, struct waggle_code_event, 0);
-
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
@@ -25,10 +22,9 @@ struct {
 
 INLINE struct waggle_code_event *begin_code_event(u8 kind, u64 id)
 {
-	u32 zero = 0;
 	struct waggle_code_event *event =
 		bpf_ringbuf_reserve(&code_ring, sizeof(*event), 0);
-	void *blank = bpf_map_lookup_elem(&blank_code, &zero);
+	void *blank = BLANK(struct waggle_code_event);
 
 	if (!event) {
 		count(WAGGLE_COUNT_LOST_CODE_RING_FULL);

@@ -43,8 +43,6 @@ enum context_called {
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
 /* What is full forgets what was longest not used: such a call has no parent. */
 MAP(contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct context_key, struct context, 0);
-/* Never written: what a context begins as, too large for the stack. */
-MAP(blank_context, BPF_MAP_TYPE_ARRAY, 1, u32, struct context, 0);
 
 INLINE u64 word_at(u64 address)
 {
@@ -84,8 +82,7 @@ INLINE struct context *new_context(const struct waggle_python *python, u32 tgid,
 					u64 odd)
 {
 	struct context_key key = { .address = address, .tgid = tgid };
-	u32 zero = 0;
-	struct context *context = bpf_map_lookup_elem(&blank_context, &zero);
+	struct context *context = BLANK(struct context);
 
 	if (!context)
 		return 0;

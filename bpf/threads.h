@@ -16,17 +16,13 @@
 
 #include "node_turns.h"
 
-/* Never written: what a new thread begins as. */
-MAP(blank_thread, BPF_MAP_TYPE_ARRAY, 1, u32, struct thread, 0);
-
 OUT_OF_LINE struct thread *thread_slot(u32 tid)
 {
 	struct thread *slot = bpf_map_lookup_elem(&threads, &tid);
-	u32 zero = 0;
 
 	if (slot)
 		return slot;
-	slot = bpf_map_lookup_elem(&blank_thread, &zero);
+	slot = BLANK(struct thread);
 	if (slot)
 		bpf_map_update_elem(&threads, &tid, slot, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&threads, &tid);

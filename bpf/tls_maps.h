@@ -138,8 +138,6 @@ MAP(tls_waiting, BPF_MAP_TYPE_LRU_HASH, 1024, u32, u64, 0);
 MAP(tls_connects, BPF_MAP_TYPE_LRU_HASH, 4096, u64, struct tls_connect, 0);
 MAP(tls_budgets, BPF_MAP_TYPE_ARRAY, TLS_BUDGETS, u32, struct tls_budget, 0);
 MAP(tls_layouts, BPF_MAP_TYPE_ARRAY, TLS_LAYOUTS, u32, struct waggle_tls_layout, 0);
-/* Never written: what a new connection begins as. */
-MAP(blank_tls, BPF_MAP_TYPE_ARRAY, 1, u32, struct tls_connection, 0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -166,8 +164,7 @@ INLINE struct tls_connection *tls_of(u64 sock)
 
 OUT_OF_LINE struct tls_connection *new_tls(u64 sock)
 {
-	u32 zero = 0;
-	struct tls_connection *fresh = bpf_map_lookup_elem(&blank_tls, &zero);
+	struct tls_connection *fresh = BLANK(struct tls_connection);
 
 	if (!fresh || bpf_map_update_elem(&tls_connections, &sock, fresh, BPF_NOEXIST))
 		count(WAGGLE_COUNT_LOST_CONNECTION_MAP_FULL);

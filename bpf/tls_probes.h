@@ -487,10 +487,38 @@ INLINE int plaintext_call(const struct tls_thread *thread, struct tls_session *s
 	return 1;
 }
 
+/* The session is the connection's from now on, if memory allows. A function of its own, since the
+ * stack below its caller is needed whole. */
+OUT_OF_LINE int join_session(struct tls_thread *thread, struct tls_session *session,
+			     struct connection *connection, u64 sock)
+{
+	struct tls_connection *tls;
+	struct tls_session_key key;
+
+	if (!thread || !session || !connection)
+		return 0;
+	tls = tls_of(sock);
+	if (!tls)
+		tls = new_tls(sock);
+	if (!tls)
+		return 0;
+	session_key_of(&key, thread->ssl);
+	if (session->sock != sock || tls->ssl != key.ssl || session->missed) {
+		session->by_bytes = thread->by_bytes;
+		session->at_hand = thread->kind == TLS_READS  ? thread->length :
+				   thread->kind == TLS_SHAKES ? 0 :
+								TLS_WRITING;
+		bind_tls(session, connection, tls, &key, sock);
+	}
+	tls->pulls = !thread->by_bytes;
+	if (tls->unsure)
+		thread->unsure = key.ssl;
+	return 1;
+}
+
 /* The connection whose plaintext is at hand, if the call is to be fed; null when not. */
 OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *call)
 {
-	struct tls_connection *tls;
 	struct connection *connection;
 	struct tls_session_key key;
 	struct tls_session *session;
@@ -512,21 +540,8 @@ OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *ca
 			lose_plaintext(session);
 		return 0;
 	}
-	tls = tls_of(sock);
-	if (!tls)
-		tls = new_tls(sock);
-	if (!tls)
+	if (!join_session(thread, session, connection, sock))
 		return 0;
-	if (session->sock != sock || tls->ssl != key.ssl || session->missed) {
-		session->by_bytes = thread->by_bytes;
-		session->at_hand = thread->kind == TLS_READS  ? thread->length :
-				   thread->kind == TLS_SHAKES ? 0 :
-								TLS_WRITING;
-		bind_tls(session, connection, tls, &key, sock);
-	}
-	tls->pulls = !thread->by_bytes;
-	if (tls->unsure)
-		thread->unsure = key.ssl;
 	if (thread->kind == TLS_SHAKES ||
 	    !plaintext_call(thread, session, connection, call, sock))
 		return 0;

@@ -40,6 +40,9 @@ want_for_check() {
     want gcc gcc
     want /usr/include/stdlib.h libc6-dev
     want openssl openssl
+    # Tests build networks of their own, one of them with a NAT.
+    want ip iproute2
+    want nft nftables
     want /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.asan-x86_64.a libclang-rt-14-dev
 }
 

@@ -27,11 +27,13 @@ ROUNDED_TO = 32  # bytes a frame, in kernels before 6.8
 
 @dataclass(slots=True)
 class Function:
-    """One function. depth: bytes of stack. calls: whom it calls, or has called by a helper."""
+    """One function. depth: bytes of stack. calls: whom it calls, or has called by a helper.
+    maps: what maps it names itself; libbpf makes a section of data one too."""
 
     name: str
     depth: int = 0
     calls: set[str] = field(default_factory=set)
+    maps: set[str] = field(default_factory=set)
 
     @property
     def frame(self) -> int:
@@ -57,6 +59,7 @@ class CallGraph:
             }
             self._targets = dict(_relocations(elf, symbols))
             sections = {n: (s.name, s.data()) for n, s in enumerate(elf.iter_sections())}
+            self._sections = {n: name for n, (name, _) in sections.items()}
         self.functions: dict[str, Function] = {}
         self.programs: list[str] = []
         for place, (name, size) in self._names.items():
@@ -77,6 +80,8 @@ class CallGraph:
             here = (place[0], place[1] + at)
             if called := self._called(here, opcode, source, immediate):
                 function.calls.add(called)
+            elif opcode == _LD_IMM64 and (symbol := self._targets.get(here)):
+                function.maps.add(self._map_of(symbol))
             touched = _touched(frame, opcode, to, source, offset)
             _follow(frame, opcode, to, source, immediate)
             if opcode == _ADD_K:
@@ -95,6 +100,20 @@ class CallGraph:
         if opcode == _LD_IMM64 and symbol is not None:  # a function for a helper to call
             return self._of(symbol, immediate)
         return None
+
+    def _map_of(self, symbol: Symbol) -> str:
+        section = self._sections.get(symbol["st_shndx"], "extern")
+        return symbol.name if section == ".maps" else section
+
+    def maps_of(self, name: str) -> set[str]:
+        """The maps that a program uses, or a function that it calls."""
+        seen = {name}
+        left = [name]
+        while left:
+            new = self.functions[left.pop()].calls - seen
+            seen |= new
+            left += new
+        return set().union(*(self.functions[one].maps for one in seen)) - {"extern"}
 
     def _of(self, symbol: Symbol, offset: int) -> str | None:
         by_section = symbol["st_info"]["type"] == "STT_SECTION"

@@ -7,6 +7,7 @@ from waggle.capture import OBJECT_PATH
 
 STACK = 512  # MAX_BPF_STACK
 FRAMES = 8  # MAX_CALL_FRAMES
+MAPS = 64  # MAX_USED_MAPS
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,10 @@ def test_frames(graph: CallGraph) -> None:
     """No chain of calls is longer than the verifier allows."""
     chains = {name: graph.longest(name) for name in graph.programs}
     assert {n: shown(chain) for n, chain in chains.items() if len(chain) > FRAMES} == {}
+
+
+def test_maps(graph: CallGraph) -> None:
+    """No program uses more maps, with all that it calls, than a kernel allows."""
+    counts = {name: len(graph.maps_of(name)) for name in graph.programs}
+    assert {name: count for name, count in counts.items() if count > MAPS} == {}
+    assert max(counts.values()) > MAPS // 2  # they are found

@@ -33,7 +33,7 @@ def run(settings: Settings) -> int:
         on_its_way = loading.loading_of(options_of(settings, sampling, os.environ))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.
         with start.variable("OPENBLAS_NUM_THREADS", "1"):
-            from waggle.probes.go.attach import Plans
+            from waggle.probes.go.plans import Plans
             from waggle.session import Session  # numpy and the rest, at the same time
             from waggle.spans import load_decoders
         load_decoders()

@@ -33,7 +33,8 @@ from waggle.launch import Launched, forwarding
 from waggle.log_session import close_logs, log_summary, open_logs
 from waggle.observing import Observing
 from waggle.pipeline import Pipeline, WallClock, patience_of
-from waggle.probes.go.attach import GoProbe, Plans
+from waggle.probes.go.attach import GoProbe
+from waggle.probes.go.plans import Plans
 from waggle.probes.haproxy.attach import HaproxyProbe
 from waggle.probes.http2.quick import want_baggage
 from waggle.probes.http2.resolve import Resolver

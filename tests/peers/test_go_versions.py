@@ -66,7 +66,7 @@ MEASURE = """
 import resource, sys, time
 import capstone, elftools.elf.elffile, elftools.common.exceptions
 from waggle.probes.go import instructions
-from waggle.probes.go.attach import make_plan
+from waggle.probes.go.plans import make_plan
 begun, size = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 plan = make_plan(sys.argv[1])
 assert dict(plan.hooks).keys() >= {"go_round_trip", "go_birth"}, plan

@@ -4,14 +4,11 @@ import pytest
 
 from waggle.attach import RefusedError
 from waggle.elf import Image
-from waggle.probes.go.attach import (
-    _Chooser,
-    grpc_offsets_of,
-    offsets_of,
-    router_offsets_of,
-)
 from waggle.probes.go.binary import GoProgram
+from waggle.probes.go.channel_hooks import channel_hooks
+from waggle.probes.go.chooser import Chooser
 from waggle.probes.go.make_table import FIELDS, OPTIONAL, SERVED, render, row_of
+from waggle.probes.go.offsets import grpc_offsets_of, offsets_of, router_offsets_of
 from waggle.probes.go.table import GO
 
 
@@ -33,8 +30,8 @@ def test_channels_are_followed_whole_or_not_at_all(is_guess: bool) -> None:
     """Where one way for an item is not found, or the version is a guess, there is no probe at all,
     and that is said."""
     nothing = GoProgram("1.26.8", {}, {}, Image((), {}), (0, 0))
-    chooser = _Chooser("/nowhere", nothing)
-    assert chooser.channel_hooks(GO["1.26"], is_guess=is_guess) == []
+    chooser = Chooser("/nowhere", nothing)
+    assert channel_hooks(chooser, GO["1.26"], is_guess=is_guess) == []
     assert "no parents by hand-over" in " ".join(chooser.missing)
 
 
@@ -91,7 +88,7 @@ def test_a_version_of_grpc_is_known_by_its_neighbours(
     """No guess between two that differ."""
     old, new = {"grpc_conn": 16, "grpc_stream": 0}, {"grpc_conn": 16, "grpc_stream": 108}
     table = {"1.70.0": old, "1.76.0": old, "1.85.0": new}
-    monkeypatch.setattr("waggle.probes.go.attach.GRPC", table)
+    monkeypatch.setattr("waggle.probes.go.offsets.GRPC", table)
     assert (grpc_offsets_of(version) is not None) is known
 
 
@@ -117,5 +114,5 @@ def test_a_router_is_not_guessed(
     """Nothing tells a wrong text from a route: a newer minor version is left alone."""
     row = {"chi_patterns": 176}
     table = {"github.com/go-chi/chi/v5": {"5.0.12": row, "5.2.3": row}}
-    monkeypatch.setattr("waggle.probes.go.attach.ROUTERS", table)
+    monkeypatch.setattr("waggle.probes.go.offsets.ROUTERS", table)
     assert (router_offsets_of("github.com/go-chi/chi/v5", version) is not None) is known

@@ -19,7 +19,14 @@ INLINE struct table_text *known_text(const struct table_text_key *key)
 
 INLINE void know_text(const struct table_text_key *key, const struct table_text *text)
 {
-	bpf_map_update_elem(&table_texts, key, text, BPF_ANY);
+	struct table_text *blank = BLANK(struct table_text), *entry;
+
+	/* Before 6.2 memory that came as an argument cannot be given to an update. */
+	if (!blank || bpf_map_update_elem(&table_texts, key, blank, BPF_ANY))
+		return;
+	entry = bpf_map_lookup_elem(&table_texts, key);
+	if (entry)
+		bpf_probe_read_kernel(entry, sizeof(*entry), text);
 }
 
 /* A block of the client's has fields that hold a context: their values into the head. */

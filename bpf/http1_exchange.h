@@ -278,7 +278,7 @@ INLINE int may_tell(const struct waggle_facts *facts)
 }
 
 /* An outgoing request: our own evidence where it names the header's trace or there
- * is no header, else the header, which the application made. */
+ * is no header, else the header, which the application made, or passes on. */
 INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 			  struct waggle_facts *facts, struct owner *owner)
 {
@@ -288,7 +288,7 @@ INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
 	else
 		facts->link = find_parent(feed->connection, feed->tgid, feed->tid, facts, owner);
 	if (header->valid)
-		sdk_call(header, facts, owner);
+		header_call(header, facts, owner);
 	if (header->valid && !(facts->link && same_trace(header->trace_id, facts->trace_id))) {
 		facts->flags &= ~WAGGLE_FLAG_TRACE_PENDING;
 		adopt_sampled(feed, facts, header, header, header->link);
@@ -450,6 +450,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 	if (connection->role == WAGGLE_ROLE_SERVER) {
 		join_incoming(feed, header, facts);
 		server_busy(feed, process);
+		if (header->valid)
+			keep_forwarded(header, facts, sock, connection->requests);
 		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE)
 			goroutine_request(connection, facts, feed->sock);
 		else

@@ -244,6 +244,20 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 	}
 }
 
+/* It is kept: so may be what it came with. */
+PROVEN_ONCE int keep_stream_header(u32 user)
+{
+	struct http2_scratch *scratch = http2_scratch_of(user);
+	struct waggle_facts *facts;
+
+	if (!scratch)
+		return 0;
+	facts = &scratch->fresh.record.facts;
+	if (facts->role == WAGGLE_ROLE_SERVER && facts->flags & WAGGLE_FLAG_HAD_TRACEPARENT)
+		keep_forwarded(&scratch->block.context, facts, scratch->sock, scratch->given.stream);
+	return 0;
+}
+
 /* A stream begins with the block at hand. */
 PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connection *http2, u32 user,
 			    u32 pushed)
@@ -298,6 +312,8 @@ PROVEN_ONCE int open_stream(struct connection *connection, struct http2_connecti
 	http2->tgid = feed->tgid;
 	if (!store_fresh(scratch, http2, feed->sock, given->stream))
 		stream_left(facts, fresh->stream.counted);
+	else
+		keep_stream_header(user);
 	return 0;
 }
 

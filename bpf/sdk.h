@@ -7,7 +7,7 @@
 #ifndef WAGGLE_SDK_H
 #define WAGGLE_SDK_H
 
-#include "parents.h"
+#include "forwarded.h"
 
 INLINE int same_span(const u8 *a, const u8 *b)
 {
@@ -27,7 +27,7 @@ PROVEN_ONCE int sdk_request(struct waggle_facts *facts)
 
 /* A call with a header, of such a process; `facts` as our own evidence has it so far. Many
  * programs only pass on the header that they got: then no span stands between. */
-PROVEN_ONCE int sdk_call(const struct trace_context *header, struct waggle_facts *facts,
+INLINE int sdk_call(const struct trace_context *header, struct waggle_facts *facts,
 			 const struct owner *owner)
 {
 	u32 tgid = facts ? facts->tgid : 0;
@@ -55,6 +55,18 @@ PROVEN_ONCE int sdk_call(const struct trace_context *header, struct waggle_facts
 	if (found.facts->flags & WAGGLE_FLAG_HAD_TRACEPARENT &&
 	    same_trace(header->trace_id, found.facts->trace_id))
 		process->mode |= WAGGLE_PROCESS_SDK_SERVER;
+	return 0;
+}
+
+/* A call that bears a header. */
+PROVEN_ONCE int header_call(const struct trace_context *header, struct waggle_facts *facts,
+			    struct owner *owner)
+{
+	if (!header || !facts || !owner)
+		return 0;
+	if (!facts->link)
+		facts->link = find_forwarded(header, facts, owner);
+	sdk_call(header, facts, owner);
 	return 0;
 }
 

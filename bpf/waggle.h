@@ -51,6 +51,7 @@ enum waggle_link {
 	WAGGLE_LINK_XRAY = 10,	      /* X-Amzn-Trace-Id */
 	WAGGLE_LINK_ALONE = 11,	      /* the one request that the process served at the call */
 	WAGGLE_LINK_TRACE_BIN = 12,   /* as B3: gRPC's grpc-trace-bin */
+	WAGGLE_LINK_FORWARDED = 13,   /* the one request that came with the header of the call */
 };
 
 /* How an exchange ended. Everything above WAGGLE_END_DONE is an error. */

@@ -228,6 +228,7 @@ class Link(IntEnum):
     XRAY = 10
     ALONE = 11
     TRACE_BIN = 12
+    FORWARDED = 13
 
 
 class LogSource(IntEnum):

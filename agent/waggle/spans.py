@@ -286,6 +286,7 @@ LINK_METHODS: Mapping[int, str] = {
     layout.Link.XRAY: "xray",
     layout.Link.ALONE: "alone",
     layout.Link.TRACE_BIN: "trace_bin",
+    layout.Link.FORWARDED: "forwarded",
 }
 # Evidence whose parent is no span of this machine's: the request entered here.
 ENTRY_LINKS = (

@@ -59,7 +59,7 @@ class System:
         served = {one.span.span_id: one.number for one in self.recorded.of(Role.SERVER)}
         calls = [one for one in self.recorded.of(Role.CLIENT) if one.number > 1000]
         for one in calls:
-            assert one.has_parent == (one.link == Link.THREAD), str(self.recorded)
+            assert one.has_parent == (one.link in (Link.THREAD, Link.FORWARDED)), str(self.recorded)
         return {one.number: served[one.span.parent_id] if one.has_parent else 0 for one in calls}
 
 
@@ -358,3 +358,50 @@ def test_real_loops(capture: Capture, program: str) -> None:
         assert (len(served), len(calls)) == (20, 20), str(recorded)
         for one in calls:
             assert not one.has_parent or served[one.span.parent_id] == one.number - 1000
+
+
+def header(span: int) -> str:
+    return f"traceparent: 00-{7:032x}-{span:016x}-01"
+
+
+def test_a_header_passed_on_names_its_request(capture: Capture) -> None:
+    """Of several open requests on one thread a call belongs to the one that brought its header, in
+    whatever order they came, and to none once that is answered."""
+    with recording(capture, TRACED) as recorded:
+        system = System(recorded)
+        for number in (1, 2, 3):
+            system.arrive(f"c{number}")
+            read(system, number, f"c{number}", fields=[header(number)])
+        for number in (2, 1, 3):
+            system.call(number, f"up{number}", fields=[header(number)])
+        for number in (1, 2, 3):
+            respond(system, f"c{number}")
+        system.call(4, "up4", fields=[header(1)])
+        recorded.finish(0)
+        called = {one.number: one for one in recorded.of(Role.CLIENT) if one.number > 1000}
+        served = {one.number: one.span for one in recorded.of(Role.SERVER) if one.number < 1000}
+        for number in (1, 2, 3):
+            assert called[number + 1000].link == Link.FORWARDED, str(recorded)
+            assert called[number + 1000].span.parent_id == served[number].span_id
+        assert called[1004].link == Link.TRACEPARENT
+        assert called[1004].span.parent_id == (1).to_bytes(8, "big")
+
+
+def test_a_header_that_two_requests_brought_names_neither(capture: Capture) -> None:
+    """Nor does one that names another trace: the header's own parent stands."""
+    with recording(capture, TRACED) as recorded:
+        system = System(recorded)
+        for number in (1, 2):
+            system.arrive(f"c{number}")
+            read(system, number, f"c{number}", fields=[header(9)])
+        system.call(1, "up1", fields=[header(9)])
+        system.arrive("c3")
+        read(system, 3, "c3", fields=[header(3)])
+        system.call(3, "up3", fields=[header(3).replace("07-", "08-")])
+        for number in (1, 2, 3):
+            respond(system, f"c{number}")
+        recorded.finish(0)
+        called = {one.number: one for one in recorded.of(Role.CLIENT) if one.number > 1000}
+        parents = {number: one.span.parent_id for number, one in called.items()}
+        assert parents == {1001: (9).to_bytes(8, "big"), 1003: (3).to_bytes(8, "big")}
+        assert {one.link for one in called.values()} == {Link.TRACEPARENT}

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,11 +199,13 @@ class Agent:
                 raise self.error(f"did not print {words!r} in {timeout_s:g} s")
             time.sleep(_POLL_S)
 
-    def settle(self, count: int, timeout_s: float = 20) -> None:
-        """Gives `count` spans the time to arrive. Fewer are no error here: the test that
-        follows tells which are missing."""
+    def settle(self, count: int, timeout_s: float = 20, pids: Collection[int] = ()) -> None:
+        """Gives `count` spans the time to arrive, of these processes if any are given. Fewer are
+        no error here: the test that follows tells which are missing."""
         deadline = time.monotonic() + timeout_s
-        while len(self.spans()) < count and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if sum(not pids or span.pid in pids for span in self.spans()) >= count:
+                return
             time.sleep(_POLL_S)
 
     def stop(self) -> Ended:

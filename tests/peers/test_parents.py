@@ -196,8 +196,7 @@ def test_no_wrong_parent_under_load(caller: str, concurrency: int) -> None:
 )
 def test_a_copied_traceparent_is_no_span_of_its_own(caller: str) -> None:
     """An application that sends on the traceparent it got: all spans are in that trace; the call
-    is the child of our request where a rule tells so, else of what the header names; the called
-    server is the child of our call, not of the header's span."""
+    is the child of our request, and the called server of our call, not of the header's span."""
     path = "/call/{}?url=@called@/n/{}&forward=1"
     calls = watch(caller, Load(100, 4, path, traceparent=True))
     for number, call in calls.calling.items():
@@ -206,11 +205,11 @@ def test_a_copied_traceparent_is_no_span_of_its_own(caller: str) -> None:
         places = (calls.asking, calls.served, calls.calling, calls.called)
         assert {spans[number].trace_id for spans in places} == {trace_id}
         assert calls.asking[number].parent_id == span_id
-        ruled = call.link in ("thread", "goroutine", "turn")
+        ruled = call.link in ("thread", "goroutine", "turn", "forwarded")
         expected = calls.served[number].span_id if ruled else span_id
         assert (call.parent_id, call.link) == (expected, call.link or "traceparent")
-    # Where a rule has to prove itself first, the header is what there is until then.
-    rules = {"flask": {"thread"}, "go": {"goroutine"}, "node": {"turn", "traceparent"}}
+    # Where a rule has to prove itself first, the header is what tells until then.
+    rules = {"flask": {"thread"}, "go": {"goroutine"}, "node": {"turn", "forwarded"}}
     assert calls.links().keys() <= rules[caller.split("-")[0]]
 
 

@@ -237,12 +237,12 @@ def test_a_hop_that_strips_options() -> None:
 
 
 def test_off() -> None:
-    """With `--tcp-option off` on the left no segment bears one: what crosses to the right begins
-    a trace of its own, and nobody guesses."""
+    """With `--tcp-option off` on the left no segment bears one, nor with `--inject off` a header:
+    what crosses to the right begins a trace of its own, and nobody guesses."""
     with system() as one, ExitStack() as stack:
         left = [one.client.pid, *one.raw.pids()]
         agents = [
-            stack.enter_context(started_agent("--tcp-option", "off", pids=left)),
+            stack.enter_context(started_agent("--tcp-option=off", "--inject=off", pids=left)),
             stack.enter_context(started_agent(pids=one.flask.pids())),
         ]
         one.ask("new", range(1, 6))

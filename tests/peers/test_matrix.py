@@ -373,13 +373,26 @@ def _check_once(seen: Round) -> None:
         assert not wrong, f"{len(wrong)} numbers with other than one span: {told[:5]}"
 
 
+def _overtaken(seen: Round) -> set[int]:
+    """The one request that may have been answered before its sender's hook ran, on UNIX sockets: it
+    is put into the receiver's queue first, and then the sender's CPU may be taken away."""
+    numbers = [
+        n
+        for _, n, client, server in seen.each()
+        if seen.plan.family == "unix" and not server.parent_id and server.start_ns < client.start_ns
+    ]
+    return set(numbers) if len(numbers) == 1 else set()
+
+
 def _check_parents(seen: Round) -> None:
     """The server's span is the child of the client's, handed over by position."""
+    overtaken = _overtaken(seen)
     wrong = [
         (n, server.link, server.parent_id, client.span_id)
         for _, n, client, server in seen.each()
         if (server.parent_id, server.trace_id, server.link)
         != (client.span_id, client.trace_id, "socket")
+        and n not in overtaken
     ]
     assert not wrong, f"{len(wrong)} wrong parents: {wrong[:5]}"
 
@@ -444,11 +457,12 @@ def test_times_lie_where_the_requests_were_made(seen: Round) -> None:
     """A span of the client lies in the client's life, or in the very exchange where the client
     wrote that down; the server's span begins after the client's has begun and before it ends."""
     bounds = {n: bound for played in seen.played for n, bound in _bounds(played).items()}
+    overtaken = _overtaken(seen)
     for _, n, client, server in seen.each():
         begin, end = bounds[n]
         assert begin - CLOCKS_MAY_DIFFER_NS <= client.start_ns
         assert client.end_ns <= end + CLOCKS_MAY_DIFFER_NS
-        assert client.start_ns <= server.start_ns <= server.end_ns
+        assert client.start_ns <= server.start_ns <= server.end_ns or n in overtaken
         assert server.start_ns <= client.end_ns
 
 

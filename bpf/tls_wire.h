@@ -385,20 +385,26 @@ OUT_OF_LINE int bind_tls(struct tls_session *session, struct connection *connect
 
 /* A thread that passes ciphertext while it is in a function of a library does that for the
  * object that the function is about. */
-INLINE void bind_in_call(struct connection *connection, struct tls_connection *tls, u64 sock)
+INLINE void bind_in_call(struct connection *connection, struct tls_connection *tls, u64 sock,
+			 u32 sent)
 {
 	struct tls_thread *thread = tls_thread_here(0);
 	struct tls_session_key key = {};
 	struct tls_session *session;
 
-	if (!thread || !thread->ssl)
+	if (!thread || !thread->ssl || thread->from == sock)
 		return;
+	thread->from = 0;
 	key.ssl = thread->ssl;
 	key.tgid = bpf_get_current_pid_tgid() >> 32;
 	session = bpf_map_lookup_elem(&tls_sessions, &key);
-	if (session && !session->nested && session->sock != sock) {
+	if (!session || session->nested)
+		return;
+	if (session->sock != sock) {
 		session->by_bytes = 0;
 		bind_tls(session, connection, tls, &key, sock);
+	} else if (!sent && tls->ssl == key.ssl) {
+		thread->from = sock;
 	}
 }
 
@@ -459,7 +465,7 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 	walk.memory = &call->memory;
 	walk.sent = call->sent;
 	walk.tls->burst = 0;
-	bind_in_call(connection, walk.tls, call->endpoint.sock);
+	bind_in_call(connection, walk.tls, call->endpoint.sock, walk.sent);
 	stream = &walk.tls->wire[walk.sent & 1];
 	if (!walk.sent)
 		settle_reads(walk.tls, call->endpoint.position);

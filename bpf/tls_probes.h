@@ -178,6 +178,11 @@ int tls_read(struct pt_regs *registers)
 
 	if (!thread)
 		return 0;
+	/* Many ask until there is nothing more. */
+	if (thread->last == thread->ssl) {
+		thread->last = 0;
+		return 0;
+	}
 	session_key_of(&key, thread->ssl);
 	session = bpf_map_lookup_elem(&tls_sessions, &key);
 	if (session && session->sock && session->epoch == thread->epoch)
@@ -304,6 +309,12 @@ INLINE u64 socket_of_ssl(const struct waggle_tls_layout *layout, struct tls_thre
 	struct bio bio = {};
 	u32 type, number;
 
+	/* It is given another only when that has been made: the same address is the same BIO. */
+	if (address && address == session->memory && session->sock) {
+		thread->by_bytes = 1;
+		return session->sock;
+	}
+	session->memory = 0;
 	if (bpf_probe_read_user(&bio, sizeof(bio), (void *)address))
 		return 0;
 	type = type_of_bio(session, bio.words[masked(layout->method / 8, BIO_WORDS - 1)]);
@@ -312,8 +323,9 @@ INLINE u64 socket_of_ssl(const struct waggle_tls_layout *layout, struct tls_thre
 		number = bio.words[masked(layout->number / 8, BIO_WORDS - 1)] >>
 			 (layout->number & 4 ? 32 : 0);
 		sock = socket_of_fd(number);
-	} else if (thread->by_bytes && !session->sock) {
-		sock = socket_of_bytes(layout, address);
+	} else if (thread->by_bytes) {
+		session->memory = address;
+		sock = session->sock ? session->sock : socket_of_bytes(layout, address);
 	}
 	return sock;
 }
@@ -552,6 +564,8 @@ OUT_OF_LINE struct tls_connection *join_session(struct tls_thread *thread,
 		bind_tls(session, connection, tls, &key, sock);
 	}
 	tls->pulls = !thread->by_bytes;
+	if (thread->kind == TLS_WRITES)
+		thread->from = sock;
 	if (tls->unsure)
 		thread->unsure = key.ssl;
 	return tls;
@@ -595,8 +609,11 @@ INLINE void feed_tls(struct tls_thread *thread)
 	struct call *call = call_of(SCRATCH_TLS);
 	struct connection *connection = call ? on_tls(thread, call) : 0;
 
+	thread->last = 0;
 	if (!connection)
 		return;
+	if (thread->kind == TLS_READS)
+		thread->last = thread->ssl;
 	on_call(connection, call);
 	if (!call->sent && thread->mode & WAGGLE_PROCESS_RULE_TURN)
 		remember_turn(connection, call->sk, thread->mode);

@@ -392,7 +392,8 @@ OUT_OF_LINE struct connection *connection_of_socket(struct call *call, u64 sock)
 INLINE u32 written_position(struct tls_connection *tls, u64 sock, u32 length)
 {
 	struct tcp_sock *tcp = (void *)sock;
-	u32 at = BPF_CORE_READ(tcp, write_seq);
+	u32 at = has_types() ? TYPED(struct tcp_sock, sock)->write_seq :
+			       BPF_CORE_READ(tcp, write_seq);
 
 	/* What was written before may still wait in the program. */
 	if (tls->written && (s32)(tls->expected - at) > 0)

@@ -499,6 +499,8 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 		take_rest(walk.tls, call);
 		return WIRE_NOTHING;
 	}
+	scratch->state.now = bpf_ktime_get_ns();
+	connection->last_ns = scratch->state.now;
 	walk.scratch = scratch;
 	walk.memory = &call->memory;
 	walk.sent = call->sent;

@@ -329,16 +329,16 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 	if (!scratch)
 		return 0;
 	begin_feed(feed, connection, scratch, call->endpoint.sock, call->sent);
-	walk.memory = &call->memory;
-	state = &scratch->state;
-	state->now = bpf_ktime_get_ns();
-	connection->last_ns = state->now;
 	if (!connection->sent.started && !connection->received.started) {
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;
 	}
 	if (is_tls(connection) && call->user != SCRATCH_TLS)
 		return pass_wire(connection, call);
+	walk.memory = &call->memory;
+	state = &scratch->state;
+	state->now = bpf_ktime_get_ns();
+	connection->last_ns = state->now;
 	if (feed->sent && connection->flags & CONNECTION_WATCHED)
 		task_part(connection, feed->sock);
 	if (!is_http2(connection)) {

@@ -85,9 +85,7 @@ INLINE int serves_streams(const struct waggle_process *process)
 
 INLINE u64 voluntary_switches(void)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, nvcsw);
+	return bpf_get_current_task_btf()->nvcsw;
 }
 
 /* The thread has read something that belongs to `owner` (or to nobody). Where that needs

@@ -94,6 +94,10 @@ struct tls_session {
 	u8 reserved;
 	u32 epoch; /* of the probes that saw it last */
 	u32 at_hand; /* plaintext that is read now: bytes; TLS_WRITING where it is written */
+	u64 memory; /* it reads from this, which is bytes in memory; 0: from something else */
+	u64 method; /* of what it reads from, which says what that is: */
+	u32 type;   /* OpenSSL's BIO_TYPE */
+	u32 padding;
 };
 
 /* WROTE_ALL: a function that writes all it is given, or breaks the connection. */
@@ -113,7 +117,10 @@ struct tls_thread {
 	u32 epoch;  /* another whenever probes are put into a process */
 	u32 by_bytes; /* the object has no socket of its own */
 	u32 unplaced; /* what it writes now has no place yet: lost, if it is written */
-	u32 reserved;
+	u32 ahead; /* of what is written now is new: bytes */
+	u64 from; /* in this call the object has passed bytes of its connection, or says that it
+		   * will: that; else 0 */
+	u64 last; /* the object whose plaintext was read in the call before; else 0 */
 	u64 unsure; /* an object of which some that was received may have been read before */
 };
 

@@ -20,6 +20,7 @@
 #define BIO_MEMORY 0x0401 /* OpenSSL's bio.h: bytes in memory, */
 #define BIO_SOCKET 0x0505 /* a socket, */
 #define BIO_DESCRIPTOR 0x0504 /* and any descriptor */
+#define BIO_WORDS 8 /* of a BIO that say what it is: user space knows of no other layout */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -31,7 +32,7 @@ struct {
 /* Where no program can hold its CPU: one that is preempted here by its like. */
 MAP(tls_busy, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, u64, 0);
 
-INLINE struct tls_session *tls_session_of(const struct tls_session_key *key, u32 epoch)
+OUT_OF_LINE struct tls_session *tls_session_of(const struct tls_session_key *key, u32 epoch)
 {
 	struct tls_session fresh = { .epoch = epoch };
 	struct tls_session *session = bpf_map_lookup_elem(&tls_sessions, key);
@@ -88,16 +89,12 @@ INLINE void lose_plaintext(struct tls_session *session)
 	count(WAGGLE_COUNT_LOST_TLS_UNBOUND);
 }
 
-/* The thread enters a function. Returns what is kept of it, null for whom nobody traces. */
+/* The thread enters a function. Returns what is kept of it. */
 INLINE struct tls_thread *enter_tls(struct pt_regs *registers, u32 kind)
 {
 	u64 cookie, stack = registers->sp;
-	struct tls_thread *thread;
-	u32 mode = traced_mode();
+	struct tls_thread *thread = tls_thread_here(BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	if (!mode)
-		return 0;
-	thread = tls_thread_here(BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!thread)
 		return 0;
 	cookie = bpf_get_attach_cookie(registers);
@@ -112,9 +109,11 @@ INLINE struct tls_thread *enter_tls(struct pt_regs *registers, u32 kind)
 	thread->stack = stack;
 	thread->sock = 0;
 	thread->unplaced = 0;
+	thread->ahead = 0;
+	thread->from = 0;
 	thread->layout = cookie & (TLS_LAYOUTS - 1);
 	thread->epoch = cookie >> TLS_EPOCH_SHIFT;
-	thread->mode = mode;
+	thread->mode = 0; /* not asked for yet */
 	thread->kind = kind;
 	return thread;
 }
@@ -134,28 +133,38 @@ int tls_write(struct pt_regs *registers)
 {
 	struct tls_thread *thread = enter_tls(registers, TLS_WRITES);
 
-	if (thread && thread->length && (s32)thread->length > 0)
+	if (thread && (s32)thread->length > 0)
 		bpf_tail_call(registers, &behind_tls, 0);
 	return 0;
+}
+
+/* Not all of it was written: what was given is given again. */
+INLINE void keep_ahead(struct tls_thread *thread, u32 result)
+{
+	struct tls_session_key key;
+	struct tls_session *session;
+
+	session_key_of(&key, thread->ssl);
+	session = bpf_map_lookup_elem(&tls_sessions, &key);
+	if (!session)
+		return;
+	if (thread->ahead > result)
+		session->ahead = thread->ahead - result;
+	if (result && thread->unplaced)
+		lose_plaintext(session);
 }
 
 SEC("uprobe")
 int tls_wrote(struct pt_regs *registers)
 {
 	struct tls_thread *thread = tls_thread_here(0);
-	struct tls_session_key key;
-	struct tls_session *session;
 	u32 result;
 
 	if (!thread || !thread->ssl)
 		return 0;
-	session_key_of(&key, thread->ssl);
-	session = bpf_map_lookup_elem(&tls_sessions, &key);
 	result = tls_result(thread, registers);
-	if (session && session->ahead)
-		session->ahead -= result < session->ahead ? result : session->ahead;
-	if (session && result && thread->unplaced)
-		lose_plaintext(session);
+	if ((thread->ahead && thread->ahead != result) || thread->unplaced)
+		keep_ahead(thread, result);
 	thread->ssl = 0;
 	return 0;
 }
@@ -169,6 +178,11 @@ int tls_read(struct pt_regs *registers)
 
 	if (!thread)
 		return 0;
+	/* Many ask until there is nothing more. */
+	if (thread->last == thread->ssl) {
+		thread->last = 0;
+		return 0;
+	}
 	session_key_of(&key, thread->ssl);
 	session = bpf_map_lookup_elem(&tls_sessions, &key);
 	if (session && session->sock && session->epoch == thread->epoch)
@@ -243,14 +257,6 @@ int tls_free(struct pt_regs *registers)
 	return 0;
 }
 
-/* The socket that the object itself says it reads from: 0 where it has none or does not say. */
-INLINE u64 socket_of_ssl(const struct waggle_tls_layout *layout, u64 bio, u32 type)
-{
-	if (type != BIO_SOCKET && type != BIO_DESCRIPTOR)
-		return 0;
-	return socket_of_fd((u32)word_at(bio + layout->number));
-}
-
 /* The socket that was the last to receive what ends there. */
 INLINE u64 socket_of_tail(u64 end)
 {
@@ -279,24 +285,68 @@ INLINE u64 socket_of_bytes(const struct waggle_tls_layout *layout, u64 bio)
 	return socket_of_tail(word_at(memory + 16) + word_at(memory + 40));
 }
 
-/* The socket of the current call's object; 0: not known. */
-OUT_OF_LINE u64 find_tls_socket(struct tls_thread *thread, const struct tls_session *session)
+/* A BIO as far as it says what it is: as many words of it as hold its kind and its descriptor. */
+struct bio {
+	u64 words[BIO_WORDS];
+};
+
+/* What a BIO is. Asked for once while an object has the same kind of BIO: what says it is a table of
+ * functions that lives as long. */
+INLINE u32 type_of_bio(struct tls_session *session, u64 method)
 {
-	u32 index = thread->layout & (TLS_LAYOUTS - 1), type;
-	struct waggle_tls_layout *layout = bpf_map_lookup_elem(&tls_layouts, &index);
-	u64 bio, sock;
+	if (session->method != method) {
+		session->type = word_at(method) & BIO_TYPE_MASK;
+		session->method = method;
+	}
+	return session->type;
+}
+
+/* The socket that the object itself says it reads from: 0 where it has none or does not say. */
+INLINE u64 socket_of_ssl(const struct waggle_tls_layout *layout, struct tls_thread *thread,
+			 struct tls_session *session)
+{
+	u64 address = word_at(thread->ssl + layout->reader), sock = 0;
+	struct bio bio = {};
+	u32 type, number;
+
+	/* It is given another only when that has been made: the same address is the same BIO. */
+	if (address && address == session->memory && session->sock) {
+		thread->by_bytes = 1;
+		return session->sock;
+	}
+	session->memory = 0;
+	if (bpf_probe_read_user(&bio, sizeof(bio), (void *)address))
+		return 0;
+	type = type_of_bio(session, bio.words[masked(layout->method / 8, BIO_WORDS - 1)]);
+	thread->by_bytes = type == BIO_MEMORY;
+	if (type == BIO_SOCKET || type == BIO_DESCRIPTOR) {
+		number = bio.words[masked(layout->number / 8, BIO_WORDS - 1)] >>
+			 (layout->number & 4 ? 32 : 0);
+		sock = socket_of_fd(number);
+	} else if (thread->by_bytes) {
+		session->memory = address;
+		sock = session->sock ? session->sock : socket_of_bytes(layout, address);
+	}
+	return sock;
+}
+
+/* The socket of the current call's object; 0: not known. */
+OUT_OF_LINE u64 find_tls_socket(struct tls_thread *thread, struct tls_session *session)
+{
+	u32 index = thread->layout & (TLS_LAYOUTS - 1);
+	struct waggle_tls_layout *layout;
+	u64 sock;
 
 	thread->by_bytes = 0;
 	if (thread->sock)
 		return thread->sock;
+	/* What it received just now came from the connection that it was known by before. */
+	if (thread->from && thread->from == session->sock)
+		return thread->from;
+	layout = bpf_map_lookup_elem(&tls_layouts, &index);
 	if (!layout || !layout->known)
 		return session->sock;
-	bio = word_at(thread->ssl + layout->reader);
-	type = word_at(word_at(bio + layout->method)) & BIO_TYPE_MASK;
-	sock = socket_of_ssl(layout, bio, type);
-	if (!sock && !session->sock && type == BIO_MEMORY)
-		sock = socket_of_bytes(layout, bio);
-	thread->by_bytes = type == BIO_MEMORY;
+	sock = socket_of_ssl(layout, thread, session);
 	return sock ? sock : session->sock;
 }
 
@@ -342,7 +392,8 @@ OUT_OF_LINE struct connection *connection_of_socket(struct call *call, u64 sock)
 INLINE u32 written_position(struct tls_connection *tls, u64 sock, u32 length)
 {
 	struct tcp_sock *tcp = (void *)sock;
-	u32 at = BPF_CORE_READ(tcp, write_seq);
+	u32 at = has_types() ? TYPED(struct tcp_sock, sock)->write_seq :
+			       BPF_CORE_READ(tcp, write_seq);
 
 	/* What was written before may still wait in the program. */
 	if (tls->written && (s32)(tls->expected - at) > 0)
@@ -437,7 +488,7 @@ INLINE u32 read_position(struct tls_connection *tls, u32 length)
 }
 
 /* Gives the call what of the plaintext is new; 0 when nothing is. */
-INLINE u32 take_plaintext(const struct tls_thread *thread, struct tls_session *session,
+INLINE u32 take_plaintext(struct tls_thread *thread, struct tls_session *session,
 			  struct tls_connection *tls, struct call *call, u64 sock)
 {
 	u32 length = thread->length, seen = 0;
@@ -450,25 +501,27 @@ INLINE u32 take_plaintext(const struct tls_thread *thread, struct tls_session *s
 	}
 	/* A write that did not happen is tried again, with the same bytes to begin with. */
 	seen = session->ahead < length ? session->ahead : length;
+	if (thread->kind == TLS_WRITES) {
+		thread->ahead = session->ahead > length ? session->ahead : length;
+		session->ahead = 0; /* until it is known that not all of it was written */
+	}
 	if (seen == length)
 		return 0;
 	call->memory.base += seen;
 	call->memory.length = length - seen;
 	call->endpoint.position = written_position(tls, sock, length - seen);
-	if (thread->kind == TLS_WRITES)
-		session->ahead = length;
 	return length - seen;
 }
 
 /* Makes the plaintext that the thread has read or is about to write a call of its
  * connection. Returns 0 when there is nothing new in it. */
-INLINE int plaintext_call(const struct tls_thread *thread, struct tls_session *session,
-			  struct connection *connection, struct call *call, u64 sock)
+INLINE int plaintext_call(struct tls_thread *thread, struct tls_session *session,
+			  struct tls_connection *tls, struct connection *connection,
+			  struct call *call, u64 sock)
 {
-	struct tls_connection *tls = tls_of(sock);
 	struct http1_stream *stream;
 
-	if (!tls || connection->flags & CONNECTION_DEAD)
+	if (connection->flags & CONNECTION_DEAD)
 		return 0;
 	call->sent = thread->kind != TLS_READS;
 	if (!take_plaintext(thread, session, tls, call, sock))
@@ -489,8 +542,9 @@ INLINE int plaintext_call(const struct tls_thread *thread, struct tls_session *s
 
 /* The session is the connection's from now on, if memory allows. A function of its own, since the
  * stack below its caller is needed whole. */
-OUT_OF_LINE int join_session(struct tls_thread *thread, struct tls_session *session,
-			     struct connection *connection, u64 sock)
+OUT_OF_LINE struct tls_connection *join_session(struct tls_thread *thread,
+						struct tls_session *session,
+						struct connection *connection, u64 sock)
 {
 	struct tls_connection *tls;
 	struct tls_session_key key;
@@ -511,14 +565,17 @@ OUT_OF_LINE int join_session(struct tls_thread *thread, struct tls_session *sess
 		bind_tls(session, connection, tls, &key, sock);
 	}
 	tls->pulls = !thread->by_bytes;
+	if (thread->kind == TLS_WRITES)
+		thread->from = sock;
 	if (tls->unsure)
 		thread->unsure = key.ssl;
-	return 1;
+	return tls;
 }
 
 /* The connection whose plaintext is at hand, if the call is to be fed; null when not. */
 OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *call)
 {
+	struct tls_connection *tls;
 	struct connection *connection;
 	struct tls_session_key key;
 	struct tls_session *session;
@@ -540,10 +597,9 @@ OUT_OF_LINE struct connection *on_tls(struct tls_thread *thread, struct call *ca
 			lose_plaintext(session);
 		return 0;
 	}
-	if (!join_session(thread, session, connection, sock))
-		return 0;
-	if (thread->kind == TLS_SHAKES ||
-	    !plaintext_call(thread, session, connection, call, sock))
+	tls = join_session(thread, session, connection, sock);
+	if (!tls || thread->kind == TLS_SHAKES ||
+	    !plaintext_call(thread, session, tls, connection, call, sock))
 		return 0;
 	return connection;
 }
@@ -554,8 +610,11 @@ INLINE void feed_tls(struct tls_thread *thread)
 	struct call *call = call_of(SCRATCH_TLS);
 	struct connection *connection = call ? on_tls(thread, call) : 0;
 
+	thread->last = 0;
 	if (!connection)
 		return;
+	if (thread->kind == TLS_READS)
+		thread->last = thread->ssl;
 	on_call(connection, call);
 	if (!call->sent && thread->mode & WAGGLE_PROCESS_RULE_TURN)
 		remember_turn(connection, call->sk, thread->mode);
@@ -571,6 +630,12 @@ int tls_call(struct pt_regs *registers)
 
 	if (!thread || !thread->ssl || !busy)
 		return 0;
+	if (!thread->mode)
+		thread->mode = traced_mode();
+	if (!thread->mode) {
+		thread->ssl = 0;
+		return 0;
+	}
 	HOLD_CPU();
 	if (*busy) {
 		count(WAGGLE_COUNT_LOST_TLS_BUSY);

@@ -385,20 +385,27 @@ OUT_OF_LINE int bind_tls(struct tls_session *session, struct connection *connect
 
 /* A thread that passes ciphertext while it is in a function of a library does that for the
  * object that the function is about. */
-INLINE void bind_in_call(struct connection *connection, struct tls_connection *tls, u64 sock)
+INLINE void bind_in_call(struct connection *connection, struct tls_connection *tls, u64 sock,
+			 u32 sent)
 {
 	struct tls_thread *thread = tls_thread_here(0);
 	struct tls_session_key key = {};
 	struct tls_session *session;
 
-	if (!thread || !thread->ssl)
+	if (!thread || !thread->ssl || thread->from == sock)
 		return;
+	thread->from = 0;
 	key.ssl = thread->ssl;
 	key.tgid = bpf_get_current_pid_tgid() >> 32;
 	session = bpf_map_lookup_elem(&tls_sessions, &key);
-	if (session && !session->nested && session->sock != sock) {
+	if (!session || session->nested)
+		return;
+	if (session->sock != sock) {
 		session->by_bytes = 0;
+		session->memory = 0;
 		bind_tls(session, connection, tls, &key, sock);
+	} else if (!sent && tls->ssl == key.ssl) {
+		thread->from = sock;
 	}
 }
 
@@ -436,6 +443,34 @@ INLINE int wire_news(struct tls_connection *tls)
 									    WIRE_NOTHING;
 }
 
+/* Whether nobody asks where the records of these bytes begin: a server's, when plaintext has been read
+ * from its object, so that the handshake is over. */
+INLINE int is_answer(struct tls_connection *tls, u32 sent)
+{
+	return sent && tls->ssl && tls->taken && tls->role == WAGGLE_ROLE_SERVER;
+}
+
+/* Whether these bytes are within a record of data whose header came before, as where a library
+ * asks for the header by itself. */
+INLINE int is_rest(struct tls_connection *tls, const struct call *call)
+{
+	struct tls_walk *at = &tls->walk[RECEIVED];
+
+	return !call->sent && tls->ssl && at->known && call->memory.length <= at->remain &&
+	       (!at->begun || at->begun == TLS_DATA) &&
+	       tls->wire[RECEIVED].next == call->endpoint.position;
+}
+
+INLINE void take_rest(struct tls_connection *tls, const struct call *call)
+{
+	struct tls_walk *at = &tls->walk[RECEIVED];
+
+	settle_reads(tls, call->endpoint.position);
+	at->begun = 0;
+	at->remain -= call->memory.length;
+	tls->wire[RECEIVED].next += call->memory.length;
+}
+
 /* A call that passes bytes of an encrypted connection. Returns enum wire_news. */
 PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 {
@@ -455,11 +490,21 @@ PROVEN_ONCE int on_wire(struct connection *connection, struct call *call)
 		walk.tls = new_tls(call->endpoint.sock);
 	if (!scratch || !walk.tls)
 		return 0;
+	bind_in_call(connection, walk.tls, call->endpoint.sock, call->sent);
+	if (is_answer(walk.tls, call->sent)) {
+		walk.tls->sent++;
+		return WIRE_NOTHING;
+	}
+	if (is_rest(walk.tls, call)) {
+		take_rest(walk.tls, call);
+		return WIRE_NOTHING;
+	}
+	scratch->state.now = bpf_ktime_get_ns();
+	connection->last_ns = scratch->state.now;
 	walk.scratch = scratch;
 	walk.memory = &call->memory;
 	walk.sent = call->sent;
 	walk.tls->burst = 0;
-	bind_in_call(connection, walk.tls, call->endpoint.sock);
 	stream = &walk.tls->wire[walk.sent & 1];
 	if (!walk.sent)
 		settle_reads(walk.tls, call->endpoint.position);

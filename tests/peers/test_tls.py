@@ -685,11 +685,15 @@ def seen_of_native(
 
 @pytest.mark.parametrize(
     ("way", "tls"),
-    [("peeked", "1.3"), pytest.param("renegotiated", "1.2", marks=pytest.mark.slow)],
+    [
+        ("peeked", "1.3"),
+        ("moved", "1.3"),
+        pytest.param("renegotiated", "1.2", marks=pytest.mark.slow),
+    ],
 )
 def test_native_ways(certificate: Path, way: str, tls: str) -> None:
-    """Plaintext that is looked at before it is read, and handshakes between requests: each request
-    has one span at both ends, and they are joined."""
+    """Plaintext that is looked at before it is read, an object that moves to another connection,
+    and handshakes between requests: each request has one span at both ends, and they are joined."""
     with ExitStack() as stack:
         server, port = stack.enter_context(
             python_server("threads.py", certificate, f"--tls={tls}", python=SYSTEM_PYTHON)

@@ -41,6 +41,8 @@ for name, arguments in {
     "SSL_get1_session": [pointer],
     "SSL_set_session": [pointer, pointer],
     "SSL_get_early_data_status": [pointer],
+    "SSL_set_bio": [pointer, pointer, pointer],
+    "SSL_clear": [pointer],
 }.items():
     getattr(library, name).argtypes = arguments
 
@@ -136,7 +138,65 @@ def early() -> None:
         one.close()
 
 
+class InMemory(Connection):
+    """One whose ciphertext the program itself carries between its socket and the library."""
+
+    def __init__(self, context: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", PORT))
+        self.ssl = library.SSL_new(context)
+        half = ctypes.CDLL("libcrypto.so.3")
+        half.BIO_s_mem.restype = half.BIO_new.restype = pointer
+        half.BIO_new.argtypes = [pointer]
+        half.BIO_read.argtypes = half.BIO_write.argtypes = [pointer, pointer, ctypes.c_int]
+        self.half = half
+        self.incoming, self.outgoing = (half.BIO_new(half.BIO_s_mem()) for _ in range(2))
+        library.SSL_set_bio(self.ssl, self.incoming, self.outgoing)
+        while library.SSL_connect(self.ssl) != 1:
+            self.carry()
+
+    def carry(self, *, back: bool = True) -> None:
+        room = ctypes.create_string_buffer(65536)
+        while (length := self.half.BIO_read(self.outgoing, room, len(room))) > 0:
+            self.socket.sendall(room.raw[:length])
+        if back:
+            received = self.socket.recv(65536)
+            self.half.BIO_write(self.incoming, received, len(received))
+
+    def write(self, text: bytes) -> None:
+        super().write(text)
+        self.carry(back=False)
+
+    def answer(self, *, peeks: bool = False) -> None:
+        found, room = b"", ctypes.create_string_buffer(4096)
+        while b"\r\n\r\nfine" not in found:
+            length = library.SSL_read(self.ssl, room, len(room))
+            if length > 0:
+                found += room.raw[:length]
+            else:
+                self.carry()
+
+
+def moved() -> None:
+    """An object that reads from memory, and then, for another connection while the first is still
+    there, from a socket."""
+    one = InMemory(context(TLS_1_3))
+    for n in (1, 2):
+        one.write(request(n))
+        one.answer()
+    first = one.socket
+    expect(library.SSL_clear(one.ssl), "SSL_clear")
+    other = Connection.__new__(Connection)
+    other.ssl, other.socket = one.ssl, socket.create_connection(("127.0.0.1", PORT))
+    expect(library.SSL_set_fd(other.ssl, other.socket.fileno()), "SSL_set_fd")
+    expect(library.SSL_connect(other.ssl) == 1, "SSL_connect")
+    for n in range(3, ROUNDS + 1):
+        other.write(request(n))
+        other.answer()
+    other.close()
+    first.close()
+
+
 input()
-{"peeked": peeked, "renegotiated": renegotiated, "early": early}[WAY]()
+{"peeked": peeked, "renegotiated": renegotiated, "early": early, "moved": moved}[WAY]()
 print("done", flush=True)
 input()

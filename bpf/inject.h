@@ -139,7 +139,7 @@ INLINE int write_text(struct sk_msg_md *message, const struct header_text *text,
 	return 1;
 }
 
-/* The same of a field, whose length is known. */
+/* The same of a field that goes alone, whose length is known. */
 INLINE int write_field(struct sk_msg_md *message, const struct header_text *text)
 {
 	u32 at = text->at;
@@ -182,13 +182,12 @@ INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
 INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text, int framed)
 {
 	u32 size = message->size, length = text->length, at = text->at;
-	int written;
+	int alone = framed && length == TRACEPARENT_FIELD, written;
 
 	if (bpf_msg_push_data(message, at, length, 0))
 		return 0;
-	written = framed ? write_field(message, text) && grow_frame(message, text) :
-			   write_text(message, text, at);
-	if (!written)
+	written = alone ? write_field(message, text) : write_text(message, text, at);
+	if (!written || (framed && !grow_frame(message, text)))
 		return bpf_msg_pop_data(message, at, length, 0) ? -1 : 0;
 	/* Otherwise it leaves in three segments. Where that fails, it does. */
 	if (size <= ONE_PIECE_MAX)

@@ -365,6 +365,14 @@ def receive_to(name: str, mark: str, size: int = _SIZE, how: str = "recv") -> st
 
 
 @verb
+def turn(name: str, mark: str, to: str, pieces: list[str]) -> None:
+    """Receives until what came ends in `mark` and sends the pieces, each in a call, to another,
+    without any wait between: a turn of a loop."""
+    receive_to(name, mark)
+    send_each(to, pieces)
+
+
+@verb
 def receive_count(name: str, count: int, size: int = _SIZE, how: str = "recv") -> int:
     """Receives exactly `count` bytes, `size` a call; gives how many calls that took."""
     calls = 0

@@ -10,10 +10,10 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -311,7 +311,7 @@ def _front(next_address: str) -> Iterator[tuple[Program, str]]:
     front = Program("front-grpc", command)
     try:
         front.wait_until(lambda: is_open(lease.port), PATIENCE_S)
-        yield front, f"http://{address}"
+        yield front, address
     finally:
         front.stop()
         lease.release()
@@ -320,8 +320,9 @@ def _front(next_address: str) -> Iterator[tuple[Program, str]]:
 def _ask(front: str, number: int, state: str) -> None:
     """Call `number`, as part of the trace of that number, with this tracestate."""
     headers = {"traceparent": f"00-{number:032x}-{number:016x}-01", "tracestate": state}
-    with urlopen(Request(f"{front}/call/{number}", headers=headers), timeout=PATIENCE_S) as answer:
-        assert answer.read() == f"n={number}\n".encode()
+    with closing(HTTPConnection(front, timeout=PATIENCE_S)) as connection:
+        connection.request("GET", f"/call/{number}", headers=headers)
+        assert connection.getresponse().read() == f"n={number}\n".encode()
 
 
 def test_a_tracestate_goes_on() -> None:
@@ -329,11 +330,11 @@ def test_a_tracestate_goes_on() -> None:
     ids of each call the tracestate of the very request that the call is part of, as it came."""
     with ExitStack() as stack:
         server, address = stack.enter_context(_telling_server())
-        front, base_url = stack.enter_context(_front(address))
+        front, place = stack.enter_context(_front(address))
         agent = stack.enter_context(_injecting(front.pid))
         states = {number: f"rojo={number},ot=th:0" for number in range(FIRST, FIRST + COUNT)}
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda number: _ask(base_url, number, states[number]), states))
+            list(pool.map(lambda number: _ask(place, number, states[number]), states))
         agent.wait_for(lambda spans: len([s for s in spans if s.kind == "client"]) >= COUNT)
         spans = {span.number: span for span in agent.stop().spans if span.kind == "client"}
         told = dict(_told_to(server))

@@ -307,7 +307,7 @@ def _front(next_address: str) -> Iterator[tuple[Program, str]]:
     """A Go program that is asked by HTTP/1 and calls by gRPC, and where it is asked."""
     lease = lease_port()
     address = f"127.0.0.1:{lease.port}"
-    command = [GRPC_BIN / "front", "--listen", address, "--next", next_address]
+    command: Command = [GRPC_BIN / "front", "--listen", address, "--next", next_address]
     front = Program("front-grpc", command)
     try:
         front.wait_until(lambda: is_open(lease.port), PATIENCE_S)

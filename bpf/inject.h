@@ -22,6 +22,7 @@
  * pieces are small segments. */
 #define ONE_PIECE_MAX 6144
 #define INJECT_TRIAL_LINE 21 /* bytes of the request line of a trial */
+#define TRIAL_OF_FRAMES 2    /* enrolment.trial, from a preface on */
 
 enum enrolment_stage {
 	ENROL_NOT = 0,
@@ -197,19 +198,6 @@ INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text
 	return 1;
 }
 
-/* What the kernel can do with such messages is tried on connections of our own. */
-INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
-			   struct header_text *text)
-{
-	put_traceparent(text->bytes, mine->trial_ids, mine->trial_ids, 0);
-	text->stream = 0;
-	text->length = TRACEPARENT_LINE;
-	text->at = INJECT_TRIAL_LINE;
-	if (mine->stage == ENROL_IN)
-		mine->stage = ENROL_STAYS;
-	return insert_text(message, text, 0) < 0 ? SK_DROP : SK_PASS;
-}
-
 /* The head may lie in several pieces, of which only the first can be read. */
 INLINE u32 first_piece(struct sk_msg_md *message, struct enrolment *mine)
 {
@@ -219,6 +207,51 @@ INLINE u32 first_piece(struct sk_msg_md *message, struct enrolment *mine)
 	if (length >= want || bpf_msg_pull_data(message, 0, want, 0))
 		return length;
 	return look_at_data(message, mine);
+}
+
+INLINE u32 begins_with_preface(const struct enrolment *mine)
+{
+	u64 word = 0;
+
+	return mine->data_end - mine->data >= HTTP2_PREFACE_LENGTH &&
+	       !bpf_probe_read_kernel(&word, 8, (void *)mine->data) && word == PREFACE_WORD;
+}
+
+INLINE int frames_on_trial(struct sk_msg_md *message, struct enrolment *mine,
+			   struct header_text *text, u32 begins)
+{
+	text->passed = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < PLACE_STREAMS; i++) {
+		u32 length = first_piece(message, mine);
+		int written = 0;
+
+		if (stream_on_trial(text, mine->data, length, begins))
+			written = insert_text(message, text, 1);
+		if (written <= 0)
+			return written ? SK_DROP : SK_PASS;
+		text->passed = text->at + text->length;
+	}
+	return SK_PASS;
+}
+
+/* What the kernel can do with such messages is tried on connections of our own. */
+INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
+			   struct header_text *text)
+{
+	u32 begins = begins_with_preface(mine);
+
+	if (mine->stage == ENROL_IN)
+		mine->stage = ENROL_STAYS;
+	if (begins)
+		mine->trial = TRIAL_OF_FRAMES;
+	if (mine->trial == TRIAL_OF_FRAMES)
+		return frames_on_trial(message, mine, text, begins);
+	put_traceparent(text->bytes, mine->trial_ids, mine->trial_ids, 0);
+	text->stream = 0;
+	text->length = TRACEPARENT_LINE;
+	text->at = INJECT_TRIAL_LINE;
+	return insert_text(message, text, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
 /* Writes the text, which is ready, into the message. Returns as insert_text() does. */
@@ -283,8 +316,9 @@ INLINE int inject_line(struct sk_msg_md *message, struct enrolment *mine,
 	return inject_text(message, text, connection, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
+/* frames: HTTP/2 may be written into. */
 INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
-			  struct header_text *text)
+			  struct header_text *text, u32 frames)
 {
 	struct connection *connection;
 	struct call *call;
@@ -307,10 +341,16 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 	text->added = 0;
 	call->memory.length = look_at_data(message, mine);
 	call->memory.base = mine->data;
-	if (sends_frames(connection, call))
+	if (sends_frames(connection, call)) {
+		if (!frames) {
+			count(WAGGLE_COUNT_INJECT_FORM);
+			mine->stage = ENROL_LEAVES;
+			return SK_PASS;
+		}
 		result = inject_streams(message, mine, text, connection, call);
-	else
+	} else {
 		result = inject_line(message, mine, text, connection, call);
+	}
 	if (text->added) {
 		connection->injected = text->added;
 		connection->injected_at = call->endpoint.position;
@@ -357,7 +397,7 @@ int inject_header(struct sk_msg_md *message)
 	learn_page_origin(mine);
 	if (mine->trial)
 		return inject_on_trial(message, mine, text);
-	result = inject_request(message, mine, text);
+	result = inject_request(message, mine, text, settings->frames);
 	/* Where requests go out now, more of them may follow. */
 	if (mine->stage == ENROL_IN)
 		mine->stage = sends_requests(mine->sock) ? ENROL_STAYS : ENROL_LEAVES;

@@ -190,6 +190,27 @@ PROVEN_ONCE int field_for_stream(struct connection *connection, struct call *cal
 	return 0;
 }
 
+/* The next stream of a trial's message, found as those of others are. Returns 0 when there is
+ * none. begins: the message begins with a preface. */
+PROVEN_ONCE int stream_on_trial(struct header_text *text, u64 base, u32 length, u32 begins)
+{
+	struct http2_place place = { .room = TRACEPARENT_FIELD, .base = base, .length = length };
+	struct http2_side side = {};
+	u64 none[2] = {};
+
+	if (!text)
+		return 0;
+	place.passed = text->passed;
+	side.state = begins && !place.passed ? HTTP2_AT_PREFACE : HTTP2_AT_HEADER;
+	find_place(&place, &side);
+	text->frame = place.frame;
+	text->payload = place.payload;
+	text->at = place.end;
+	text->length = TRACEPARENT_FIELD;
+	put_traceparent_field(text->bytes, (u8 *)none, (u8 *)none, 0);
+	return place.verdict == PLACE_FOUND;
+}
+
 /* All of that for the message's next stream. Returns 0 when the field is to be written, or the
  * counter that says why not; what was passed of the message tells whether there may be another. */
 INLINE int field_of_message(struct connection *connection, struct call *call,

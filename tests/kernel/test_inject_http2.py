@@ -13,7 +13,7 @@ from h2.connection import H2Connection
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, SettingsFrame
 from peers.http2_fields import FIELD_LENGTH, Added, fields_in
 
-from kernel.capturing import TRACED, Actor, request, response
+from kernel.capturing import TRACED, Actor, entries, request, response
 from kernel.strangers import Stranger, left_alone, receive_all, written
 from kernel.streams import Stream, StreamRecording, both, talking
 from kernel.support import unavailable
@@ -380,6 +380,33 @@ def test_slow_reader(capture: Capture) -> None:
             assert span.row["request_body"] == 100 * 12_000
         assert {each.stream for each in added} <= {1, 3, 5, 7}
         assert set(left_alone(one.recorded)) <= {"NOT_A_HEAD", "NO_ROOM", "UNSURE"}
+
+
+@pytest.mark.parametrize("mode", ["always", "first"])
+def test_a_trial_that_fails(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what arrives of the trial's frames is not what should, HTTP/2 is left alone and the
+    decision says so; HTTP/1 has its lines, and a socket that turns out to speak HTTP/2 leaves."""
+    monkeypatch.setattr(injecting, "_FIELD", injecting._FIELD[:-1] + b"1")
+    capture = Capture.open(CaptureOptions(inject=True))
+    try:
+        decision = injecting.begin(capture, mode, ["loopback"])
+        if decision.mode != mode:
+            unavailable(decision.reason)
+        assert "into none of HTTP/2: what arrived of a trial of" in str(decision)
+        with scene(capture) as one:
+            one.stranger.teach(one.recorded, one.client)
+            lines = written(one.recorded)
+            assert lines == (mode == "always")  # `first` knows nobody there yet
+            with one.stranger.connected(one.client, "d") as sock:
+                one.client.send("d", PREFACE + one.head(1) + one.head(3))
+                one.client.send("d", one.head(5))
+                assert entries(capture, "enrolled") == (mode == "always")  # `c`
+                one.client.close("d")
+                got = receive_all(sock)
+            assert b"traceparent" not in got
+            assert (written(one.recorded), left_alone(one.recorded).get("FORM")) == (lines, 1)
+    finally:
+        capture.close()
 
 
 def test_both_ends_traced(capture: Capture) -> None:

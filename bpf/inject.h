@@ -21,6 +21,8 @@
 /* Up to here a request leaves in one piece after we wrote into it, beyond in two: small
  * pieces are small segments. */
 #define ONE_PIECE_MAX 6144
+#define JOINED_MAX 98304
+#define NAGLE_OFF 1	     /* TCP_NAGLE_OFF */
 #define INJECT_TRIAL_LINE 21 /* bytes of the request line of a trial */
 #define TRIAL_OF_FRAMES 2    /* enrolment.trial, from a preface on */
 
@@ -316,9 +318,9 @@ INLINE int inject_line(struct sk_msg_md *message, struct enrolment *mine,
 	return inject_text(message, text, connection, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
-/* frames: HTTP/2 may be written into. */
+/* frames: HTTP/2 may be written into. into: the connection, where something was written. */
 INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
-			  struct header_text *text, u32 frames)
+			  struct header_text *text, u32 frames, struct connection **into)
 {
 	struct connection *connection;
 	struct call *call;
@@ -354,9 +356,25 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 	if (text->added) {
 		connection->injected = text->added;
 		connection->injected_at = call->endpoint.position;
-		connection->injected_piece = piece_length(mine);
+		*into = connection;
 	}
 	return result;
+}
+
+/* The kernel sends an enrolled socket's pieces one by one. Who has not set TCP_NODELAY would wait
+ * behind the first, where it fills no segment, for the other end's acknowledgement: that may take
+ * it 40 ms. So what fills no two segments is one piece. Where there is no memory for that, it
+ * waits. */
+INLINE void join_pieces(struct sk_msg_md *message, const struct enrolment *mine)
+{
+	struct tcp_sock *tcp = (void *)mine->sock;
+	u32 size = message->size;
+
+	if (size <= piece_length(mine) || size > JOINED_MAX ||
+	    size > 2 * BPF_CORE_READ(tcp, mss_cache) ||
+	    BPF_CORE_READ_BITFIELD_PROBED(tcp, nonagle) & NAGLE_OFF)
+		return;
+	bpf_msg_pull_data(message, 0, size, 0);
 }
 
 INLINE int sends_requests(u64 sock)
@@ -373,6 +391,7 @@ int inject_header(struct sk_msg_md *message)
 {
 	struct waggle_inject_settings *settings = inject_settings_now();
 	struct bpf_sock *sk = message->sk;
+	struct connection *into = 0;
 	struct header_text *text;
 	struct enrolment *mine;
 	u32 zero = 0;
@@ -396,8 +415,14 @@ int inject_header(struct sk_msg_md *message)
 	look_at_data(message, mine);
 	learn_page_origin(mine);
 	if (mine->trial)
-		return inject_on_trial(message, mine, text);
-	result = inject_request(message, mine, text, settings->frames);
+		result = inject_on_trial(message, mine, text);
+	else
+		result = inject_request(message, mine, text, settings->frames, &into);
+	join_pieces(message, mine);
+	if (into)
+		into->injected_piece = piece_length(mine);
+	if (mine->trial)
+		return result;
 	/* Where requests go out now, more of them may follow. */
 	if (mine->stage == ENROL_IN)
 		mine->stage = sends_requests(mine->sock) ? ENROL_STAYS : ENROL_LEAVES;

@@ -150,8 +150,8 @@ def set_option(name: str, option: str, value: int) -> None:
 
 
 @verb
-def no_delay(name: str) -> None:
-    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def no_delay(name: str, on: bool = True) -> None:
+    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
 
 
 @verb

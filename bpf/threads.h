@@ -90,14 +90,28 @@ INLINE u64 voluntary_switches(void)
 	return BPF_CORE_READ(task, nvcsw);
 }
 
+/* Whether ends of turns are told although none was yet: on the thread that a Node.js has begun
+ * with, which runs its loop, from when it is looked into. An idle one may read first. */
+INLINE int ends_are_told(u32 tid)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	return tid == tgid && bpf_map_lookup_elem(&node_machines, &tgid);
+}
+
 /* The thread has read something that belongs to `owner` (or to nobody). Where that needs
  * proof it says nothing before it is known that ends of turns are told. */
 INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 {
 	struct thread *slot = thread_slot(tid);
 
-	if (!slot || (needs_proof && !slot->bounded))
+	if (!slot)
 		return;
+	if (needs_proof && !slot->bounded) {
+		if (!ends_are_told(tid))
+			return;
+		slot->bounded = 1;
+	}
 	slot->turn = *owner;
 	slot->turn_switches = voluntary_switches();
 	if (needs_proof)

@@ -53,8 +53,8 @@ INLINE void thread_leave(u32 tid, u64 sock)
 		slot->sock = 0;
 }
 
-/* Names that servers of Java give to threads which read a request and serve it: Tomcat's and
- * Jetty's. Loops have other names. */
+/* Names that servers of Java give to threads which read a request and serve it: Tomcat's,
+ * Jetty's, and what Javalin calls those. Loops have other names. */
 INLINE int is_named_worker(void)
 {
 	char name[16] = {};
@@ -62,7 +62,8 @@ INLINE int is_named_worker(void)
 
 	bpf_get_current_comm(name, sizeof(name));
 	word = load64((const u8 *)name);
-	return BEGINS(word, "http-nio") || BEGINS(word, "https-js") || BEGINS(word, "qtp");
+	return BEGINS(word, "http-nio") || BEGINS(word, "https-js") || BEGINS(word, "qtp") ||
+	       BEGINS(word, "JettySer");
 }
 
 /* And to those that serve what another thread has read: Undertow's, "XNIO-1 task-1". */

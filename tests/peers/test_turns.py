@@ -69,7 +69,7 @@ def test_a_rule_that_was_trusted_is_refuted() -> None:
 @pytest.mark.parametrize("client", ["agent", "fetch"])
 def test_the_first_call_that_an_agent_sees(client: str) -> None:
     """An idle Node.js whose connections are older than the agent: its very first call has its
-    parent, though no end of a turn was told before; behind an immediate (fetch) it may have none."""
+    parent, though no end of a turn was told before; behind an immediate (fetch) maybe none."""
     with ExitStack() as stack:
         called = stack.enter_context(start_server("go-nethttp"))
         env = {"CALLED": called.base_url}

@@ -21,7 +21,10 @@
 /* Up to here a request leaves in one piece after we wrote into it, beyond in two: small
  * pieces are small segments. */
 #define ONE_PIECE_MAX 6144
+#define JOINED_MAX 98304
+#define NAGLE_OFF 1	     /* TCP_NAGLE_OFF */
 #define INJECT_TRIAL_LINE 21 /* bytes of the request line of a trial */
+#define TRIAL_OF_FRAMES 2    /* enrolment.trial, from a preface on */
 
 enum enrolment_stage {
 	ENROL_NOT = 0,
@@ -139,7 +142,7 @@ INLINE int write_text(struct sk_msg_md *message, const struct header_text *text,
 	return 1;
 }
 
-/* The same of a field, whose length is known. */
+/* The same of a field that goes alone, whose length is known. */
 INLINE int write_field(struct sk_msg_md *message, const struct header_text *text)
 {
 	u32 at = text->at;
@@ -182,13 +185,12 @@ INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
 INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text, int framed)
 {
 	u32 size = message->size, length = text->length, at = text->at;
-	int written;
+	int alone = framed && length == TRACEPARENT_FIELD, written;
 
 	if (bpf_msg_push_data(message, at, length, 0))
 		return 0;
-	written = framed ? write_field(message, text) && grow_frame(message, text) :
-			   write_text(message, text, at);
-	if (!written)
+	written = alone ? write_field(message, text) : write_text(message, text, at);
+	if (!written || (framed && !grow_frame(message, text)))
 		return bpf_msg_pop_data(message, at, length, 0) ? -1 : 0;
 	/* Otherwise it leaves in three segments. Where that fails, it does. */
 	if (size <= ONE_PIECE_MAX)
@@ -196,19 +198,6 @@ INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text
 	else
 		bpf_msg_pull_data(message, 0, at + length, 0);
 	return 1;
-}
-
-/* What the kernel can do with such messages is tried on connections of our own. */
-INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
-			   struct header_text *text)
-{
-	put_traceparent(text->bytes, mine->trial_ids, mine->trial_ids, 0);
-	text->stream = 0;
-	text->length = TRACEPARENT_LINE;
-	text->at = INJECT_TRIAL_LINE;
-	if (mine->stage == ENROL_IN)
-		mine->stage = ENROL_STAYS;
-	return insert_text(message, text, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
 /* The head may lie in several pieces, of which only the first can be read. */
@@ -220,6 +209,51 @@ INLINE u32 first_piece(struct sk_msg_md *message, struct enrolment *mine)
 	if (length >= want || bpf_msg_pull_data(message, 0, want, 0))
 		return length;
 	return look_at_data(message, mine);
+}
+
+INLINE u32 begins_with_preface(const struct enrolment *mine)
+{
+	u64 word = 0;
+
+	return mine->data_end - mine->data >= HTTP2_PREFACE_LENGTH &&
+	       !bpf_probe_read_kernel(&word, 8, (void *)mine->data) && word == PREFACE_WORD;
+}
+
+INLINE int frames_on_trial(struct sk_msg_md *message, struct enrolment *mine,
+			   struct header_text *text, u32 begins)
+{
+	text->passed = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < PLACE_STREAMS; i++) {
+		u32 length = first_piece(message, mine);
+		int written = 0;
+
+		if (stream_on_trial(text, mine->data, length, begins))
+			written = insert_text(message, text, 1);
+		if (written <= 0)
+			return written ? SK_DROP : SK_PASS;
+		text->passed = text->at + text->length;
+	}
+	return SK_PASS;
+}
+
+/* What the kernel can do with such messages is tried on connections of our own. */
+INLINE int inject_on_trial(struct sk_msg_md *message, struct enrolment *mine,
+			   struct header_text *text)
+{
+	u32 begins = begins_with_preface(mine);
+
+	if (mine->stage == ENROL_IN)
+		mine->stage = ENROL_STAYS;
+	if (begins)
+		mine->trial = TRIAL_OF_FRAMES;
+	if (mine->trial == TRIAL_OF_FRAMES)
+		return frames_on_trial(message, mine, text, begins);
+	put_traceparent(text->bytes, mine->trial_ids, mine->trial_ids, 0);
+	text->stream = 0;
+	text->length = TRACEPARENT_LINE;
+	text->at = INJECT_TRIAL_LINE;
+	return insert_text(message, text, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
 /* Writes the text, which is ready, into the message. Returns as insert_text() does. */
@@ -284,8 +318,9 @@ INLINE int inject_line(struct sk_msg_md *message, struct enrolment *mine,
 	return inject_text(message, text, connection, 0) < 0 ? SK_DROP : SK_PASS;
 }
 
+/* frames: HTTP/2 may be written into. into: the connection, where something was written. */
 INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
-			  struct header_text *text)
+			  struct header_text *text, u32 frames, struct connection **into)
 {
 	struct connection *connection;
 	struct call *call;
@@ -308,16 +343,38 @@ INLINE int inject_request(struct sk_msg_md *message, struct enrolment *mine,
 	text->added = 0;
 	call->memory.length = look_at_data(message, mine);
 	call->memory.base = mine->data;
-	if (sends_frames(connection, call))
+	if (sends_frames(connection, call)) {
+		if (!frames) {
+			count(WAGGLE_COUNT_INJECT_FORM);
+			mine->stage = ENROL_LEAVES;
+			return SK_PASS;
+		}
 		result = inject_streams(message, mine, text, connection, call);
-	else
+	} else {
 		result = inject_line(message, mine, text, connection, call);
+	}
 	if (text->added) {
 		connection->injected = text->added;
 		connection->injected_at = call->endpoint.position;
-		connection->injected_piece = piece_length(mine);
+		*into = connection;
 	}
 	return result;
+}
+
+/* The kernel sends an enrolled socket's pieces one by one. Who has not set TCP_NODELAY would wait
+ * behind the first, where it fills no segment, for the other end's acknowledgement: that may take
+ * it 40 ms. So what fills no two segments is one piece. Where there is no memory for that, it
+ * waits. */
+INLINE void join_pieces(struct sk_msg_md *message, const struct enrolment *mine)
+{
+	struct tcp_sock *tcp = (void *)mine->sock;
+	u32 size = message->size;
+
+	if (size <= piece_length(mine) || size > JOINED_MAX ||
+	    size > 2 * BPF_CORE_READ(tcp, mss_cache) ||
+	    BPF_CORE_READ_BITFIELD_PROBED(tcp, nonagle) & NAGLE_OFF)
+		return;
+	bpf_msg_pull_data(message, 0, size, 0);
 }
 
 INLINE int sends_requests(u64 sock)
@@ -334,6 +391,7 @@ int inject_header(struct sk_msg_md *message)
 {
 	struct waggle_inject_settings *settings = inject_settings_now();
 	struct bpf_sock *sk = message->sk;
+	struct connection *into = 0;
 	struct header_text *text;
 	struct enrolment *mine;
 	u32 zero = 0;
@@ -357,8 +415,14 @@ int inject_header(struct sk_msg_md *message)
 	look_at_data(message, mine);
 	learn_page_origin(mine);
 	if (mine->trial)
-		return inject_on_trial(message, mine, text);
-	result = inject_request(message, mine, text);
+		result = inject_on_trial(message, mine, text);
+	else
+		result = inject_request(message, mine, text, settings->frames, &into);
+	join_pieces(message, mine);
+	if (into)
+		into->injected_piece = piece_length(mine);
+	if (mine->trial)
+		return result;
 	/* Where requests go out now, more of them may follow. */
 	if (mine->stage == ENROL_IN)
 		mine->stage = sends_requests(mine->sock) ? ENROL_STAYS : ENROL_LEAVES;

@@ -189,7 +189,7 @@ PROVEN_ONCE int place_for_line(struct connection *connection, struct call *call,
 	text->length = TRACEPARENT_LINE;
 	put_traceparent(text->bytes, found.facts->trace_id, found.facts->span_id,
 			found.facts->trace_flags);
-	put_tracestate(text, &found);
+	text->length += put_tracestate(text, found.owner, found.facts, 0);
 	if (!has_room(call, text->at + text->length))
 		return WAGGLE_COUNT_INJECT_NO_ROOM;
 	return 0;

@@ -69,40 +69,68 @@ INLINE int is_printable(const u8 *bytes, u32 length)
 	return !(bad & HIGHS);
 }
 
-/* Behind the traceparent, if there is one. found: the call's own exchange. */
-INLINE void put_tracestate(struct header_text *text, const struct found_exchange *found)
+/* Where the value goes, behind what is written of its name. */
+INLINE u8 *put_state_name(struct header_text *text, u32 length, u32 framed)
 {
-	u64 sock = found->owner->sock;
-	struct connection *server = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+	u8 *to = text->bytes;
+
+	if (framed) {
+		to += TRACEPARENT_FIELD;
+		return to + masked(put_tracestate_prefix(to, length), TRACESTATE_PREFIX_MAX - 1);
+	}
+	to += TRACEPARENT_LINE;
+	store64(to, TEXT_WORD("tracestate: ", 0));
+	store64(to + 8, TEXT_WORD("tracestate: ", 1));
+	return to + TRACESTATE_NAME;
+}
+
+/* The value, and what ends a line. Returns how much was written, 0 where it may not stand there. */
+INLINE u32 put_state_value(u8 *to, u64 from, u32 length)
+{
+	for (u32 at = 0; at < TRACESTATE_MAX; at += 8)
+		store64(to + at, ONES * ' ');
+	if (bpf_probe_read_kernel(to, masked(length, HEADER_TEXT_ROOM - 1), (void *)from) ||
+	    !is_printable(to, length))
+		return 0;
+	to += masked(length, HEADER_TEXT_ROOM - 1);
+	to[0] = '\r';
+	to[1] = '\n';
+	return length;
+}
+
+/* Behind the traceparent, if there is one: a line, or a field (framed). owner, facts: of the
+ * call's own exchange. Returns how many bytes it takes, 0: there is none. */
+PROVEN_ONCE u32 put_tracestate(struct header_text *text, struct owner *owner,
+			       struct waggle_facts *facts, u32 framed)
+{
+	struct connection *server;
 	struct found_exchange parent;
 	struct kept_walk walk = {};
-	u8 *to = text->bytes + TRACEPARENT_LINE;
+	u64 sock;
+	u8 *to;
 
+	if (!text || !owner || !facts)
+		return 0;
+	sock = owner->sock;
+	server = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
 	if (!server || is_http2(server) ||
-	    !find_exchange(server, sock, found->owner->index, &parent) ||
-	    !same_trace(parent.facts->trace_id, found->facts->trace_id) ||
+	    !find_exchange(server, sock, owner->index, &parent) ||
+	    !same_trace(parent.facts->trace_id, facts->trace_id) ||
 	    parent.facts->sampling & SAMPLING_BIT(EDIT))
-		return;
+		return 0;
 	*(volatile u64 *)&text->from = (u64)parent.facts;
 	walk.head = *(volatile u64 *)&text->from + WAGGLE_FACTS_SIZE;
 	walk.at = parent.facts->target_len;
 	walk.end = walk.at + parent.facts->kept_len;
 	LOOP(KEPT_FIELDS, kept_step, &walk);
 	if (walk.count != 1 || !walk.length || walk.length > TRACESTATE_MAX)
-		return;
-	store64(to, TEXT_WORD("tracestate: ", 0));
-	store64(to + 8, TEXT_WORD("tracestate: ", 1));
-	to += TRACESTATE_NAME;
-	for (u32 at = 0; at < TRACESTATE_MAX; at += 8)
-		store64(to + at, ONES * ' ');
-	if (bpf_probe_read_kernel(to, masked(walk.length, HEADER_TEXT_ROOM - 1),
-				  (void *)(walk.head + walk.value)) ||
-	    !is_printable(to, walk.length))
-		return;
-	to += masked(walk.length, HEADER_TEXT_ROOM - 1);
-	to[0] = '\r';
-	to[1] = '\n';
-	text->length += TRACESTATE_NAME + walk.length + 2;
+		return 0;
+	to = put_state_name(text, walk.length, framed);
+	if (!put_state_value(to, walk.head + walk.value, walk.length))
+		return 0;
+	if (!framed)
+		return TRACESTATE_NAME + walk.length + 2;
+	return to - (text->bytes + TRACEPARENT_FIELD) + walk.length;
 }
 
 #endif

@@ -146,7 +146,19 @@ INLINE u32 stream_objection(const struct connection *connection,
 	return 0;
 }
 
-/* Writes the field that the stream just begun shall have. Returns 0, or the counter that says why
+/* A tracestate may be left out: it is where it does not fit (find_stream_head has asked for the
+ * field alone). */
+INLINE int state_fits(const struct call *call, const struct header_text *text,
+		      const struct http2_side *side, const struct hpack_walk *walk, u32 state)
+{
+	u32 both = TRACEPARENT_FIELD + state;
+
+	return text->payload + both <= PLACE_BLOCK_MAX &&
+	       http2_list_size(side, walk) + 2 * HPACK_FIELD_OVERHEAD + both <= PLACE_BLOCK_MAX &&
+	       has_room(call, text->at + both);
+}
+
+/* Writes the field that the stream just begun shall have, and its tracestate. Returns 0, or the counter that says why
  * it shall have none. */
 PROVEN_ONCE int field_for_stream(struct connection *connection, struct call *call,
 				 struct header_text *text)
@@ -154,8 +166,8 @@ PROVEN_ONCE int field_for_stream(struct connection *connection, struct call *cal
 	struct http2_scratch *scratch = http2_scratch_of(SCRATCH_MESSAGE);
 	struct http2_connection *http2;
 	struct open_stream *open;
+	u32 why, state;
 	u64 sock;
-	u32 why;
 
 	if (!connection || !call || !text || !scratch)
 		return WAGGLE_COUNT_INJECT_NOT_A_HEAD;
@@ -172,7 +184,31 @@ PROVEN_ONCE int field_for_stream(struct connection *connection, struct call *cal
 		return why;
 	put_traceparent_field(text->bytes, open->record.facts.trace_id,
 			      open->record.facts.span_id, open->record.facts.trace_flags);
+	state = put_tracestate(text, &open->stream.owner, &open->record.facts, 1);
+	if (state && state_fits(call, text, &http2->side[SENT], &scratch->block.walk, state))
+		text->length += state;
 	return 0;
+}
+
+/* The next stream of a trial's message, found as those of others are. Returns 0 when there is
+ * none. begins: the message begins with a preface. */
+PROVEN_ONCE int stream_on_trial(struct header_text *text, u64 base, u32 length, u32 begins)
+{
+	struct http2_place place = { .room = TRACEPARENT_FIELD, .base = base, .length = length };
+	struct http2_side side = {};
+	u64 none[2] = {};
+
+	if (!text)
+		return 0;
+	place.passed = text->passed;
+	side.state = begins && !place.passed ? HTTP2_AT_PREFACE : HTTP2_AT_HEADER;
+	find_place(&place, &side);
+	text->frame = place.frame;
+	text->payload = place.payload;
+	text->at = place.end;
+	text->length = TRACEPARENT_FIELD;
+	put_traceparent_field(text->bytes, (u8 *)none, (u8 *)none, 0);
+	return place.verdict == PLACE_FOUND;
 }
 
 /* All of that for the message's next stream. Returns 0 when the field is to be written, or the

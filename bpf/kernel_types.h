@@ -143,6 +143,7 @@ struct tcp_sock {
 	u64 bytes_retrans;
 	u64 bytes_received;
 	u8 bpf_sock_ops_cb_flags;
+	u8 nonagle : 4;
 };
 
 struct bpf_iter__tcp {

@@ -53,8 +53,8 @@ INLINE void thread_leave(u32 tid, u64 sock)
 		slot->sock = 0;
 }
 
-/* Names that servers of Java give to threads which read a request and serve it: Tomcat's and
- * Jetty's. Loops have other names. */
+/* Names that servers of Java give to threads which read a request and serve it: Tomcat's,
+ * Jetty's, and what Javalin calls those. Loops have other names. */
 INLINE int is_named_worker(void)
 {
 	char name[16] = {};
@@ -62,7 +62,8 @@ INLINE int is_named_worker(void)
 
 	bpf_get_current_comm(name, sizeof(name));
 	word = load64((const u8 *)name);
-	return BEGINS(word, "http-nio") || BEGINS(word, "https-js") || BEGINS(word, "qtp");
+	return BEGINS(word, "http-nio") || BEGINS(word, "https-js") || BEGINS(word, "qtp") ||
+	       BEGINS(word, "JettySer");
 }
 
 /* And to those that serve what another thread has read: Undertow's, "XNIO-1 task-1". */
@@ -88,14 +89,28 @@ INLINE u64 voluntary_switches(void)
 	return bpf_get_current_task_btf()->nvcsw;
 }
 
+/* Whether ends of turns are told although none was yet: on the thread that a Node.js has begun
+ * with, which runs its loop, from when it is looked into. An idle one may read first. */
+INLINE int ends_are_told(u32 tid)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	return tid == tgid && bpf_map_lookup_elem(&node_machines, &tgid);
+}
+
 /* The thread has read something that belongs to `owner` (or to nobody). Where that needs
  * proof it says nothing before it is known that ends of turns are told. */
 INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 {
 	struct thread *slot = thread_slot(tid);
 
-	if (!slot || (needs_proof && !slot->bounded))
+	if (!slot)
 		return;
+	if (needs_proof && !slot->bounded) {
+		if (!ends_are_told(tid))
+			return;
+		slot->bounded = 1;
+	}
 	slot->turn = *owner;
 	slot->turn_switches = voluntary_switches();
 	if (needs_proof)

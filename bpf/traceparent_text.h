@@ -10,7 +10,8 @@
 
 /* traceparent: 00-<32 digits>-<16 digits>-<2 digits>\r\n */
 #define TRACEPARENT_LINE 70
-#define TRACESTATE_NAME 12 /* "tracestate: " */
+#define TRACESTATE_NAME 12 /* "tracestate: ", and as a field as much before its length */
+#define TRACESTATE_PREFIX_MAX 16
 #define TRACESTATE_MAX 512
 #define HEADER_TEXT_MAX (TRACEPARENT_LINE + TRACESTATE_NAME + TRACESTATE_MAX + 2)
 #define HEADER_TEXT_ROOM 1024 /* a power of two, and as much again is never reached */
@@ -52,6 +53,7 @@ INLINE void put_traceparent(u8 *to, const u8 *trace_id, const u8 *span_id, u8 fl
 }
 
 #define TRACEPARENT_FIELD 69 /* bytes of the field below */
+#define HPACK_STRING_SHORT 127 /* from here on a string's length takes more than a byte (5.1) */
 
 /* The same as a field of HPACK, TRACEPARENT_FIELD bytes (RFC 7541 6.2.2): a literal that
  * becomes no entry, with a name of its own, so that it means the same whatever the tables hold.
@@ -61,6 +63,28 @@ INLINE void put_traceparent_field(u8 *to, const u8 *trace_id, const u8 *span_id,
 	put_traceparent(to + 1, trace_id, span_id, flags);
 	store64(to, TEXT_WORD("\0\013tracep", 0));
 	store64(to + 8, TEXT_WORD("arent\06700", 0)); /* 55, then the value */
+}
+
+/* What stands before the value of a tracestate as a field of the same kind. Returns its length,
+ * at most TRACESTATE_PREFIX_MAX; to has room for as much. length: 1 to TRACESTATE_MAX. */
+INLINE u32 put_tracestate_prefix(u8 *to, u32 length)
+{
+	u32 more = length - HPACK_STRING_SHORT;
+
+	store64(to, TEXT_WORD("\0\012tracestate", 0));
+	store64(to + 8, TEXT_WORD("\0\012tracestate", 1));
+	if (length < HPACK_STRING_SHORT) {
+		to[TRACESTATE_NAME] = length;
+		return TRACESTATE_NAME + 1;
+	}
+	to[TRACESTATE_NAME] = HPACK_STRING_SHORT;
+	if (more < 128) {
+		to[TRACESTATE_NAME + 1] = more;
+		return TRACESTATE_NAME + 2;
+	}
+	to[TRACESTATE_NAME + 1] = 128 | (more & 127);
+	to[TRACESTATE_NAME + 2] = more >> 7;
+	return TRACESTATE_NAME + 3;
 }
 
 #endif

@@ -879,7 +879,7 @@ struct waggle_inject_settings {
 	unsigned int mode;  /* enum waggle_inject_mode */
 	unsigned int trial; /* the agent's own connections to this port are enrolled as well */
 	unsigned int rules; /* of map inject_rules, in use */
-	unsigned int reserved;
+	unsigned int frames; /* into HTTP/2 as well, whose own trial went well */
 };
 
 /* Where headers may go. A destination that a rule of kind `never` matches is left alone,

@@ -8,6 +8,7 @@ is not the same everywhere, so it is tried on connections of our own before any 
   first request of each connection is: the socket leaves within that send (`first`).
 - Is what arrives what was sent and one line more, whatever the size, and is the socket then as it
   was before? If not, nothing is ever written (`off`).
+- The same of a conversation of HTTP/2, whose frames grow. If not, HTTP/2 is left alone.
 """
 
 from __future__ import annotations
@@ -123,10 +124,12 @@ def _split(text: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How headers are written from now on. mode: off, first or always; reason: for a user."""
+    """How headers are written from now on. mode: off, first or always; reason: for a user;
+    not_frames: why HTTP/2 is left alone, empty where it is not."""
 
     mode: str
     reason: str
+    not_frames: str = ""
 
     def __str__(self) -> str:
         where = {
@@ -134,7 +137,8 @@ class Decision:
             "first": "into the first request of each connection",
             "off": "into none",
         }[self.mode]
-        return f"traceparent is written {where}: {self.reason}"
+        but = f"; into none of HTTP/2: {self.not_frames}" if self.not_frames else ""
+        return f"traceparent is written {where}: {self.reason}{but}"
 
 
 def begin(capture: Capture, wanted: str, to: Sequence[str]) -> Decision:
@@ -163,9 +167,10 @@ def _begin(capture: Capture, wanted: str, rules: Sequence[Rule]) -> Decision:
         _configure(capture, mode=number, trial=listener.getsockname()[1])
         _try_out(listener, stays=mode == "always", healthy=not sick)
         _try_zerocopy(listener, capture.bpf.map("enrolled"))
+        trouble = _trouble_with_frames(listener, stays=mode == "always", healthy=not sick)
     _write_rules(capture.bpf.map("inject_rules"), rules)
-    _configure(capture, mode=number, rules=len(rules))
-    return Decision(mode, _because(wanted, mode, sick))
+    _configure(capture, mode=number, rules=len(rules), frames=not trouble)
+    return Decision(mode, _because(wanted, mode, sick), trouble)
 
 
 def _because(wanted: str, mode: str, sick: str) -> str:
@@ -304,13 +309,75 @@ def _try_out(listener: socket.socket, *, stays: bool, healthy: bool) -> None:
     for size in _SIZES:
         body = bytes(range(32, 96)) * (size // 64 + 1)
         request = _LINE + b"Host: trial\r\n\r\n" + body[:size]
+        grown = _LINE + _ADDED + request[len(_LINE) :]
         with _pair(listener) as (client, server):
-            _expect(client, server, request, True)
-            server.sendall(b"x" * 100)
-            if (stays is False or healthy) and (count := _unread(client, 100)) != 100:
-                raise _TrialError(f"FIONREAD says {count} of 100 bytes after a trial")
-            client.recv(100)
-            _expect(client, server, request, stays)
+            _expect(client, server, request, grown)
+            _answer(client, server, b"x" * 100, check=healthy or not stays)
+            _expect(client, server, request, grown if stays else request)
+
+
+def _answer(client: socket.socket, server: socket.socket, answer: bytes, *, check: bool) -> None:
+    """What comes back is there to be read, and FIONREAD says so."""
+    server.sendall(answer)
+    if check and (count := _unread(client, len(answer))) != len(answer):
+        raise _TrialError(f"FIONREAD says {count} of {len(answer)} bytes after a trial")
+    if _received(client, len(answer)) != answer:
+        raise _TrialError("what came back in a trial is not what was answered")
+
+
+_HEADERS, _DATA, _SETTINGS = 1, 0, 4
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_BLOCK = b"\x82\x84\x86\x41\x05trial"  # GET / of http://trial (RFC 7541)
+_FIELD = b"\0\x0btraceparent\x37" + _ADDED.removeprefix(b"traceparent: ").strip()
+_FRAME_MOST = 1 << 14  # SETTINGS_MAX_FRAME_SIZE, unless told otherwise
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    head = struct.pack("!IBI", kind | len(payload) << 8, flags, stream)
+    return head + payload
+
+
+def _stream(number: int, field: bytes) -> bytes:
+    return _frame(_HEADERS, _END_HEADERS, number, _BLOCK + field)
+
+
+def _data(number: int, size: int) -> bytes:
+    """A body that looks like streams which begin."""
+    body = (_stream(99, b"") * (size // len(_stream(99, b"")) + 1))[:size]
+    pieces = [body[at : at + _FRAME_MOST] for at in range(0, size, _FRAME_MOST)]
+    return b"".join(_frame(_DATA, 0, number, piece) for piece in pieces)
+
+
+def _trouble_with_frames(listener: socket.socket, *, stays: bool, healthy: bool) -> str:
+    """Why HTTP/2 shall be left alone; empty when it need not."""
+    try:
+        for size in _SIZES:
+            with _pair(listener) as (client, server):
+                _converse(client, server, size, stays=stays, healthy=healthy)
+        for reset in (False, True) if healthy or not stays else ():
+            with _pair(listener) as (client, server):
+                _converse(client, server, 40, stays=stays, healthy=healthy)
+                if found := _end_of_blocked(client, server, reset=reset):
+                    return f"a blocked recv behind a trial of it ends with {found}"
+    except (_TrialError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _converse(
+    client: socket.socket, server: socket.socket, size: int, *, stays: bool, healthy: bool
+) -> None:
+    """Two streams begin in the message that a connection begins with, one in the next."""
+    begin, settings = _PREFACE + _frame(_SETTINGS, 0, 0), _frame(_SETTINGS, _ACK, 0)
+    body = _data(3, size)
+    first, second = (begin + _stream(1, x) + _stream(3, x) + body for x in (b"", _FIELD))
+    _expect(client, server, first, second)
+    answer = _frame(_SETTINGS, 0, 0) + settings
+    answer += b"".join(_frame(_HEADERS, _END_HEADERS, number, b"\x88") for number in (1, 3))
+    _answer(client, server, answer + _data(1, 100), check=healthy or not stays)
+    first, second = (settings + _data(1, 30) + _stream(5, x) + body for x in (b"", _FIELD))
+    _expect(client, server, first, second if stays else first)
 
 
 def _try_zerocopy(listener: socket.socket, enrolled: Map) -> None:
@@ -323,14 +390,18 @@ def _try_zerocopy(listener: socket.socket, enrolled: Map) -> None:
         raise _TrialError("enrolled sockets stay where they are when they are given SO_ZEROCOPY")
 
 
-def _expect(client: socket.socket, server: socket.socket, sent: bytes, written: bool) -> None:
-    client.sendall(sent)
-    expected = _LINE + _ADDED + sent[len(_LINE) :] if written else sent
+def _received(sock: socket.socket, count: int) -> bytes:
+    """So many bytes, and maybe more; fewer where the stream ends."""
     got = b""
-    while len(got) < len(expected):
-        if not (piece := server.recv(1 << 16)):
-            break
+    while len(got) < count and (piece := sock.recv(1 << 16)):
         got += piece
+    return got
+
+
+def _expect(client: socket.socket, server: socket.socket, sent: bytes, expected: bytes) -> None:
+    """What is sent arrives as it is to be."""
+    client.sendall(sent)
+    got = _received(server, len(expected))
     server.setblocking(False)
     with suppress(BlockingIOError):
         got += server.recv(1 << 16)

@@ -850,7 +850,7 @@ INJECT_SETTINGS = _dtype(
         ("mode", "<u4", 0),
         ("trial", "<u4", 4),
         ("rules", "<u4", 8),
-        ("reserved", "<u4", 12),
+        ("frames", "<u4", 12),
     ],
 )
 

@@ -13,7 +13,8 @@ from two of its functions: AsyncHooksGetExecutionAsyncId, exported, loads a poin
 the Environment, and CheckImmediate finds the Environment from the handle that libuv gives it.
 
 Until the first of them has run on a thread the kernel believes no turn there, so a Node.js
-that cannot be looked into has no parents by this rule.
+that cannot be looked into has no parents by this rule. Of the thread that it began with, which
+runs its loop, it is enough that they are attached: an idle one reads before it ends a turn.
 """
 
 import mmap

@@ -150,8 +150,8 @@ def set_option(name: str, option: str, value: int) -> None:
 
 
 @verb
-def no_delay(name: str) -> None:
-    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def no_delay(name: str, on: bool = True) -> None:
+    sockets[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
 
 
 @verb
@@ -362,6 +362,14 @@ def receive_to(name: str, mark: str, size: int = _SIZE, how: str = "recv") -> st
             raise EOFError(f"the stream ended after {got[-80:]!r}")
         got += some
     return got.decode("latin-1")
+
+
+@verb
+def turn(name: str, mark: str, to: str, pieces: list[str]) -> None:
+    """Receives until what came ends in `mark` and sends the pieces, each in a call, to another,
+    without any wait between: a turn of a loop."""
+    receive_to(name, mark)
+    send_each(to, pieces)
 
 
 @verb

@@ -141,6 +141,7 @@ class Actor:
         self._answers: dict[int, dict[str, Any]] = {}
         self.plain = not given and not prefix
         self.listening: tuple[str, Any] | None = None
+        self.traced_by: Capture | None = None
         self.window = Window(0, 0)
         self.pid = int(self._answer_to(0))
 
@@ -342,12 +343,20 @@ class Recording:
         """A process, traced from here on unless told otherwise. It is a new one, unless all of
         them are treated alike."""
         plain = traced and not given and not prefix and self.mode == TRACED
-        actor = _idle.pop() if plain and _idle else Actor(given, prefix)
+        actor = (self._idle_one() if plain else None) or Actor(given, prefix)
         actor.plain = plain
+        actor.traced_by = self.capture
         self._actors.append(actor)
         if traced:
             self.trace(actor.pid)
         return actor
+
+    def _idle_one(self) -> Actor | None:
+        """One that no other capture traces, which may still be open and enrol its sockets."""
+        for number, actor in enumerate(_idle):
+            if actor.traced_by is self.capture:
+                return _idle.pop(number)
+        return None
 
     def trace(self, pid: int, mode: int | None = None) -> None:
         facts = procfs.ProcFs().facts(pid)

@@ -780,6 +780,29 @@ def test_both_ends_traced(capture: Capture, first_only: bool) -> None:
         assert not recorded.left_behind()
 
 
+@pytest.mark.parametrize("size", [100, 7000, 40_000, 70_000])
+@pytest.mark.parametrize("own", [False, True])
+def test_nobody_waits_for_an_acknowledgement(capture: Capture, own: bool, size: int) -> None:
+    """A client that has not set TCP_NODELAY, on a connection where both sides take turns, sends a
+    request as quickly as without us: no part of it waits for the other end's delayed
+    acknowledgement (40 ms), whether or not it is given a line."""
+    fields = [f"traceparent: 00-{'ab' * 16}-{'12' * 8}-01"] if own else []
+    with scene(capture) as (_recorded, client, stranger), stranger.connected(client) as sock:
+        client.do("no_delay", name="c", on=False)
+        took = []
+        for number in range(30):
+            sent = request(number, *fields, body=b"b" * size)
+            begun = time.monotonic()
+            promise = client.start("send", name="c", pieces=[sent.decode()], how="send")
+            got = b""
+            while len(got) < len(sent) or not got.endswith(b"b" * size):
+                got += sock.recv(1 << 20)
+            took.append(time.monotonic() - begun)
+            promise.get()
+            answer(sock, client)
+        assert min(took[15:]) < 0.03, took
+
+
 def test_blocked_reader(capture: Capture, first_only: bool) -> None:
     """Once its request is out a socket is as any other: what is unread is counted, and who waits
     for more gets the end or the reset."""

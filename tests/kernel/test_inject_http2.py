@@ -13,13 +13,13 @@ from h2.connection import H2Connection
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, SettingsFrame
 from peers.http2_fields import FIELD_LENGTH, Added, fields_in
 
-from kernel.capturing import TRACED, Actor
+from kernel.capturing import TRACED, Actor, entries, request, response
 from kernel.strangers import Stranger, left_alone, receive_all, written
 from kernel.streams import Stream, StreamRecording, both, talking
 from kernel.support import unavailable
 from waggle import injecting
 from waggle.capture import Capture, CaptureOptions
-from waggle.layout import Block, Link, Role
+from waggle.layout import Block, Link, ProcessMode, Protocol, Role
 
 SENDERS = ("write", "writev", "send", "sendto", "sendmsg", "sendmmsg")
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
@@ -96,6 +96,12 @@ class Scene:
         self.receive()
         return short
 
+    def turn(self, *messages: bytes) -> None:
+        """A service reads a request and sends these in the same turn."""
+        pieces = [message.decode("latin-1") for message in messages]
+        self.client.do("turn", name="s", mark="\r\n\r\n", to="c", pieces=pieces)
+        self.sent += b"".join(messages)
+
     def end(self) -> list[Added]:
         """The fields in all that came, once the client has closed."""
         self.client.close("c")
@@ -125,6 +131,24 @@ def scene(capture: Capture, address: str = "127.0.0.1") -> Iterator[Scene]:
         with stranger.connected(client) as sock:
             client.do("no_delay", name="c")
             yield Scene(recorded, client, stranger, sock)
+    finally:
+        recorded.dismiss()
+        stranger.close()
+
+
+@contextmanager
+def serving(capture: Capture) -> Iterator[tuple[Scene, Actor, socket.socket]]:
+    """A traced service that speaks HTTP/2 to a stranger, and on its connection `s` HTTP/1 with
+    whoever asks it: the other end of that."""
+    stranger = Stranger()
+    recorded = StreamRecording(capture, TRACED | ProcessMode.RULE_TURN)
+    try:
+        service = recorded.actor()
+        with socket.create_connection(tuple(service.listen())) as outside:
+            service.do("accept", listener="listener", name="s")
+            with stranger.connected(service) as sock:
+                service.do("no_delay", name="c")
+                yield Scene(recorded, service, stranger, sock), service, outside
     finally:
         recorded.dismiss()
         stranger.close()
@@ -271,6 +295,55 @@ def test_own_entries(capture: Capture) -> None:
         assert left_alone(one.recorded)["HAS_ONE"] == 3
 
 
+STATES = {
+    "short": ("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", True),
+    "of one byte's length": ("a=" + "x" * 124, True),
+    "of two": ("a=" + "x" * 125, True),
+    "of two, longest": ("a=" + "x" * 252, True),
+    "of three": ("a=" + "x" * 253, True),
+    "longest": ("a=" + "x" * 510, True),
+    "too long": ("a=" + "x" * 511, False),
+    "more than ASCII": ("a=\u00e9", False),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_tracestate(capture: Capture, name: str) -> None:
+    """What a request of HTTP/1 brought as its tracestate goes on as a field with the streams that
+    are part of it, as it came, one after the other; where it may not, traceparent goes alone."""
+    state, goes_on = STATES[name]
+    trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    asked = request(1, f"traceparent: 00-{trace_id}-{caller}-01", f"tracestate: {state}")
+    with serving(capture) as (one, service, outside):
+        outside.sendall(asked)
+        one.turn(PREFACE + one.head(1, end=False) + one.head(3))
+        added = one.end()
+        service.send("s", response())
+        one.recorded.wait_rows(3, 30)
+    calls = [row for row, _ in one.recorded.rows if row["protocol"] == Protocol.HTTP2]
+    told = {row["span_id"].tobytes().hex() for row in calls}
+    assert [each.stream for each in added] == [1, 3]
+    assert {each.span_id for each in added} == told
+    assert {each.trace_id for each in added} == {trace_id}
+    assert {row["link"] for row in calls} == {Link.TURN}
+    assert {each.state for each in added} == {state if goes_on else ""}
+
+
+def test_a_tracestate_without_room(capture: Capture) -> None:
+    """Where a tracestate would make the fields more than servers take, it is left out and
+    traceparent goes alone; with the next stream it goes on."""
+    state = "a=" + "x" * 510
+    with serving(capture) as (one, service, outside):
+        outside.sendall(
+            request(1, f"traceparent: 00-{'ab' * 16}-{'12' * 8}-01", f"tracestate: {state}")
+        )
+        large = ("x-large", "0" * 7500, True)
+        one.turn(PREFACE + one.head(1), one.head(3, large, huffman=False), one.head(5))
+        added = one.end()
+        service.send("s", response())
+    assert [(each.stream, each.state) for each in added] == [(1, state), (3, ""), (5, state)]
+
+
 @pytest.mark.parametrize("size", [100, 5000, 16_000, 60_000, 500_000])
 def test_uploads(capture: Capture, size: int) -> None:
     """Bodies of any size, whose data looks like streams that begin, arrive as they were behind
@@ -307,6 +380,33 @@ def test_slow_reader(capture: Capture) -> None:
             assert span.row["request_body"] == 100 * 12_000
         assert {each.stream for each in added} <= {1, 3, 5, 7}
         assert set(left_alone(one.recorded)) <= {"NOT_A_HEAD", "NO_ROOM", "UNSURE"}
+
+
+@pytest.mark.parametrize("mode", ["always", "first"])
+def test_a_trial_that_fails(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what arrives of the trial's frames is not what should, HTTP/2 is left alone and the
+    decision says so; HTTP/1 has its lines, and a socket that turns out to speak HTTP/2 leaves."""
+    monkeypatch.setattr(injecting, "_FIELD", injecting._FIELD[:-1] + b"1")
+    capture = Capture.open(CaptureOptions(inject=True))
+    try:
+        decision = injecting.begin(capture, mode, ["loopback"])
+        if decision.mode != mode:
+            unavailable(decision.reason)
+        assert "into none of HTTP/2: what arrived of a trial of" in str(decision)
+        with scene(capture) as one:
+            one.stranger.teach(one.recorded, one.client)
+            lines = written(one.recorded)
+            assert lines == (mode == "always")  # `first` knows nobody there yet
+            with one.stranger.connected(one.client, "d") as sock:
+                one.client.send("d", PREFACE + one.head(1) + one.head(3))
+                one.client.send("d", one.head(5))
+                assert entries(capture, "enrolled") == (mode == "always")  # `c`
+                one.client.close("d")
+                got = receive_all(sock)
+            assert b"traceparent" not in got
+            assert (written(one.recorded), left_alone(one.recorded).get("FORM")) == (lines, 1)
+    finally:
+        capture.close()
 
 
 def test_both_ends_traced(capture: Capture) -> None:

@@ -1,5 +1,5 @@
 """What a client of HTTP/2 sent and what of it arrived, frame by frame: the fields that were put
-behind the header blocks, and that nothing else differs."""
+behind the header blocks (a `traceparent`, maybe a `tracestate`), and that nothing else differs."""
 
 import re
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # A literal of HPACK that becomes no entry, with a name of its own (RFC 7541 6.2.2).
 FIELD = re.compile(rb"\x00\x0btraceparent\x3700-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 FIELD_LENGTH = 69
+_STATE = b"\x00\x0atracestate"
 DATA, HEADERS, CONTINUATION = 0, 1, 9
 _END_HEADERS, _PADDED, _PRIORITY = 4, 8, 32
 
@@ -23,13 +24,32 @@ class Added:
     trace_id: str
     span_id: str
     flags: int
+    state: str = ""
 
     @classmethod
-    def of(cls, stream: int, field: bytes) -> "Added":
-        found = FIELD.fullmatch(field)
-        assert found, f"stream {stream} was given {field!r}"
+    def of(cls, stream: int, given: bytes) -> "Added":
+        found = FIELD.match(given)
+        assert found, f"stream {stream} was given {given!r}"
         trace_id, span_id, flags = (text.decode() for text in found.groups())
-        return cls(stream, trace_id, span_id, int(flags, 16))
+        return cls(stream, trace_id, span_id, int(flags, 16), _state_in(given[FIELD_LENGTH:]))
+
+
+def _state_in(behind: bytes) -> str:
+    """What a tracestate behind the field says, if there is one; what is none fails."""
+    if not behind:
+        return ""
+    assert behind.startswith(_STATE), behind
+    ((name, value),) = hpack.Decoder().decode(behind, raw=True)
+    assert name == b"tracestate" and value and value.isascii(), behind
+    return str(value, "ascii")
+
+
+def _given(block: bytes) -> bytes:
+    """What of a block may be ours: from the last field of our form on."""
+    at = block.rfind(b"\x00\x0btraceparent\x37")
+    given = block[at:] if at >= 0 else b""
+    rest = given[FIELD_LENGTH:]
+    return given if FIELD.match(given) and (not rest or rest.startswith(_STATE)) else b""
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ def fields_in(sent: bytes, got: bytes, *, broken: bool = False) -> list[Added]:
             assert before[: len(after)] == after, f"changed in the frame at byte {at}"
             assert broken or len(before) == len(after)
         else:
-            assert (kind, size) == (HEADERS, length + FIELD_LENGTH), f"frame at byte {at}"
+            assert kind == HEADERS and size >= length + FIELD_LENGTH, f"frame at byte {at}"
             assert flags & _END_HEADERS and not flags & _PADDED and stream > highest, f"byte {at}"
             assert after[:length] == before[: len(after)], f"changed in the frame at byte {at}"
             assert broken or len(after) == size
@@ -123,10 +143,10 @@ def heads_in(got: bytes) -> list[Head]:
         fields = tuple((str(name), str(value)) for name, value in decoder.decode(block))
         names = [name for name, _ in fields]
         added = None
-        if FIELD.fullmatch(block[-FIELD_LENGTH:]):
+        if given := _given(block):
             assert names.count("traceparent") == 1, fields
-            added = Added.of(frame.stream, block[-FIELD_LENGTH:])
-            fields = fields[:-1]
+            added = Added.of(frame.stream, given)
+            fields = fields[: -2 if added.state else -1]
         heads.append(Head(frame.stream, fields, added, frame.stream > highest))
         highest = max(highest, frame.stream)
     return heads

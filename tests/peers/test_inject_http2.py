@@ -9,8 +9,10 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -298,6 +300,56 @@ def test_a_server_is_told(name: str) -> None:
         joined += 1
     print(f"{name}: {joined} of {COUNT} calls told the server")
     assert joined
+
+
+@contextmanager
+def _front(next_address: str) -> Iterator[tuple[Program, str]]:
+    """A Go program that is asked by HTTP/1 and calls by gRPC, and where it is asked."""
+    lease = lease_port()
+    address = f"127.0.0.1:{lease.port}"
+    command: Command = [GRPC_BIN / "front", "--listen", address, "--next", next_address]
+    front = Program("front-grpc", command)
+    try:
+        front.wait_until(lambda: is_open(lease.port), PATIENCE_S)
+        yield front, address
+    finally:
+        front.stop()
+        lease.release()
+
+
+def _ask(front: str, number: int, state: str) -> None:
+    """Call `number`, as part of the trace of that number, with this tracestate."""
+    headers = {"traceparent": f"00-{number:032x}-{number:016x}-01", "tracestate": state}
+    with closing(HTTPConnection(front, timeout=PATIENCE_S)) as connection:
+        connection.request("GET", f"/call/{number}", headers=headers)
+        assert connection.getresponse().read() == f"n={number}\n".encode()
+
+
+def test_a_tracestate_goes_on() -> None:
+    """Behind a front that was asked by HTTP/1, a gRPC server that no agent traces finds with the
+    ids of each call the tracestate of the very request that the call is part of, as it came."""
+    with ExitStack() as stack:
+        server, address = stack.enter_context(_telling_server())
+        front, place = stack.enter_context(_front(address))
+        agent = stack.enter_context(_injecting(front.pid))
+        states = {number: f"rojo={number},ot=th:0" for number in range(FIRST, FIRST + COUNT)}
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: _ask(place, number, states[number]), states))
+        agent.wait_for(lambda spans: len([s for s in spans if s.kind == "client"]) >= COUNT)
+        spans = {span.number: span for span in agent.stop().spans if span.kind == "client"}
+        told = dict(_told_to(server))
+    assert sorted(told) == sorted(states)
+    went_on = 0
+    for number, metadata in told.items():
+        if "traceparent" not in metadata:
+            assert "tracestate" not in metadata
+            continue
+        _, trace_id, span_id, _ = metadata["traceparent"].split("-")
+        assert (trace_id, span_id) == (spans[number].trace_id, spans[number].span_id)
+        assert (int(trace_id, 16), metadata["tracestate"]) == (number, states[number])
+        went_on += 1
+    print(f"{went_on} of {COUNT} calls")
+    assert went_on > COUNT // 2
 
 
 def test_killed() -> None:

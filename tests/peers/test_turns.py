@@ -3,10 +3,15 @@
 The numbers in the requests are the truth (turn_matrix.py). A wrong parent is worse than none.
 """
 
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
+
 import pytest
 
+from .agent import started_agent
 from .harness import ensure_built
-from .turn_matrix import CELLS, CONCURRENCIES, Played, play
+from .servers import start_server
+from .turn_matrix import CELLS, CONCURRENCIES, PROGRAMS_BY_NAME, Played, play
 
 COUNT = 400
 # What holds where one turn leads to the next: the rest are first calls of a process, whose
@@ -59,3 +64,33 @@ def test_a_rule_that_was_trusted_is_refuted() -> None:
     # The last of those that were asked one by one wait with the first of the others.
     assert not [str(one) for one in played if one.result.share < 0.25]
     assert "answers one request while it works on another" in ended.stderr
+
+
+@pytest.mark.parametrize("client", ["agent", "fetch"])
+def test_the_first_call_that_an_agent_sees(client: str) -> None:
+    """An idle Node.js whose connections are older than the agent: its very first call has its
+    parent, though no end of a turn was told before; behind an immediate (fetch) maybe none."""
+    with ExitStack() as stack:
+        called = stack.enter_context(start_server("go-nethttp"))
+        env = {"CALLED": called.base_url}
+        node = stack.enter_context(start_server("node", kinds=PROGRAMS_BY_NAME, env=env))
+        address = node.base_url.removeprefix("http://")
+        connection = stack.enter_context(closing(HTTPConnection(address, timeout=10)))
+        _ask(connection, client, 1)
+        agent = stack.enter_context(started_agent(pids=[called.pid, node.pid]))
+        for number in (2, 3):
+            _ask(connection, client, number)
+        agent.settle(6)
+        spans = {
+            (span.kind, span.number): span for span in agent.stop().spans if span.pid == node.pid
+        }
+    for number in (2, 3):
+        request, call = spans["server", number], spans["client", number]
+        assert call.parent_id in (request.span_id, "")
+        if number == 3 or client == "agent":
+            assert (call.parent_id, call.link) == (request.span_id, "turn")
+
+
+def _ask(connection: HTTPConnection, client: str, number: int) -> None:
+    connection.request("GET", f"/m/one/{client}/{number}")
+    assert connection.getresponse().read()

@@ -87,7 +87,7 @@ def ensure_called_server() -> None:
 def ensure_grpc_built(*, everything: bool = False) -> None:
     """The programs that speak gRPC and HTTP/2: Go and Python; Node and Java too when asked."""
     ensure_venv(GRPC_VENV, GRPC_REQUIREMENTS)
-    ensure_go_module(PROGRAMS / "grpc" / "go", ["server", "client", "h2c"], GRPC_BIN)
+    ensure_go_module(PROGRAMS / "grpc" / "go", ["server", "client", "front", "h2c"], GRPC_BIN)
     if everything:
         ensure_node_grpc()
         _ensure_java_grpc()

@@ -186,6 +186,18 @@ def write_traceparent(trace_id: bytes, span_id: bytes, flags: int) -> bytes:
     return room.raw[:length]
 
 
+TRACESTATE_MAX = _CONSTANTS["TRACESTATE_MAX"]
+
+
+def write_tracestate_prefix(length: int) -> bytes:
+    """What stands before a tracestate's value of this length in a header block; nothing behind the
+    room that it asks for is written to."""
+    room = ctypes.create_string_buffer(b"\xa5" * 64)
+    written: int = _LIB.write_tracestate_prefix(room, length)
+    assert room.raw[16:64] == b"\xa5" * 48
+    return room.raw[:written]
+
+
 def parse_struct(data: bytes, *, request: bool, behind: bytes = LINE_ENDS) -> Struct:
     """The struct as http1_parse leaves it, proven to have been changed only where it may be."""
     head = Struct("http1_head")

@@ -23,7 +23,15 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.parsers import FIELD_LENGTH, PLACE_STREAMS, Grown, Talk, check_under_sanitizers
+from unit.parsers import (
+    FIELD_LENGTH,
+    PLACE_STREAMS,
+    TRACESTATE_MAX,
+    Grown,
+    Talk,
+    check_under_sanitizers,
+    write_tracestate_prefix,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "http2"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -75,6 +83,18 @@ def test_the_bytes() -> None:
     assert len(FIELD) == FIELD_LENGTH
     assert grown.sent == before + length + headers(1, block)[3:] + FIELD + behind
     assert (grown.verdict, grown.stream, grown.later) == (Talk.PLACE_FOUND, 1, 0)
+
+
+def test_a_tracestate_of_any_length() -> None:
+    """Behind what is written of its name a value of every length is a field that becomes no entry,
+    told in as few bytes as HPACK has it."""
+    decoder, encoder = hpack.Decoder(), hpack.Encoder()
+    for length in range(1, TRACESTATE_MAX + 1):
+        value = b"a=" + b"x" * (length - 2) if length > 1 else b"a"
+        block = write_tracestate_prefix(length) + value
+        assert decoder.decode(block, raw=True) == [(b"tracestate", value)]
+        assert block == b"\0" + encoder.encode([(b"tracestate", value, True)], huffman=False)[1:]
+    assert not decoder.header_table.dynamic_entries
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {

@@ -109,6 +109,7 @@ const struct constant constants[] = {
 	CONSTANT(HTTP1_LINE_WINDOW),
 	CONSTANT(TRACEPARENT_LENGTH),
 	CONSTANT(TRACEPARENT_FIELD),
+	CONSTANT(TRACESTATE_MAX),
 	CONSTANT(PLACE_STREAMS),
 	CONSTANT(TRACESTATE_LOOKED_AT),
 	CONSTANT(HPACK_BLOCK_MAX),
@@ -126,6 +127,11 @@ u32 write_traceparent(u8 *to, const u8 *trace_id, const u8 *span_id, u8 flags)
 {
 	put_traceparent(to, trace_id, span_id, flags);
 	return TRACEPARENT_LINE;
+}
+
+unsigned int write_tracestate_prefix(u8 *to, unsigned int length)
+{
+	return put_tracestate_prefix(to, length);
 }
 
 /* The feed reads at most eight bytes into a word that was zero. */

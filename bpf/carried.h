@@ -50,7 +50,7 @@ OUT_OF_LINE int carried_owner(u32 tid, struct owner *owner)
 	sock = slot->carried;
 	connection = bpf_map_lookup_elem(&connections, &sock);
 	if (!connection || !is_carried(connection) || connection->owner_tid != tid ||
-	    inode_of((void *)sock) != connection->inode) {
+	    !connection->inode || inode_of((void *)sock) != connection->inode) {
 		slot->carried = 0;
 		return 0;
 	}

@@ -252,6 +252,8 @@ OUT_OF_LINE struct connection *connection_of(const struct call *call)
 			connection->inode = call->inode;
 		}
 	}
+	if (connection && is_carried(connection))
+		carried_passes(connection, call->sent);
 	return connection && !(connection->flags & CONNECTION_DEAD) ? connection : 0;
 }
 
@@ -267,7 +269,7 @@ OUT_OF_LINE int remember_turn(struct connection *connection, u64 sock, u32 mode)
 			owner.sock = sock;
 			owner.tid = request_mark(found.facts);
 		}
-	} else if (connection->role == WAGGLE_ROLE_CLIENT) {
+	} else if (connection->role == WAGGLE_ROLE_CLIENT || answers_carried(connection)) {
 		owner = connection->turn_owner;
 	}
 	turn_begin((u32)bpf_get_current_pid_tgid(), &owner, mode & WAGGLE_PROCESS_PROVE_TURN);

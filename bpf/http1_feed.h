@@ -5,6 +5,7 @@
 #ifndef WAGGLE_HTTP1_FEED_H
 #define WAGGLE_HTTP1_FEED_H
 
+#include "carry.h"
 #include "http1_exchange.h"
 #include "http2_judge.h"
 #include "http2_upgrade.h"
@@ -282,6 +283,11 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 	}
 	if (tls_wanted && judge_tls(connection, word, length))
 		return 0;
+	if (begins_fastcgi(word, length)) {
+		carry(feed);
+		feed_over(feed, WAGGLE_COUNT_CONNECTIONS_GIVEN_UP);
+		return 0;
+	}
 	/* So there was a request, which we did not see; the next one may be seen. */
 	if ((connection->flags & CONNECTION_FROM_START) && BEGINS(word, "HTTP/1."))
 		feed_lost(feed, WAGGLE_COUNT_LOST_RESPONSE_UNMATCHED);

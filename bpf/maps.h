@@ -69,6 +69,9 @@ enum connection_flag {
 	CONNECTION_SHARED = 16384, /* and once by several requests at a time */
 	/* Of HTTP/1 in Go, the same bit: answered by a handler that took it from net/http. */
 	CONNECTION_TAKEN = CONNECTION_SHARED,
+	/* Of a protocol that we do not know, the same bits: whose request it bears is known, */
+	CONNECTION_CARRIED = CONNECTION_ROUTED,
+	CONNECTION_ANSWERED = CONNECTION_WATCHED, /* and that has been answered, or begun to */
 };
 
 /* A request that something may be a child of. */
@@ -262,6 +265,7 @@ struct thread {
 	u64 turn_switches; /* its voluntary context switches at that time */
 	struct owner read; /* rule `task`: the request read last, */
 	u64 read_switches; /* and the thread's switches then */
+	u64 carried; /* rule `thread`: the connection of a request that nobody reads (carried.h) */
 };
 
 /* Not 0 at the lowest bits of a process id: one that ends in them is, or was, among

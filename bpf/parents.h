@@ -7,6 +7,7 @@
 #ifndef WAGGLE_PARENTS_H
 #define WAGGLE_PARENTS_H
 
+#include "carried.h"
 #include "context.h"
 #include "exchange.h"
 #include "go_calls.h"
@@ -97,7 +98,8 @@ PROVEN_ONCE int find_parent(struct connection *connection, u32 tgid, u32 tid,
 	if (!process || !connection || !facts || !owner)
 		return link;
 	/* What a thread sends on a connection of many streams may be another's. */
-	if (!is_http2(connection) && rule_thread(process, tid, owner))
+	if (!is_http2(connection) &&
+	    (rule_thread(process, tid, owner) || rule_carried(process, tid, owner)))
 		link = WAGGLE_LINK_THREAD;
 	else if (rule_turn(process, connection, tid, owner))
 		link = WAGGLE_LINK_TURN;
@@ -140,7 +142,7 @@ PROVEN_ONCE int find_writer(struct waggle_facts *facts)
 
 	if (!process || !facts)
 		return link;
-	if (rule_thread(process, facts->tid, &owner))
+	if (rule_thread(process, facts->tid, &owner) || rule_carried(process, facts->tid, &owner))
 		link = WAGGLE_LINK_THREAD;
 	else if (process->mode & WAGGLE_PROCESS_RULE_TASK && task_owner(tgid, &owner))
 		link = WAGGLE_LINK_TASK;

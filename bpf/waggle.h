@@ -382,6 +382,7 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_RULE_WORKER = 8192, /* who answers a request has made its calls (workers.h) */
 	WAGGLE_PROCESS_WORKER_TOLD = 16384, /* and is no thread: map `schedulers` tells */
 	WAGGLE_PROCESS_RULE_ALONE = 32768, /* rule `alone` may be tried */
+	WAGGLE_PROCESS_CARRIED = 65536, /* is asked by FastCGI, and by one at a time (carry.h) */
 };
 
 struct waggle_process {

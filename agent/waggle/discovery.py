@@ -39,6 +39,7 @@ _RULES = (
     | ProcessMode.RULE_WORKER
     | ProcessMode.WORKER_TOLD
     | ProcessMode.RULE_ALONE
+    | ProcessMode.CARRIED
 )
 
 

@@ -278,6 +278,7 @@ class ProcessMode(IntEnum):
     RULE_WORKER = 8192
     WORKER_TOLD = 16384
     RULE_ALONE = 32768
+    CARRIED = 65536
 
 
 class Protocol(IntEnum):

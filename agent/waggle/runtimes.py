@@ -91,6 +91,9 @@ _NO_THREAD_RULE = frozenset({GO, NODEJS, DENO, BUN, NGINX, HAPROXY, RUBY})
 # Whoever reads a request serves it to its end here, though his sockets do not block.
 _THREAD_READS = frozenset({HTTPD, PHP})
 
+# Asked by FastCGI, which nobody reads: whoever asked has handed over whose request it is.
+_CARRIED = frozenset({PHP})
+
 # Of these an answer tells who has served the request: a thread, or what a probe knows of.
 _WORKERS = {
     RUBY: ProcessMode.RULE_WORKER,
@@ -198,6 +201,8 @@ def allowed_rules(runtime: Runtime) -> int:
         rules |= ProcessMode.RULE_TASK
     if runtime.name == GO:
         rules |= ProcessMode.RULE_GOROUTINE
+    if runtime.name in _CARRIED:
+        rules |= ProcessMode.CARRIED
     return rules
 
 

@@ -8,7 +8,8 @@ A cell is `program/shape/client`; a proxy has the shape `proxy`, and its client 
 connections to the server behind it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from .agent import Ended
@@ -179,27 +180,70 @@ error_log = /dev/stderr
 daemonize = no
 [www]
 user = nobody
-listen = {socket}
+listen = {where}
 listen.mode = 0666
 pm = static
-pm.max_children = 8
+pm.max_children = {children}
 clear_env = no
 """
 _BOTH = '"$0" --nodaemonize --allow-to-run-as-root --fpm-config "$1" & shift; exec "$@"'
+_MATRIX_PHP = PROGRAMS / "php" / "matrix.php"
 
 
-def _fpm(place: Place, _: Options) -> list[str | Path]:
-    """PHP-FPM behind nginx, by FastCGI."""
-    config, socket = place.folder / "fpm.conf", place.folder / "fpm.socket"
-    place.folder.chmod(0o755)
-    config.write_text(_FPM.format(socket=socket))
-    program = PROGRAMS / "php" / "matrix.php"
+def _fastcgi_by_nginx(place: Place, where: str, *, kept: bool = False) -> list[str | Path]:
     names = ("REQUEST_URI", "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL")
     given = " ".join(f"fastcgi_param {name} ${name.lower()};" for name in names)
-    script = f"fastcgi_param SCRIPT_FILENAME {program};"
-    every = f"location / {{ fastcgi_pass unix:{socket}; {script} {given} }}"
-    nginx = nginx_with(place, "", [every])
-    return ["sh", "-c", _BOTH, tool("php-fpm8.2"), config, *nginx]
+    script = f"fastcgi_param SCRIPT_FILENAME {_MATRIX_PHP};"
+    behind = f"upstream behind {{ server {where}; {'keepalive 8;' if kept else ''} }}"
+    how = "fastcgi_keep_conn on;" if kept else ""
+    return nginx_with(
+        place, behind, [f"location / {{ fastcgi_pass behind; {how} {script} {given} }}"]
+    )
+
+
+def _fastcgi_by_httpd(place: Place, where: str) -> list[str | Path]:
+    config = place.folder / "httpd.conf"
+    text = _HTTPD.format(
+        folder=place.folder,
+        port=place.port,
+        mpm="event",
+        modules=HTTPD_MODULES,
+        matching=f"LoadModule proxy_fcgi_module {HTTPD_MODULES}/mod_proxy_fcgi.so\n"
+        f'ProxyFCGISetEnvIf true SCRIPT_FILENAME "{_MATRIX_PHP}"',
+        upstream=f"{where}|fcgi://localhost",
+        options="",
+        workers=_HTTPD_WORKERS["event"],
+    )
+    config.write_text(text)
+    return [tool("apache2"), "-DFOREGROUND", "-f", config]
+
+
+def _fastcgi_by_caddy(place: Place, where: str) -> list[str | Path]:
+    config = place.folder / "Caddyfile"
+    way = f"{{\ntransport fastcgi {{\n env SCRIPT_FILENAME {_MATRIX_PHP}\n}}\n}}"
+    behind = where.replace(":", "/", 1)
+    config.write_text(
+        "{\n\tauto_https off\n\tadmin off\n}\n"
+        f"http://{place.address} {{\n\treverse_proxy {behind} {way}\n}}\n"
+    )
+    return [tool("caddy"), "run", "--adapter", "caddyfile", "--config", config]
+
+
+def _fpm(
+    in_front: Callable[[Place, str], list[str | Path]], *, tcp: bool = False, children: int = 8
+) -> ServerKind:
+    """PHP-FPM behind another program, by FastCGI. tcp: not by a UNIX socket. children: a kept
+    connection has one of them for itself."""
+
+    def command(place: Place, _: Options) -> list[str | Path]:
+        config, socket = place.folder / "fpm.conf", place.folder / "fpm.socket"
+        place.folder.chmod(0o755)
+        beside = f"127.0.0.2:{place.port}"  # another address of this machine
+        config.write_text(_FPM.format(where=beside if tcp else socket, children=children))
+        front = in_front(place, beside if tcp else f"unix:{socket}")
+        return ["sh", "-c", _BOTH, tool("php-fpm8.2"), config, *front]
+
+    return ServerKind(command)
 
 
 _JAVA_FLAGS = ("-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dsun.net.httpserver.idleInterval=600")
@@ -276,7 +320,11 @@ RUNTIMES: Mapping[str, ServerKind] = {
     "netty": _servlets("netty", "Loops"),
     "vertx": _servlets("vertx", "Loops"),
     "php": ServerKind(_php, env={"PHP_CLI_SERVER_WORKERS": "8"}),
-    "php-fpm": ServerKind(_fpm),
+    "php-fpm": _fpm(_fastcgi_by_nginx),
+    "php-fpm-tcp": _fpm(_fastcgi_by_nginx, tcp=True),
+    "php-fpm-kept": _fpm(partial(_fastcgi_by_nginx, kept=True), children=40),
+    "php-fpm-httpd": _fpm(_fastcgi_by_httpd),
+    "php-fpm-caddy": _fpm(_fastcgi_by_caddy),
     "uwsgi": ServerKind(_uwsgi),
     "puma": _puma("matrix.ru"),
     "rails": _puma("rails.ru"),
@@ -311,7 +359,8 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     *((name, shape, "own") for name in _NETTY for shape in _NETTY_SHAPES),
     *(("php", shape, "curl") for shape in ("two", "mixed")),
     ("php", "two", "streams"),
-    ("php-fpm", "two", "curl"),
+    *((f"php-fpm{front}", "two", "curl") for front in ("", "-tcp", "-kept", "-httpd", "-caddy")),
+    ("php-fpm", "fire", "curl"),
     ("uwsgi", "two", "url"),
     *(("puma", "two", client) for client in ("kept", "close")),
     *(("rails", "two", client) for client in ("close", "faraday")),
@@ -333,7 +382,8 @@ _REASONS = {
     ("java", "background", "http"): "a program that calls by itself ends rule `alone`",
     ("puma", "mixed", "kept"): "two of three calls are made by other threads",
     ("varnish", "proxy", "kept"): "another thread fetches",
-    ("php-fpm", "two", "curl"): "nobody reads FastCGI, so no request is known",
+    ("php-fpm-kept", "two", "curl"): "of a kept connection only the first request is told",
+    ("php-fpm", "fire", "curl"): "the second call is made after the answer, without its connection",
     ("uwsgi", "two", "url"): "nobody reads uWSGI's protocol, so no request is known",
     **dict.fromkeys(
         [(name, "future", "url") for name in ("spring", "spring-jetty", "spring-undertow")],
@@ -355,11 +405,12 @@ _REASONS = {
 }
 _FIRST_IN_THREE = {("java", "mixed", "url"), ("java-virtual", "mixed", "url")}
 _FIRST_IN_THREE |= {("puma", "mixed", "kept")}
-_NOT_EVEN_ALONE = {("java", "background", "http"), ("php-fpm", "two", "curl")}
-_NOT_EVEN_ALONE |= {("uwsgi", "two", "url")}
+_NOT_EVEN_ALONE = {("java", "background", "http"), ("php-fpm-kept", "two", "curl")}
+_NOT_EVEN_ALONE |= {("uwsgi", "two", "url"), ("php-fpm", "fire", "curl")}
 # Their first responses prove the rule: of these few requests that may be many.
 _NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "spring-undertow", "puma"), 0.5)
 _NEEDS_PROOF |= dict.fromkeys((f"nginx-{way}" for way in _NGINX_WAYS), 0.5)
+_NEEDS_PROOF |= dict.fromkeys(("php-fpm", "php-fpm-tcp"), 0.5)
 _FIRST_CALLS_LEFT_OUT = {"nginx-mirror": 0.9}  # a mirror's call outlives its request
 
 

@@ -340,7 +340,8 @@ def test_rules() -> None:
     assert allowed_rules(Runtime("jvm")) == thread | worker | alone | named
     assert allowed_rules(Runtime("other")) == thread | alone
     assert allowed_rules(Runtime("httpd")) == thread | int(ProcessMode.THREAD_READS)
-    assert allowed_rules(Runtime("php")) == thread | alone | int(ProcessMode.THREAD_READS)
+    carried, reads = int(ProcessMode.CARRIED), int(ProcessMode.THREAD_READS)
+    assert allowed_rules(Runtime("php")) == thread | alone | reads | carried
     assert allowed_rules(Runtime("ruby")) == worker | alone
     assert allowed_rules(Runtime("haproxy")) == worker | int(ProcessMode.WORKER_TOLD)
     assert allowed_rules(Runtime("nginx")) == turn

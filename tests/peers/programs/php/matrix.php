@@ -37,6 +37,14 @@ function call_both(string $url): void
     } while ($running);
 }
 
+if ($shape === 'fire') { // the second call when the answer has gone: by FastCGI only
+    call($client, $url);
+    echo "n=$n\n";
+    fastcgi_finish_request();
+    usleep(3000);
+    call($client, $url);
+    return true;
+}
 call($client, $url);
 if ($shape === 'two') {
     call($client, $url);

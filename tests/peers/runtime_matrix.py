@@ -186,7 +186,11 @@ pm = static
 pm.max_children = {children}
 clear_env = no
 """
-_BOTH = '"$0" --nodaemonize --allow-to-run-as-root --fpm-config "$1" & shift; exec "$@"'
+# It ends with who is in front of it, which becomes the shell's process.
+_BOTH = (
+    'setpriv --pdeathsig TERM "$0" --nodaemonize --allow-to-run-as-root --fpm-config "$1" & '
+    'shift; exec "$@"'
+)
 _MATRIX_PHP = PROGRAMS / "php" / "matrix.php"
 
 
@@ -277,7 +281,8 @@ def _uwsgi(place: Place, _: Options) -> list[str | Path]:
     given += " uwsgi_param PATH_INFO $document_uri; uwsgi_param SERVER_PORT $server_port;"
     every = f"location / {{ uwsgi_pass unix:{socket}; {given} }}"
     nginx = nginx_with(place, "", [every])
-    start = '"$@" & exec "$0" -e stderr -p "${NGINX_FOLDER}" -c "${NGINX_FOLDER}/nginx.conf"'
+    run = 'exec "$0" -e stderr -p "${NGINX_FOLDER}" -c "${NGINX_FOLDER}/nginx.conf"'
+    start = f'setpriv --pdeathsig INT "$@" & {run}'  # it ends with nginx
     folder = f"NGINX_FOLDER={place.folder}"
     return ["env", folder, "sh", "-c", start, nginx[0], tool("uwsgi-core"), *work, *where]
 

@@ -9,11 +9,11 @@
 #include "go_claims.h"
 #include "go_contexts.h"
 
-/* Whose request is a call of this goroutine part of? Fills `call`; owner.sock is 0 when it
- * is nobody's. */
-INLINE int ask_goroutine(struct waggle_go *go, u64 goid, struct go_call *call)
+/* Whose request is a call of this goroutine part of, of which we may know nothing? Fills `call`;
+ * owner.sock is 0 when it is nobody's. */
+INLINE int ask_goroutine(struct waggle_go *go, struct goroutine *goroutine, u64 goid,
+			 struct go_call *call)
 {
-	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 	int works;
 
 	__builtin_memset(call, 0, sizeof(*call));
@@ -31,10 +31,9 @@ INLINE int ask_goroutine(struct waggle_go *go, u64 goid, struct go_call *call)
 }
 
 /* What ask_goroutine() has found of the goroutine `g` without a context, or what it has not. */
-INLINE void learn_of_births(struct waggle_go *go, u64 g, const struct go_call *call)
+INLINE void learn_of_births(struct waggle_go *go, u64 g, const struct goroutine *goroutine,
+			    const struct go_call *call)
 {
-	struct goroutine *goroutine = call->goid ? goroutine_of(go, call->goid) : 0;
-
 	if (!goroutine)
 		missed(go, g, call->goid);
 	else if (goroutine->state == GO_BORN && call->request.owner.sock)
@@ -55,18 +54,18 @@ INLINE int ask_claim(const struct waggle_go *go, u64 goid, struct go_call *call)
 
 /* As ask_goroutine(), for the goroutine `g`, which may have been handed a context. What a
  * goroutine itself serves is surest; then the context; then its birth. */
-OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 context, struct go_call *call)
+OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 goid, u64 context,
+				 struct go_call *call)
 {
-	u64 goid = word_at(g + go->goid);
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 	struct go_request request;
 
-	ask_goroutine(go, goid, call);
+	ask_goroutine(go, goroutine, goid, call);
 	if (goroutine && goroutine->state != GO_BORN)
 		return 0;
 	if (!context || !context_request(go, context, &request)) {
 		if (!ask_claim(go, goid, call))
-			learn_of_births(go, g, call);
+			learn_of_births(go, g, goroutine, call);
 		return 0;
 	}
 	call->request = request;
@@ -143,18 +142,15 @@ OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 goid, u64 
 
 #define READER_KNOWN_NS (250 * 1000000ULL)
 
-/* Whether the goroutine that serves a connection of net/http reads its next request: two looks
+/* Whether the goroutine that serves a connection of net/http reads its next request: one look
  * at the process's memory, where all that a goroutine's entry wants to know takes many. What
  * it works on is found when it calls (turn_to_served()). Now and then all is looked at. */
 INLINE int reads_again(const struct connection *connection, u64 now)
 {
-	u64 g;
-
 	if (!connection->serves || open_requests(connection) ||
 	    now - connection->reader_ns > READER_KNOWN_NS)
 		return 0;
-	g = go_thread_g(connection->go_slot);
-	return g && word_at(g + connection->go_goid) == connection->reader;
+	return word_at(go_likely_g() + connection->go_goid) == connection->reader;
 }
 
 /* The connection of net/http that a goroutine reads, if it is one, and is known. */
@@ -230,15 +226,46 @@ INLINE u32 stream_of(const struct connection *connection, const struct waggle_fa
 	return is_http2(connection) ? ((const struct waggle_http2 *)(facts + 1))->stream : 0;
 }
 
+/* What was asked for before at that place, and never sent, is no more. */
+INLINE void keep_go_call(const struct go_call_key *key, const struct go_call *call)
+{
+	if (far_calls)
+		bpf_map_delete_elem(&go_calls, key);
+	if (!bpf_map_update_elem(&near_calls, key, call, BPF_ANY))
+		return;
+	far_calls = 1;
+	bpf_map_update_elem(&go_calls, key, call, BPF_ANY);
+}
+
 INLINE int take_go_call(const struct go_call_key *key, struct go_call *call)
 {
-	struct go_call *left = bpf_map_lookup_elem(&go_calls, key);
+	struct go_call *left = bpf_map_lookup_elem(&near_calls, key);
 
+	if (left) {
+		*call = *left;
+		bpf_map_delete_elem(&near_calls, key);
+		return 1;
+	}
+	left = far_calls ? bpf_map_lookup_elem(&go_calls, key) : 0;
 	if (!left)
 		return 0;
 	*call = *left;
 	bpf_map_delete_elem(&go_calls, key);
 	return 1;
+}
+
+/* A call that waits since the last time may wait for ever: for a stream that was given up. */
+static long sweep_go_call(void *map, const struct go_call_key *key, struct go_call *call,
+			  void *context)
+{
+	struct go_call_key place = *key;
+
+	if (!call->swept++)
+		return 0;
+	far_calls = 1;
+	bpf_map_update_elem(&go_calls, &place, call, BPF_ANY);
+	bpf_map_delete_elem(&near_calls, &place);
+	return 0;
 }
 
 /* Whether rule `goroutine` decides about the calls of a process. */
@@ -267,26 +294,29 @@ PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 st
 	struct go_call_key key = { .at = sock, .stream = stream };
 	struct waggle_go *go;
 	struct go_call *call = call_scratch();
+	struct goroutine *goroutine;
 	u64 g;
 
 	if (!connection || !facts || !owner || !call)
 		return WAGGLE_LINK_NONE;
 	go = go_of(facts->tgid);
-	g = go ? current_g(go) : 0;
-	if (!g)
+	g = go ? go_thread_g(go->slot) : 0;
+	call->goid = go ? goid_of(go, g) : 0;
+	if (!call->goid)
 		return WAGGLE_LINK_NONE;
 	if (is_pump(go, g)) {
 		key.epoch = go->epoch;
 		if (stream && !go->grpc_call_client) {
-			key.at = word_at(g + go->goid);
+			key.at = call->goid;
 			key.place = GO_BY_WRITER;
 		}
 		if (!take_go_call(&key, call))
 			call->request.owner.sock = 0;
 	} else {
-		ask_goroutine(go, word_at(g + go->goid), call);
+		goroutine = goroutine_of(go, call->goid);
+		ask_goroutine(go, goroutine, call->goid, call);
 		if (!ask_claim(go, call->goid, call))
-			learn_of_births(go, g, call);
+			learn_of_births(go, g, goroutine, call);
 	}
 	if (!call->request.owner.sock) {
 		count(WAGGLE_COUNT_GOROUTINE_UNKNOWN);

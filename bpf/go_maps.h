@@ -67,7 +67,7 @@ struct go_call {
 	struct go_request request; /* owner.sock 0: nobody known */
 	u64 goid;
 	u32 after; /* the request was answered already */
-	u32 link;
+	u32 swept; /* nobody has come for it for a while (sweep_go_calls()) */
 };
 
 MAP(go_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_go, ON_DEMAND);
@@ -75,7 +75,13 @@ MAP(go_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_go, ON_DEMAND);
 MAP(goroutines, BPF_MAP_TYPE_LRU_HASH, 65536, struct goroutine_key, struct goroutine, 0);
 MAP(go_functions, BPF_MAP_TYPE_HASH, 16384, struct waggle_go_function_key, struct waggle_go_function,
     ON_DEMAND);
+/* Most calls are sent as soon as they are asked for, so few wait: those lie in memory that the last
+ * ones have left warm. When there is no room, and when nobody comes for long, they go into the large
+ * one, which is looked at from then on. */
+#define NEAR_CALLS 1024
+MAP(near_calls, BPF_MAP_TYPE_HASH, NEAR_CALLS, struct go_call_key, struct go_call, 0);
 MAP(go_calls, BPF_MAP_TYPE_LRU_HASH, 16384, struct go_call_key, struct go_call, 0);
+u32 far_calls = 0; /* set once there was anything in go_calls */
 
 struct go_context_key {
 	u64 address;

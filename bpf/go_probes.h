@@ -86,16 +86,17 @@ INLINE struct waggle_go *current_go(void)
 }
 
 /* The current goroutine asks for what will be found at `key`, with a context. */
-INLINE void leave_go_call(struct waggle_go *go, struct go_call_key *key, u64 context)
+INLINE void leave_go_call(struct waggle_go *go, struct pt_regs *registers, struct go_call_key *key,
+			  u64 context)
 {
 	struct go_call call;
-	u64 g = current_g(go);
+	u64 goid = probed_goid(go, registers);
 
-	if (!key->at || !g)
+	if (!key->at || !goid)
 		return;
 	key->epoch = go->epoch;
-	ask_with_context(go, g, context, &call);
-	bpf_map_update_elem(&go_calls, key, &call, BPF_ANY);
+	ask_with_context(go, go_probed_g(registers), goid, context, &call);
+	keep_go_call(key, &call);
 }
 
 /* net/http.(*persistConn).roundTrip(pc, request): runs in the caller's goroutine; what it
@@ -112,7 +113,7 @@ int go_round_trip(struct pt_regs *registers)
 	request = word_at(GO_ARGUMENT_1(registers));
 	context = word_at(request + go->request_ctx + GO_INTERFACE_DATA);
 	key.at = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->persist_conn);
-	leave_go_call(go, &key, context);
+	leave_go_call(go, registers, &key, context);
 	return 0;
 }
 
@@ -126,7 +127,7 @@ int go_conn_serve(struct pt_regs *registers)
 
 	if (!go)
 		return 0;
-	key.goid = current_goid(go);
+	key.goid = probed_goid(go, registers);
 	key.epoch = go->epoch;
 	if (key.goid)
 		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
@@ -140,7 +141,7 @@ int go_serve_http(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 	u64 response = GO_ARGUMENT_2(registers), request = GO_ARGUMENT_3(registers);
-	u64 goid = go ? current_goid(go) : 0;
+	u64 goid = go ? probed_goid(go, registers) : 0;
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 
 	if (!goroutine || goroutine->state != GO_SERVES || goroutine->serves)
@@ -171,7 +172,7 @@ int go_grpc_call(struct pt_regs *registers)
 	if (!key.stream || (u32)word_at(stream + go->grpc_stream) != key.stream)
 		return 0;
 	key.at = socket_of_conn(go, client + go->grpc_client_conn);
-	leave_go_call(go, &key, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
+	leave_go_call(go, registers, &key, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
 	if (go->old && go->grpc_method && key.at)
 		name_grpc_call(go, key.at, key.stream, stream + go->grpc_method);
 	return 0;
@@ -186,7 +187,7 @@ int go_grpc_new_stream(struct pt_regs *registers)
 	struct go_call_key key = { .at = GO_ARGUMENT_3(registers), .place = GO_BY_HEADERS };
 
 	if (go)
-		leave_go_call(go, &key, 0);
+		leave_go_call(go, registers, &key, 0);
 	return 0;
 }
 
@@ -206,10 +207,11 @@ int go_grpc_send_headers(struct pt_regs *registers)
 	if (!take_go_call(&key, &call))
 		return 0;
 	key.stream = (u32)word_at(key.at);
-	key.at = current_goid(go);
+	key.at = probed_goid(go, registers);
 	key.place = GO_BY_WRITER;
+	call.swept = 0;
 	if (key.at && key.stream)
-		bpf_map_update_elem(&go_calls, &key, &call, BPF_ANY);
+		keep_go_call(&key, &call);
 	return 0;
 }
 
@@ -225,6 +227,8 @@ INLINE int keep_near(struct waggle_go *go, const struct goroutine_key *key,
 
 	if (fresh->serves)
 		return 0;
+	if (!go->near)
+		go->near = 1;
 	if (!go->stream_workers) {
 		failed = bpf_map_update_elem(&near_goroutines, key, fresh, BPF_NOEXIST);
 		if (failed != -EEXIST)

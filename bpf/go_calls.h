@@ -52,17 +52,20 @@ INLINE int ask_claim(const struct waggle_go *go, u64 goid, struct go_call *call)
 	return 0;
 }
 
-/* As ask_goroutine(), for the goroutine `g`, which may have been handed a context. What a
+/* As ask_goroutine(), for the goroutine `g`, which may have been handed a context: its address
+ * lies at `context_at`. What a
  * goroutine itself serves is surest; then the context; then its birth. */
-OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 goid, u64 context,
+OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 goid, u64 context_at,
 				 struct go_call *call)
 {
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 	struct go_request request;
+	u64 context;
 
 	ask_goroutine(go, goroutine, goid, call);
 	if (goroutine && goroutine->state != GO_BORN)
 		return 0;
+	context = context_at ? word_at(context_at) : 0;
 	if (!context || !context_request(go, context, &request)) {
 		if (!ask_claim(go, goid, call))
 			learn_of_births(go, g, goroutine, call);
@@ -96,7 +99,7 @@ INLINE struct goroutine *new_goroutine(const struct goroutine_key *key)
 	struct goroutine *blank = BLANK(struct goroutine);
 
 	if (blank)
-		bpf_map_update_elem(&goroutines, key, blank, BPF_ANY);
+		put_goroutine(key, blank, BPF_ANY);
 	return bpf_map_lookup_elem(&goroutines, key);
 }
 
@@ -141,14 +144,28 @@ OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 goid, u64 
 }
 
 #define READER_KNOWN_NS (250 * 1000000ULL)
+#define READER_STAYS_NS (5000 * 1000000ULL)
+#define READER_STAYS_MADE 8192 /* goroutines, of 65536 that `goroutines` has room for */
+
+/* Whether what is known of the goroutine that reads a connection need not be looked at again. With
+ * many connections none has a request every moment; then it is enough that the map has not filled
+ * up since, which forgets whom nobody has looked at for long, and that nothing is still to be found
+ * out about routes. */
+INLINE int reader_is_known(const struct connection *connection, u64 now)
+{
+	u64 age = now - connection->reader_ns;
+
+	return age <= READER_KNOWN_NS ||
+	       (age <= READER_STAYS_NS && connection->flags & CONNECTION_ROUTED &&
+		goroutines_made - connection->go_made < READER_STAYS_MADE);
+}
 
 /* Whether the goroutine that serves a connection of net/http reads its next request: one look
  * at the process's memory, where all that a goroutine's entry wants to know takes many. What
  * it works on is found when it calls (turn_to_served()). Now and then all is looked at. */
 INLINE int reads_again(const struct connection *connection, u64 now)
 {
-	if (!connection->serves || open_requests(connection) ||
-	    now - connection->reader_ns > READER_KNOWN_NS)
+	if (!connection->serves || open_requests(connection) || !reader_is_known(connection, now))
 		return 0;
 	return word_at(go_likely_g() + connection->go_goid) == connection->reader;
 }
@@ -171,7 +188,7 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 	    go->served < WAGGLE_GO_LIMIT_SERVED)
 		return;
 	connection->serves = goroutine->serves;
-	connection->go_slot = go->slot;
+	connection->go_made = goroutines_made;
 	connection->go_goid = go->goid;
 }
 
@@ -269,10 +286,8 @@ static long sweep_go_call(void *map, const struct go_call_key *key, struct go_ca
 }
 
 /* Whether rule `goroutine` decides about the calls of a process. */
-INLINE int is_go(u32 tgid)
+INLINE int is_go(const struct waggle_process *process)
 {
-	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-
 	return process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE;
 }
 

@@ -85,9 +85,10 @@ INLINE struct waggle_go *current_go(void)
 	return go_of(bpf_get_current_pid_tgid() >> 32);
 }
 
-/* The current goroutine asks for what will be found at `key`, with a context. */
+/* The current goroutine asks for what will be found at `key`, with the context whose address
+ * lies at `context_at`, 0: none. */
 INLINE void leave_go_call(struct waggle_go *go, struct pt_regs *registers, struct go_call_key *key,
-			  u64 context)
+			  u64 context_at)
 {
 	struct go_call call;
 	u64 goid = probed_goid(go, registers);
@@ -95,7 +96,7 @@ INLINE void leave_go_call(struct waggle_go *go, struct pt_regs *registers, struc
 	if (!key->at || !goid)
 		return;
 	key->epoch = go->epoch;
-	ask_with_context(go, go_probed_g(registers), goid, context, &call);
+	ask_with_context(go, go_probed_g(registers), goid, context_at, &call);
 	keep_go_call(key, &call);
 }
 
@@ -106,14 +107,13 @@ int go_round_trip(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 	struct go_call_key key = { .place = GO_BY_SOCKET };
-	u64 request, context;
+	u64 request;
 
 	if (!go)
 		return 0;
 	request = word_at(GO_ARGUMENT_1(registers));
-	context = word_at(request + go->request_ctx + GO_INTERFACE_DATA);
 	key.at = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->persist_conn);
-	leave_go_call(go, registers, &key, context);
+	leave_go_call(go, registers, &key, context_of_request(go, request));
 	return 0;
 }
 
@@ -130,7 +130,7 @@ int go_conn_serve(struct pt_regs *registers)
 	key.goid = probed_goid(go, registers);
 	key.epoch = go->epoch;
 	if (key.goid)
-		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+		put_goroutine(&key, &fresh, BPF_ANY);
 	return 0;
 }
 
@@ -172,7 +172,7 @@ int go_grpc_call(struct pt_regs *registers)
 	if (!key.stream || (u32)word_at(stream + go->grpc_stream) != key.stream)
 		return 0;
 	key.at = socket_of_conn(go, client + go->grpc_client_conn);
-	leave_go_call(go, registers, &key, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
+	leave_go_call(go, registers, &key, stream + go->grpc_ctx + GO_INTERFACE_DATA);
 	if (go->old && go->grpc_method && key.at)
 		name_grpc_call(go, key.at, key.stream, stream + go->grpc_method);
 	return 0;
@@ -268,7 +268,7 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 		if (!bpf_map_update_elem(&near_contexts, &context_key, &of_stream, BPF_ANY))
 			context = 0;
 	} else {
-		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+		put_goroutine(&key, &fresh, BPF_ANY);
 		bpf_map_delete_elem(&near_contexts, &context_key);
 	}
 	if (context)

@@ -302,6 +302,8 @@ INLINE struct go_call *call_scratch(void)
 	return bpf_map_lookup_elem(&go_call_scratch, &zero);
 }
 
+#define GO_SOME 1 /* a goroutine, whose number nobody needs */
+
 /* Rule `goroutine`: the parent of a request that goes out. Returns the link. */
 PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 stream,
 				 struct waggle_facts *facts, struct owner *owner)
@@ -311,18 +313,23 @@ PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 st
 	struct go_call *call = call_scratch();
 	struct goroutine *goroutine;
 	u64 g;
+	int pumps;
 
 	if (!connection || !facts || !owner || !call)
 		return WAGGLE_LINK_NONE;
 	go = go_of(facts->tgid);
 	g = go ? go_thread_g(go->slot) : 0;
-	call->goid = go ? goid_of(go, g) : 0;
+	if (!g || !layout_holds(go))
+		return WAGGLE_LINK_NONE;
+	/* A thread's own g runs no function, so what runs a pump's is a goroutine. */
+	pumps = is_pump(go, g);
+	call->goid = pumps && go->certain >= WAGGLE_GO_LIMIT_CERTAIN ? GO_SOME : goid_of(go, g);
 	if (!call->goid)
 		return WAGGLE_LINK_NONE;
-	if (is_pump(go, g)) {
+	if (pumps) {
 		key.epoch = go->epoch;
 		if (stream && !go->grpc_call_client) {
-			key.at = call->goid;
+			key.at = goid_of(go, g);
 			key.place = GO_BY_WRITER;
 		}
 		if (!take_go_call(&key, call))

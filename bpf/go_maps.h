@@ -104,7 +104,7 @@ struct go_context {
 };
 MAP(go_contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct go_context_key, struct go_context, 0);
 
-/* Which socket a grpc http2Server had its connection on. */
+/* Which socket a grpc http2Server, or what sends requests, had its connection on. */
 struct go_transport_key {
 	u64 address;
 	u32 epoch;
@@ -113,7 +113,7 @@ struct go_transport_key {
 
 struct go_transport {
 	u64 sock;
-	u64 connection; /* http2_connection.id */
+	u64 connection; /* http2_connection.id; of what sends requests bases_of() */
 	u32 uses;
 	u32 reserved;
 };

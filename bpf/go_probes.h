@@ -100,6 +100,37 @@ INLINE void leave_go_call(struct waggle_go *go, struct pt_regs *registers, struc
 	keep_go_call(key, &call);
 }
 
+#define TRANSPORT_USES 64 /* before its socket is looked for again; a power of two */
+
+/* Where a connection's two streams begin: no other has both at the same bytes. 0: not known. */
+INLINE u64 bases_of(u64 sock)
+{
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	if (!connection || connection->family == AF_UNIX || !connection->sent.started)
+		return 0;
+	return (u64)connection->sent_base << 32 | connection->received_base;
+}
+
+/* The socket on which `sender`, a net/http.persistConn or a grpc http2Client, sends requests. It
+ * has one net.Conn while it lives, at `conn` from its beginning, so where the socket that was found
+ * by the program's memory and the kernel's still has the same connection, it is the one: before
+ * its memory can be another's that is closed. */
+OUT_OF_LINE u64 socket_of_sender(const struct waggle_go *go, u64 sender, u32 conn)
+{
+	struct go_transport_key key = { .address = sender, .epoch = go->epoch };
+	struct go_transport *known = bpf_map_lookup_elem(&go_transports, &key), fresh = {};
+
+	if (known && ++known->uses & (TRANSPORT_USES - 1) &&
+	    known->connection == bases_of(known->sock))
+		return known->sock;
+	fresh.sock = socket_of_conn(go, sender + conn);
+	fresh.connection = bases_of(fresh.sock);
+	if (fresh.connection)
+		bpf_map_update_elem(&go_transports, &key, &fresh, BPF_ANY);
+	return fresh.sock;
+}
+
 /* net/http.(*persistConn).roundTrip(pc, request): runs in the caller's goroutine; what it
  * asks for is written by the connection's own. */
 SEC("uprobe")
@@ -112,7 +143,7 @@ int go_round_trip(struct pt_regs *registers)
 	if (!go)
 		return 0;
 	request = word_at(GO_ARGUMENT_1(registers));
-	key.at = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->persist_conn);
+	key.at = socket_of_sender(go, GO_ARGUMENT_0(registers), go->persist_conn);
 	leave_go_call(go, registers, &key, context_of_request(go, request));
 	return 0;
 }
@@ -171,7 +202,7 @@ int go_grpc_call(struct pt_regs *registers)
 	/* Where the registers hold something else there is no parent. */
 	if (!key.stream || (u32)word_at(stream + go->grpc_stream) != key.stream)
 		return 0;
-	key.at = socket_of_conn(go, client + go->grpc_client_conn);
+	key.at = socket_of_sender(go, client, go->grpc_client_conn);
 	leave_go_call(go, registers, &key, stream + go->grpc_ctx + GO_INTERFACE_DATA);
 	if (go->old && go->grpc_method && key.at)
 		name_grpc_call(go, key.at, key.stream, stream + go->grpc_method);
@@ -321,8 +352,6 @@ int go_http2_own(struct pt_regs *registers)
 		name_served(sock, stream, request + go->own_method, request + go->own_uri);
 	return 0;
 }
-
-#define TRANSPORT_USES 64 /* before its socket is looked for again; a power of two */
 
 /* The socket on which this stream of a grpc http2Server is. Found once by the program's memory and
  * the kernel's: a connection's transport has no other, so where that socket still has the same

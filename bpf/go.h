@@ -35,32 +35,45 @@ INLINE int layout_holds(const struct waggle_go *go)
 	return !go->must_agree || (go->agrees && !go->disagrees);
 }
 
-/* The g of the goroutine that the current thread runs, 0 when it runs none. A goroutine's
- * thread points back to it: where it does not, the layout is not what we think. */
-INLINE u64 current_g(struct waggle_go *go)
+/* A goroutine's thread points back to it: where it does not, the layout is not what we think. Where
+ * it always did, nobody looks again: that was two of the four words that a goroutine took. */
+INLINE int points_back(struct waggle_go *go, u64 g)
 {
-	u64 g = go_thread_g(go->slot);
-	u64 thread = g ? word_at(g + go->m) : 0;
+	u64 thread = word_at(g + go->m);
 
-	if (!thread || !layout_holds(go))
-		return 0;
-	if (word_at(thread + go->curg) == g)
-		return g;
+	if (thread && word_at(thread + go->curg) == g) {
+		go->certain++;
+		return 1;
+	}
+	go->certain = 0;
 	__sync_fetch_and_add(&go->not_on_goroutine, 1);
 	return 0;
 }
 
+/* The number of the goroutine of which this is the g, 0 where it is none's: a thread's own, with
+ * which it also runs code that is not Go's, has no number. */
+INLINE u64 goid_of(struct waggle_go *go, u64 g)
+{
+	u64 goid = g && layout_holds(go) ? word_at(g + go->goid) : 0;
+
+	return goid && (go->certain >= WAGGLE_GO_LIMIT_CERTAIN || points_back(go, g)) ? goid : 0;
+}
+
 INLINE u64 current_goid(struct waggle_go *go)
 {
-	u64 g = current_g(go);
+	return goid_of(go, go_thread_g(go->slot));
+}
 
-	return g ? word_at(g + go->goid) : 0;
+/* The same at a probe. */
+INLINE u64 probed_goid(struct waggle_go *go, struct pt_regs *registers)
+{
+	return goid_of(go, go_probed_g(registers));
 }
 
 INLINE struct goroutine *goroutine_of(const struct waggle_go *go, u64 goid)
 {
 	struct goroutine_key key = { .goid = goid, .epoch = go->epoch };
-	struct goroutine *near = bpf_map_lookup_elem(&near_goroutines, &key);
+	struct goroutine *near = go->near ? bpf_map_lookup_elem(&near_goroutines, &key) : 0;
 
 	return near ? near : bpf_map_lookup_elem(&goroutines, &key);
 }

@@ -152,7 +152,7 @@ INLINE void born(const struct waggle_go *go, u64 maker_goid, u64 g)
 	if (!function || function->verdict == WAGGLE_GO_UNKNOWN)
 		watch_birth(go, function, fresh.function, g, key.goid);
 	fresh.state = GO_BORN;
-	bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+	put_goroutine(&key, &fresh, BPF_ANY);
 }
 
 #endif

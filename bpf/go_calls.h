@@ -9,11 +9,11 @@
 #include "go_claims.h"
 #include "go_contexts.h"
 
-/* Whose request is a call of this goroutine part of? Fills `call`; owner.sock is 0 when it
- * is nobody's. */
-INLINE int ask_goroutine(struct waggle_go *go, u64 goid, struct go_call *call)
+/* Whose request is a call of this goroutine part of, of which we may know nothing? Fills `call`;
+ * owner.sock is 0 when it is nobody's. */
+INLINE int ask_goroutine(struct waggle_go *go, struct goroutine *goroutine, u64 goid,
+			 struct go_call *call)
 {
-	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 	int works;
 
 	__builtin_memset(call, 0, sizeof(*call));
@@ -31,10 +31,9 @@ INLINE int ask_goroutine(struct waggle_go *go, u64 goid, struct go_call *call)
 }
 
 /* What ask_goroutine() has found of the goroutine `g` without a context, or what it has not. */
-INLINE void learn_of_births(struct waggle_go *go, u64 g, const struct go_call *call)
+INLINE void learn_of_births(struct waggle_go *go, u64 g, const struct goroutine *goroutine,
+			    const struct go_call *call)
 {
-	struct goroutine *goroutine = call->goid ? goroutine_of(go, call->goid) : 0;
-
 	if (!goroutine)
 		missed(go, g, call->goid);
 	else if (goroutine->state == GO_BORN && call->request.owner.sock)
@@ -53,20 +52,23 @@ INLINE int ask_claim(const struct waggle_go *go, u64 goid, struct go_call *call)
 	return 0;
 }
 
-/* As ask_goroutine(), for the goroutine `g`, which may have been handed a context. What a
+/* As ask_goroutine(), for the goroutine `g`, which may have been handed a context: its address
+ * lies at `context_at`. What a
  * goroutine itself serves is surest; then the context; then its birth. */
-OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 context, struct go_call *call)
+OUT_OF_LINE int ask_with_context(struct waggle_go *go, u64 g, u64 goid, u64 context_at,
+				 struct go_call *call)
 {
-	u64 goid = word_at(g + go->goid);
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 	struct go_request request;
+	u64 context;
 
-	ask_goroutine(go, goid, call);
+	ask_goroutine(go, goroutine, goid, call);
 	if (goroutine && goroutine->state != GO_BORN)
 		return 0;
+	context = context_at ? word_at(context_at) : 0;
 	if (!context || !context_request(go, context, &request)) {
 		if (!ask_claim(go, goid, call))
-			learn_of_births(go, g, call);
+			learn_of_births(go, g, goroutine, call);
 		return 0;
 	}
 	call->request = request;
@@ -97,7 +99,7 @@ INLINE struct goroutine *new_goroutine(const struct goroutine_key *key)
 	struct goroutine *blank = BLANK(struct goroutine);
 
 	if (blank)
-		bpf_map_update_elem(&goroutines, key, blank, BPF_ANY);
+		put_goroutine(key, blank, BPF_ANY);
 	return bpf_map_lookup_elem(&goroutines, key);
 }
 
@@ -142,19 +144,30 @@ OUT_OF_LINE int serves_several(const struct goroutine *goroutine, u64 goid, u64 
 }
 
 #define READER_KNOWN_NS (250 * 1000000ULL)
+#define READER_STAYS_NS (5000 * 1000000ULL)
+#define READER_STAYS_MADE 8192 /* goroutines, of 65536 that `goroutines` has room for */
 
-/* Whether the goroutine that serves a connection of net/http reads its next request: two looks
+/* Whether what is known of the goroutine that reads a connection need not be looked at again. With
+ * many connections none has a request every moment; then it is enough that the map has not filled
+ * up since, which forgets whom nobody has looked at for long, and that nothing is still to be found
+ * out about routes. */
+INLINE int reader_is_known(const struct connection *connection, u64 now)
+{
+	u64 age = now - connection->reader_ns;
+
+	return age <= READER_KNOWN_NS ||
+	       (age <= READER_STAYS_NS && connection->flags & CONNECTION_ROUTED &&
+		goroutines_made - connection->go_made < READER_STAYS_MADE);
+}
+
+/* Whether the goroutine that serves a connection of net/http reads its next request: one look
  * at the process's memory, where all that a goroutine's entry wants to know takes many. What
  * it works on is found when it calls (turn_to_served()). Now and then all is looked at. */
 INLINE int reads_again(const struct connection *connection, u64 now)
 {
-	u64 g;
-
-	if (!connection->serves || open_requests(connection) ||
-	    now - connection->reader_ns > READER_KNOWN_NS)
+	if (!connection->serves || open_requests(connection) || !reader_is_known(connection, now))
 		return 0;
-	g = go_thread_g(connection->go_slot);
-	return g && word_at(g + connection->go_goid) == connection->reader;
+	return word_at(go_likely_g() + connection->go_goid) == connection->reader;
 }
 
 /* The connection of net/http that a goroutine reads, if it is one, and is known. */
@@ -175,7 +188,7 @@ INLINE void look_at_served(struct waggle_go *go, struct goroutine *goroutine, u6
 	    go->served < WAGGLE_GO_LIMIT_SERVED)
 		return;
 	connection->serves = goroutine->serves;
-	connection->go_slot = go->slot;
+	connection->go_made = goroutines_made;
 	connection->go_goid = go->goid;
 }
 
@@ -230,10 +243,27 @@ INLINE u32 stream_of(const struct connection *connection, const struct waggle_fa
 	return is_http2(connection) ? ((const struct waggle_http2 *)(facts + 1))->stream : 0;
 }
 
+/* What was asked for before at that place, and never sent, is no more. */
+INLINE void keep_go_call(const struct go_call_key *key, const struct go_call *call)
+{
+	if (far_calls)
+		bpf_map_delete_elem(&go_calls, key);
+	if (!bpf_map_update_elem(&near_calls, key, call, BPF_ANY))
+		return;
+	far_calls = 1;
+	bpf_map_update_elem(&go_calls, key, call, BPF_ANY);
+}
+
 INLINE int take_go_call(const struct go_call_key *key, struct go_call *call)
 {
-	struct go_call *left = bpf_map_lookup_elem(&go_calls, key);
+	struct go_call *left = bpf_map_lookup_elem(&near_calls, key);
 
+	if (left) {
+		*call = *left;
+		bpf_map_delete_elem(&near_calls, key);
+		return 1;
+	}
+	left = far_calls ? bpf_map_lookup_elem(&go_calls, key) : 0;
 	if (!left)
 		return 0;
 	*call = *left;
@@ -241,11 +271,23 @@ INLINE int take_go_call(const struct go_call_key *key, struct go_call *call)
 	return 1;
 }
 
-/* Whether rule `goroutine` decides about the calls of a process. */
-INLINE int is_go(u32 tgid)
+/* A call that waits since the last time may wait for ever: for a stream that was given up. */
+static long sweep_go_call(void *map, const struct go_call_key *key, struct go_call *call,
+			  void *context)
 {
-	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct go_call_key place = *key;
 
+	if (!call->swept++)
+		return 0;
+	far_calls = 1;
+	bpf_map_update_elem(&go_calls, &place, call, BPF_ANY);
+	bpf_map_delete_elem(&near_calls, &place);
+	return 0;
+}
+
+/* Whether rule `goroutine` decides about the calls of a process. */
+INLINE int is_go(const struct waggle_process *process)
+{
 	return process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE;
 }
 
@@ -260,6 +302,8 @@ INLINE struct go_call *call_scratch(void)
 	return bpf_map_lookup_elem(&go_call_scratch, &zero);
 }
 
+#define GO_SOME 1 /* a goroutine, whose number nobody needs */
+
 /* Rule `goroutine`: the parent of a request that goes out. Returns the link. */
 PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 stream,
 				 struct waggle_facts *facts, struct owner *owner)
@@ -267,26 +311,34 @@ PROVEN_ONCE int goroutine_parent(struct connection *connection, u64 sock, u32 st
 	struct go_call_key key = { .at = sock, .stream = stream };
 	struct waggle_go *go;
 	struct go_call *call = call_scratch();
+	struct goroutine *goroutine;
 	u64 g;
+	int pumps;
 
 	if (!connection || !facts || !owner || !call)
 		return WAGGLE_LINK_NONE;
 	go = go_of(facts->tgid);
-	g = go ? current_g(go) : 0;
-	if (!g)
+	g = go ? go_thread_g(go->slot) : 0;
+	if (!g || !layout_holds(go))
 		return WAGGLE_LINK_NONE;
-	if (is_pump(go, g)) {
+	/* A thread's own g runs no function, so what runs a pump's is a goroutine. */
+	pumps = is_pump(go, g);
+	call->goid = pumps && go->certain >= WAGGLE_GO_LIMIT_CERTAIN ? GO_SOME : goid_of(go, g);
+	if (!call->goid)
+		return WAGGLE_LINK_NONE;
+	if (pumps) {
 		key.epoch = go->epoch;
 		if (stream && !go->grpc_call_client) {
-			key.at = word_at(g + go->goid);
+			key.at = goid_of(go, g);
 			key.place = GO_BY_WRITER;
 		}
 		if (!take_go_call(&key, call))
 			call->request.owner.sock = 0;
 	} else {
-		ask_goroutine(go, word_at(g + go->goid), call);
+		goroutine = goroutine_of(go, call->goid);
+		ask_goroutine(go, goroutine, call->goid, call);
 		if (!ask_claim(go, call->goid, call))
-			learn_of_births(go, g, call);
+			learn_of_births(go, g, goroutine, call);
 	}
 	if (!call->request.owner.sock) {
 		count(WAGGLE_COUNT_GOROUTINE_UNKNOWN);

@@ -93,7 +93,7 @@ static long context_step(u32 index, void *context)
 {
 	struct context_walk *walk = context;
 	struct go_context_key key = { .address = walk->at, .epoch = walk->go->epoch };
-	struct go_context *known = bpf_map_lookup_elem(&near_contexts, &key);
+	struct go_context *known = walk->go->near ? bpf_map_lookup_elem(&near_contexts, &key) : 0;
 
 	if (!known)
 		known = bpf_map_lookup_elem(&go_contexts, &key);

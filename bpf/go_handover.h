@@ -18,7 +18,7 @@
 #define GO_TYPE_POINTERS 8 /* how much of a value of a type has pointers in it */
 #define GO_STACK_HIGH 8
 
-/* As current_g(); timers send on a thread's own stack, which is nobody's. */
+/* As goid_of(); timers send on a thread's own stack, which is nobody's. */
 INLINE u64 g_on_channel(const struct waggle_go *go)
 {
 	u64 g = go_thread_g(go->slot);

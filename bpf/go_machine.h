@@ -15,7 +15,8 @@
  * go_word_in() is what is in a register that user space has chosen (enum waggle_register);
  * go_jumps() whether the jump with which a function begins is taken: its stack must grow, or its
  * goroutine make room for another; then it begins anew, and comes there once more;
- * go_thread_g() the g that the current thread runs. */
+ * go_thread_g() the g that the current thread runs; go_probed_g() the same at a probe in one of the
+ * program's own functions, and go_likely_g() where that is to be proven yet: no memory is read. */
 #if defined(__TARGET_ARCH_arm64)
 
 /* How a struct pt_regs begins there. */
@@ -60,6 +61,16 @@ INLINE u64 go_thread_g(s32 slot)
 	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 
 	return GO_WORD(registers, GO_G);
+}
+
+INLINE u64 go_probed_g(struct pt_regs *registers)
+{
+	return GO_WORD(registers, GO_G);
+}
+
+INLINE u64 go_likely_g(void)
+{
+	return go_thread_g(0);
 }
 
 #else
@@ -107,6 +118,19 @@ INLINE u64 go_word_in(struct pt_regs *registers, u32 which)
 INLINE u64 go_thread_g(s32 slot)
 {
 	return word_at(bpf_get_current_task_btf()->thread.fsbase + (s64)slot);
+}
+
+/* Functions of Go have it in a register, which is not the system's to change. */
+INLINE u64 go_probed_g(struct pt_regs *registers)
+{
+	return registers->r14;
+}
+
+INLINE u64 go_likely_g(void)
+{
+	struct pt_regs *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return registers->r14;
 }
 
 #endif

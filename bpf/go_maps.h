@@ -67,15 +67,28 @@ struct go_call {
 	struct go_request request; /* owner.sock 0: nobody known */
 	u64 goid;
 	u32 after; /* the request was answered already */
-	u32 link;
+	u32 swept; /* nobody has come for it for a while (sweep_go_calls()) */
 };
 
 MAP(go_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_go, ON_DEMAND);
 /* What is full forgets what was longest not used: such a call has no parent. */
 MAP(goroutines, BPF_MAP_TYPE_LRU_HASH, 65536, struct goroutine_key, struct goroutine, 0);
+u32 goroutines_made = 0; /* how often something was put there, more or less */
 MAP(go_functions, BPF_MAP_TYPE_HASH, 16384, struct waggle_go_function_key, struct waggle_go_function,
     ON_DEMAND);
+/* Most calls are sent as soon as they are asked for, so few wait: those lie in memory that the last
+ * ones have left warm. When there is no room, and when nobody comes for long, they go into the large
+ * one, which is looked at from then on. */
+#define NEAR_CALLS 1024
+MAP(near_calls, BPF_MAP_TYPE_HASH, NEAR_CALLS, struct go_call_key, struct go_call, 0);
 MAP(go_calls, BPF_MAP_TYPE_LRU_HASH, 16384, struct go_call_key, struct go_call, 0);
+u32 far_calls = 0; /* set once there was anything in go_calls */
+
+INLINE void put_goroutine(const struct goroutine_key *key, const struct goroutine *fresh, u32 how)
+{
+	goroutines_made++;
+	bpf_map_update_elem(&goroutines, key, fresh, how);
+}
 
 struct go_context_key {
 	u64 address;
@@ -91,7 +104,7 @@ struct go_context {
 };
 MAP(go_contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct go_context_key, struct go_context, 0);
 
-/* Which socket a grpc http2Server had its connection on. */
+/* Which socket a grpc http2Server, or what sends requests, had its connection on. */
 struct go_transport_key {
 	u64 address;
 	u32 epoch;
@@ -100,7 +113,7 @@ struct go_transport_key {
 
 struct go_transport {
 	u64 sock;
-	u64 connection; /* http2_connection.id */
+	u64 connection; /* http2_connection.id; of what sends requests bases_of() */
 	u32 uses;
 	u32 reserved;
 };
@@ -124,7 +137,7 @@ INLINE void forget_handler(const struct http2_stream *stream, u32 end)
 	if (end != WAGGLE_END_DONE) {
 		goroutine = bpf_map_lookup_elem(&near_goroutines, &key);
 		if (goroutine)
-			bpf_map_update_elem(&goroutines, &key, goroutine, BPF_NOEXIST);
+			put_goroutine(&key, goroutine, BPF_NOEXIST);
 	}
 	bpf_map_delete_elem(&near_goroutines, &key);
 	key.goid = stream->context;

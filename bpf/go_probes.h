@@ -85,17 +85,50 @@ INLINE struct waggle_go *current_go(void)
 	return go_of(bpf_get_current_pid_tgid() >> 32);
 }
 
-/* The current goroutine asks for what will be found at `key`, with a context. */
-INLINE void leave_go_call(struct waggle_go *go, struct go_call_key *key, u64 context)
+/* The current goroutine asks for what will be found at `key`, with the context whose address
+ * lies at `context_at`, 0: none. */
+INLINE void leave_go_call(struct waggle_go *go, struct pt_regs *registers, struct go_call_key *key,
+			  u64 context_at)
 {
 	struct go_call call;
-	u64 g = current_g(go);
+	u64 goid = probed_goid(go, registers);
 
-	if (!key->at || !g)
+	if (!key->at || !goid)
 		return;
 	key->epoch = go->epoch;
-	ask_with_context(go, g, context, &call);
-	bpf_map_update_elem(&go_calls, key, &call, BPF_ANY);
+	ask_with_context(go, go_probed_g(registers), goid, context_at, &call);
+	keep_go_call(key, &call);
+}
+
+#define TRANSPORT_USES 64 /* before its socket is looked for again; a power of two */
+
+/* Where a connection's two streams begin: no other has both at the same bytes. 0: not known. */
+INLINE u64 bases_of(u64 sock)
+{
+	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
+
+	if (!connection || connection->family == AF_UNIX || !connection->sent.started)
+		return 0;
+	return (u64)connection->sent_base << 32 | connection->received_base;
+}
+
+/* The socket on which `sender`, a net/http.persistConn or a grpc http2Client, sends requests. It
+ * has one net.Conn while it lives, at `conn` from its beginning, so where the socket that was found
+ * by the program's memory and the kernel's still has the same connection, it is the one: before
+ * its memory can be another's that is closed. */
+OUT_OF_LINE u64 socket_of_sender(const struct waggle_go *go, u64 sender, u32 conn)
+{
+	struct go_transport_key key = { .address = sender, .epoch = go->epoch };
+	struct go_transport *known = bpf_map_lookup_elem(&go_transports, &key), fresh = {};
+
+	if (known && ++known->uses & (TRANSPORT_USES - 1) &&
+	    known->connection == bases_of(known->sock))
+		return known->sock;
+	fresh.sock = socket_of_conn(go, sender + conn);
+	fresh.connection = bases_of(fresh.sock);
+	if (fresh.connection)
+		bpf_map_update_elem(&go_transports, &key, &fresh, BPF_ANY);
+	return fresh.sock;
 }
 
 /* net/http.(*persistConn).roundTrip(pc, request): runs in the caller's goroutine; what it
@@ -105,14 +138,13 @@ int go_round_trip(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 	struct go_call_key key = { .place = GO_BY_SOCKET };
-	u64 request, context;
+	u64 request;
 
 	if (!go)
 		return 0;
 	request = word_at(GO_ARGUMENT_1(registers));
-	context = word_at(request + go->request_ctx + GO_INTERFACE_DATA);
-	key.at = socket_of_conn(go, GO_ARGUMENT_0(registers) + go->persist_conn);
-	leave_go_call(go, &key, context);
+	key.at = socket_of_sender(go, GO_ARGUMENT_0(registers), go->persist_conn);
+	leave_go_call(go, registers, &key, context_of_request(go, request));
 	return 0;
 }
 
@@ -126,10 +158,10 @@ int go_conn_serve(struct pt_regs *registers)
 
 	if (!go)
 		return 0;
-	key.goid = current_goid(go);
+	key.goid = probed_goid(go, registers);
 	key.epoch = go->epoch;
 	if (key.goid)
-		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+		put_goroutine(&key, &fresh, BPF_ANY);
 	return 0;
 }
 
@@ -140,7 +172,7 @@ int go_serve_http(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 	u64 response = GO_ARGUMENT_2(registers), request = GO_ARGUMENT_3(registers);
-	u64 goid = go ? current_goid(go) : 0;
+	u64 goid = go ? probed_goid(go, registers) : 0;
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0;
 
 	if (!goroutine || goroutine->state != GO_SERVES || goroutine->serves)
@@ -170,8 +202,8 @@ int go_grpc_call(struct pt_regs *registers)
 	/* Where the registers hold something else there is no parent. */
 	if (!key.stream || (u32)word_at(stream + go->grpc_stream) != key.stream)
 		return 0;
-	key.at = socket_of_conn(go, client + go->grpc_client_conn);
-	leave_go_call(go, &key, word_at(stream + go->grpc_ctx + GO_INTERFACE_DATA));
+	key.at = socket_of_sender(go, client, go->grpc_client_conn);
+	leave_go_call(go, registers, &key, stream + go->grpc_ctx + GO_INTERFACE_DATA);
 	if (go->old && go->grpc_method && key.at)
 		name_grpc_call(go, key.at, key.stream, stream + go->grpc_method);
 	return 0;
@@ -186,7 +218,7 @@ int go_grpc_new_stream(struct pt_regs *registers)
 	struct go_call_key key = { .at = GO_ARGUMENT_3(registers), .place = GO_BY_HEADERS };
 
 	if (go)
-		leave_go_call(go, &key, 0);
+		leave_go_call(go, registers, &key, 0);
 	return 0;
 }
 
@@ -206,10 +238,11 @@ int go_grpc_send_headers(struct pt_regs *registers)
 	if (!take_go_call(&key, &call))
 		return 0;
 	key.stream = (u32)word_at(key.at);
-	key.at = current_goid(go);
+	key.at = probed_goid(go, registers);
 	key.place = GO_BY_WRITER;
+	call.swept = 0;
 	if (key.at && key.stream)
-		bpf_map_update_elem(&go_calls, &key, &call, BPF_ANY);
+		keep_go_call(&key, &call);
 	return 0;
 }
 
@@ -225,6 +258,8 @@ INLINE int keep_near(struct waggle_go *go, const struct goroutine_key *key,
 
 	if (fresh->serves)
 		return 0;
+	if (!go->near)
+		go->near = 1;
 	if (!go->stream_workers) {
 		failed = bpf_map_update_elem(&near_goroutines, key, fresh, BPF_NOEXIST);
 		if (failed != -EEXIST)
@@ -264,7 +299,7 @@ OUT_OF_LINE int serve_stream(struct waggle_go *go, u64 sock, u32 stream, u64 con
 		if (!bpf_map_update_elem(&near_contexts, &context_key, &of_stream, BPF_ANY))
 			context = 0;
 	} else {
-		bpf_map_update_elem(&goroutines, &key, &fresh, BPF_ANY);
+		put_goroutine(&key, &fresh, BPF_ANY);
 		bpf_map_delete_elem(&near_contexts, &context_key);
 	}
 	if (context)
@@ -317,8 +352,6 @@ int go_http2_own(struct pt_regs *registers)
 		name_served(sock, stream, request + go->own_method, request + go->own_uri);
 	return 0;
 }
-
-#define TRANSPORT_USES 64 /* before its socket is looked for again; a power of two */
 
 /* The socket on which this stream of a grpc http2Server is. Found once by the program's memory and
  * the kernel's: a connection's transport has no other, so where that socket still has the same

@@ -13,12 +13,13 @@
 #include "go_routes.h"
 
 /* The goroutine that has the route of a request: it reads that from its connection, and no
- * other is open there; or it was made for that stream. */
-INLINE struct goroutine *server_of(const struct waggle_go *go, const struct owner *owner)
+ * other is open there; or it was made for that stream. Who asks is known already, if anybody. */
+INLINE struct goroutine *server_of(const struct waggle_go *go, const struct owner *owner,
+				   struct goroutine *asking, u64 asking_goid)
 {
 	u64 sock = owner->sock, goid;
 	struct connection *connection = sock ? bpf_map_lookup_elem(&connections, &sock) : 0;
-	struct goroutine *goroutine;
+	struct goroutine *goroutine = asking;
 	struct open_stream *open;
 	u32 index;
 
@@ -32,37 +33,38 @@ INLINE struct goroutine *server_of(const struct waggle_go *go, const struct owne
 		index = connection->responses;
 		goid = open_requests(connection) == 1 ? connection->reader : 0;
 	}
-	goroutine = goid ? goroutine_of(go, goid) : 0;
+	if (goid != asking_goid)
+		goroutine = goid ? goroutine_of(go, goid) : 0;
 	if (goroutine)
 		goroutine->routed_index = index;
 	return goroutine;
 }
 
-/* Who has the route of what the current goroutine serves; where that serves nothing itself, of
+/* Who has the route of what goroutine `goid`, the current one, serves; where that serves nothing itself, of
  * the request whose context, or one made from it, has its address at `context_at`. */
-OUT_OF_LINE struct goroutine *serving(struct waggle_go *go, u64 context_at)
+OUT_OF_LINE struct goroutine *serving(struct waggle_go *go, u64 goid, u64 context_at)
 {
-	u64 goid = current_goid(go);
 	struct goroutine *goroutine = goid ? goroutine_of(go, goid) : 0, *server;
 	struct go_request request;
 
 	if (goroutine && goroutine->state != GO_BORN) {
-		server = server_of(go, &goroutine->request.owner);
+		server = server_of(go, &goroutine->request.owner, goroutine, goid);
 		return server == goroutine ? server : 0;
 	}
 	if (!goid || !context_request(go, word_at(context_at), &request))
 		return 0;
-	return server_of(go, &request.owner);
+	return server_of(go, &request.owner, goroutine, goid);
 }
 
 INLINE int note_piece(struct goroutine *goroutine, u32 index, u64 string)
 {
-	u64 length = word_at(string + sizeof(u64));
+	struct go_string found = {};
 
-	if (!length || length > GO_ROUTE_MAX)
+	bpf_probe_read_user(&found, sizeof(found), (void *)string);
+	if (!found.length || found.length > GO_ROUTE_MAX)
 		return 0;
-	goroutine->route[index] = word_at(string);
-	goroutine->route_length[index] = length;
+	goroutine->route[index] = found.text;
+	goroutine->route_length[index] = found.length;
 	return 1;
 }
 
@@ -77,11 +79,11 @@ INLINE u64 function_number(const struct waggle_go *go, u64 closure)
 	return code >= go->low && code < go->high ? code | (u64)go->epoch << 48 : 0;
 }
 
-/* The route of what is served now is the string at an address, none: nothing matched. Its
- * handler is a closure. */
-OUT_OF_LINE int note_route(struct waggle_go *go, u64 string, u64 request, u64 handler)
+/* The route of what goroutine `goid`, the current one, serves is the string at an address, none:
+ * nothing matched. Its handler is a closure. */
+OUT_OF_LINE int note_route(struct waggle_go *go, u64 goid, u64 string, u64 request, u64 handler)
 {
-	struct goroutine *goroutine = serving(go, context_of_request(go, request));
+	struct goroutine *goroutine = serving(go, goid, context_of_request(go, request));
 
 	if (!goroutine)
 		return 0;
@@ -90,12 +92,19 @@ OUT_OF_LINE int note_route(struct waggle_go *go, u64 string, u64 request, u64 ha
 	return 0;
 }
 
+/* How a slice begins. */
+struct go_slice {
+	u64 first;
+	u64 count;
+};
+
 /* Of a slice of gin's handlers the last: those before it are middleware. */
 INLINE u64 last_handler(u64 slice)
 {
-	u64 count = word_at(slice + sizeof(u64));
+	struct go_slice handlers = {};
 
-	return count ? word_at(word_at(slice) + (count - 1) * sizeof(u64)) : 0;
+	bpf_probe_read_user(&handlers, sizeof(handlers), (void *)slice);
+	return handlers.count ? word_at(handlers.first + (handlers.count - 1) * sizeof(u64)) : 0;
 }
 
 /* gin.(*Engine).handleHTTPRequest: the context has its fullPath, and no handler has run. */
@@ -106,7 +115,8 @@ int go_route_gin(struct pt_regs *registers)
 	u64 context = go ? go_register(registers, go->gin_place) : 0;
 
 	if (go)
-		note_route(go, context + go->gin_path, word_at(context + go->gin_request),
+		note_route(go, probed_goid(go, registers), context + go->gin_path,
+			   word_at(context + go->gin_request),
 			   last_handler(context + go->gin_handlers));
 	return 0;
 }
@@ -122,11 +132,11 @@ INLINE u64 echo_handler(const struct waggle_go *go, u64 context)
 }
 
 /* echo's router has set the path of its context. */
-INLINE int note_echo(struct waggle_go *go, u64 context)
+INLINE int note_echo(struct waggle_go *go, struct pt_regs *registers, u64 context)
 {
 	if (go)
-		note_route(go, context + go->echo_path, word_at(context + go->echo_request),
-			   echo_handler(go, context));
+		note_route(go, probed_goid(go, registers), context + go->echo_path,
+			   word_at(context + go->echo_request), echo_handler(go, context));
 	return 0;
 }
 
@@ -136,7 +146,7 @@ int go_route_echo(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 
-	return note_echo(go, go ? go_register(registers, go->echo_place) : 0);
+	return note_echo(go, registers, go ? go_register(registers, go->echo_place) : 0);
 }
 
 /* The same where middleware runs before the router. */
@@ -145,7 +155,7 @@ int go_route_echo_before(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 
-	return note_echo(go, go ? go_register(registers, go->echo_before_place) : 0);
+	return note_echo(go, registers, go ? go_register(registers, go->echo_before_place) : 0);
 }
 
 /* mux.requestWithRoute(request, route): the one that matched; its text is that of all routers
@@ -159,8 +169,8 @@ int go_route_mux(struct pt_regs *registers)
 	if (!go)
 		return 0;
 	path = word_at(route + go->mux_path);
-	note_route(go, path ? path + go->mux_template : 0, GO_ARGUMENT_0(registers),
-		   word_at(route + go->mux_handler + GO_INTERFACE_DATA));
+	note_route(go, probed_goid(go, registers), path ? path + go->mux_template : 0,
+		   GO_ARGUMENT_0(registers), word_at(route + go->mux_handler + GO_INTERFACE_DATA));
 	return 0;
 }
 
@@ -181,7 +191,9 @@ int go_route_servemux(struct pt_regs *registers)
 {
 	struct waggle_go *go = current_go();
 	u64 request = go ? go_register(registers, go->servemux_place) : 0;
-	struct goroutine *goroutine = request ? serving(go, context_of_request(go, request)) : 0;
+	struct goroutine *goroutine = request ? serving(go, probed_goid(go, registers),
+							context_of_request(go, request)) :
+						0;
 	u64 pattern = GO_ARGUMENT_4(registers);
 
 	if (!goroutine)
@@ -218,7 +230,8 @@ int go_route_chi(struct pt_regs *registers)
 	struct waggle_go *go = current_go();
 	u64 context = go ? go_register(registers, go->chi_place) : 0, patterns, first, count;
 	struct goroutine *goroutine =
-		go ? serving(go, context + go->chi_parent + GO_INTERFACE_DATA) : 0;
+		go ? serving(go, probed_goid(go, registers), context + go->chi_parent + GO_INTERFACE_DATA) :
+		     0;
 
 	if (!goroutine)
 		return 0;

@@ -279,10 +279,11 @@ INLINE int may_tell(const struct waggle_facts *facts)
 
 /* An outgoing request: our own evidence where it names the header's trace or there
  * is no header, else the header, which the application made, or passes on. */
-INLINE void join_outgoing(struct feed *feed, const struct trace_context *header,
-			  struct waggle_facts *facts, struct owner *owner)
+INLINE void join_outgoing(struct feed *feed, const struct waggle_process *process,
+			  const struct trace_context *header, struct waggle_facts *facts,
+			  struct owner *owner)
 {
-	if (is_go(feed->tgid))
+	if (is_go(process))
 		facts->link = goroutine_parent(feed->connection, feed->sock,
 					       stream_of(feed->connection, facts), facts, owner);
 	else
@@ -458,7 +459,7 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		else
 			task_request(connection, process, facts, feed->sock);
 	} else {
-		join_outgoing(feed, header, facts, &exchange->owner);
+		join_outgoing(feed, process, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
 		if (framing_is_odd(head))
 			connection->flags |= CONNECTION_UNSURE;

@@ -229,7 +229,7 @@ INLINE void join_stream(struct feed *feed, struct http2_scratch *scratch,
 		count_stream(&scratch->fresh.stream, process, feed->sock, scratch->given.stream);
 		return;
 	}
-	join_outgoing(feed, header, facts, &scratch->fresh.stream.owner);
+	join_outgoing(feed, process, header, facts, &scratch->fresh.stream.owner);
 	if (http2->resynced)
 		name_call(connection, http2, feed->sock, scratch->given.stream, facts);
 	connection->flags &= ~CONNECTION_FRESH;

@@ -238,6 +238,7 @@ struct bpf_map {
 };
 
 struct pt_regs {
+	unsigned long r14;
 	unsigned long r10;
 	unsigned long r9;
 	unsigned long r8;

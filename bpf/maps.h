@@ -139,8 +139,8 @@ struct connection {
 	u64 reader; /* rules `task`, `goroutine`: the context or goroutine that read the last request */
 	u64 serves; /* Go: the net/http.conn that this is, while `reader` is sure to read it */
 	u64 reader_ns; /* and when that was last looked at as a whole */
-	s32 go_slot;   /* with `serves`: of its process, as in waggle_go */
-	u32 go_goid;
+	u32 go_made; /* goroutines_made then */
+	u32 go_goid;   /* with `serves`: of its process, as in waggle_go */
 	u64 writer; /* and the generation and address of the one that wrote the last answer */
 	u64 writer_context;
 	u32 copied; /* index + 1 of the request for which a context was copied */

@@ -8,6 +8,7 @@
 #define WAGGLE_SWEEP_H
 
 #include "ending.h"
+#include "go_calls.h"
 #include "http2_sweep.h"
 
 #define UNIX_IDLE_NS (60ULL * 1000000000)
@@ -92,6 +93,7 @@ int sweep_connections(void *context)
 
 	bpf_for_each_map_elem(&connections, sweep_step, &sweep, 0);
 	sweep_http2(sweep.now);
+	bpf_for_each_map_elem(&near_calls, sweep_go_call, &sweep, 0);
 	return sweep.removed;
 }
 

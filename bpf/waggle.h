@@ -530,6 +530,8 @@ struct waggle_go {
 	unsigned int old_calls; /* streams begun on such */
 	unsigned int stream_workers; /* a goroutine has served one stream of grpc after another */
 	unsigned int arrives; /* its process will execute it: addresses are still the file's */
+	unsigned int certain; /* times in a row that a thread pointed back to its g, up to a limit */
+	unsigned int near; /* goroutines of its own may be in the map near_goroutines */
 	unsigned int reserved;
 	unsigned long long bias; /* what is added to the file's addresses */
 	unsigned long long code_start; /* of what is executed of the file: its lowest address, */
@@ -544,6 +546,7 @@ enum waggle_go_limit {
 	WAGGLE_GO_LIMIT_SERVED = 1000, /* waggle_go.served goes no further */
 	WAGGLE_GO_LIMIT_IN_VAIN = 16,  /* waggle_go_function.in_vain */
 	WAGGLE_GO_LIMIT_ANSWERED = 20, /* requests, before workers are believed (bpf/go_claims.h) */
+	WAGGLE_GO_LIMIT_CERTAIN = 64,  /* waggle_go.certain: a layout does not change any more */
 };
 
 /* Where a probe finds a value; 0: nowhere. */

@@ -172,6 +172,7 @@ class GoLimit(IntEnum):
     SERVED = 1000
     IN_VAIN = 16
     ANSWERED = 20
+    CERTAIN = 64
 
 
 class GoVerdict(IntEnum):
@@ -584,7 +585,7 @@ JAVA = _dtype(
 )
 
 GO = _dtype(
-    376,
+    384,
     [
         ("low", "<u8", 0),
         ("high", "<u8", 8),
@@ -665,13 +666,15 @@ GO = _dtype(
         ("old_calls", "<u4", 312),
         ("stream_workers", "<u4", 316),
         ("arrives", "<u4", 320),
-        ("reserved", "<u4", 324),
-        ("bias", "<u8", 328),
-        ("code_start", "<u8", 336),
-        ("code_end", "<u8", 344),
-        ("echo_closure", "<u8", 352),
-        ("birth_ns", "<u8", 360),
-        ("unrouted_ns", "<u8", 368),
+        ("certain", "<u4", 324),
+        ("near", "<u4", 328),
+        ("reserved", "<u4", 332),
+        ("bias", "<u8", 336),
+        ("code_start", "<u8", 344),
+        ("code_end", "<u8", 352),
+        ("echo_closure", "<u8", 360),
+        ("birth_ns", "<u8", 368),
+        ("unrouted_ns", "<u8", 376),
     ],
 )
 

@@ -537,3 +537,23 @@ def test_flags_are_known(capture: Capture) -> None:
         pair.recorded.finish(2)
         for one in expect_pair(pair.recorded, 1):
             assert not one.facts.flags & Flag.PROVISIONAL
+
+
+def test_calls_that_nobody_sends_leave_warm_memory() -> None:
+    """What a goroutine has asked for and nobody sends is out of the small map after two sweeps, and
+    is still to be found."""
+    capture = open_small("socket", {})
+    try:
+        near, far = capture.bpf.map("near_calls"), capture.bpf.map("go_calls")
+        key, call = os.urandom(near.key_size), bytearray(near.value_size)
+        call[:8] = key[:8]
+        near.update(key, bytes(call))
+        capture.sweep()
+        assert near.lookup(key) is not None
+        capture.sweep()
+        assert near.lookup(key) is None
+        kept = far.lookup(key)
+        assert kept is not None
+        assert kept[:8] == key[:8]
+    finally:
+        capture.close()

@@ -238,3 +238,12 @@ def test_what_workers_are_handed_where_there_is_no_room_for_it(name: str, entrie
     none = {result.cell.shape: result.none for result in run.results}
     print(none)
     assert sum(none[shape] for shape in right) > 0  # there was too little
+
+
+def test_more_calls_wait_than_lie_in_warm_memory() -> None:
+    """Where calls have no room in the map that is asked first, each has its right parent all the
+    same."""
+    ensure_go_matrix()
+    program = [sys.executable, "-c", SMALLER.format(name="near_calls", entries=2)]
+    shapes = (("one", "std"), ("parallel", "std"), ("one", "few"), ("one", "grpc"))
+    check(play([Cell("gin", *one, 64) for one in shapes], FEW, warm=WARM, agent_program=program))

@@ -26,7 +26,7 @@ INLINE void carry_on(struct feed *feed, const struct waggle_process *process)
 	u8 link;
 
 	facts->tgid = feed->tgid;
-	if (is_go(feed->tgid))
+	if (is_go(process))
 		link = goroutine_parent(connection, feed->sock, 0, facts, &owner);
 	else
 		link = find_parent(connection, feed->tgid, feed->tid, facts, &owner);

@@ -52,7 +52,8 @@ def built() -> None:
 
 @contextmanager
 def injecting_agent(mode: str, *pids: int) -> Iterator[Agent]:
-    flags = ["--inject", mode, "--inject-to", "loopback"]
+    """mode: of --inject; empty where nothing is said of headers."""
+    flags = ["--inject", mode, "--inject-to", "loopback"] if mode else []
     with started_agent(*flags, pids=pids) as agent:
         if "is written into none" in agent.stderr():
             pytest.skip(agent.stderr())
@@ -129,6 +130,17 @@ def test_new_connections(kind: str) -> None:
         lines, spans = run_both(stranger, kind, "first", close=True)
     expect_spans_of(lines, spans)
     assert len(lines) >= COUNT - 2
+
+
+@pytest.mark.parametrize("close", [True, False])
+@pytest.mark.parametrize("kind", ["curl", "requests", "go", "node-http"])
+def test_by_default(kind: str, close: bool) -> None:
+    """An agent that is told nothing of headers writes them where its trials allow, and changes
+    nothing else of what a client sends."""
+    with started_stranger() as stranger:
+        lines, spans = run_both(stranger, kind, "", close=close)
+    expect_spans_of(lines, spans)
+    assert len(lines) >= (COUNT - 2 if close else 0)
 
 
 @pytest.mark.parametrize("kind", ["requests", "go", "node-http"])

@@ -6,7 +6,6 @@ import jakarta.servlet.http.HttpServletResponse;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
-import java.net.InetSocketAddress;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -25,11 +24,14 @@ import org.eclipse.jetty.server.Handler;
 import org.eclipse.jetty.server.Request;
 import org.eclipse.jetty.server.Response;
 import org.eclipse.jetty.server.Server;
+import org.eclipse.jetty.server.ServerConnector;
 import org.eclipse.jetty.util.Callback;
+import org.eclipse.jetty.util.thread.QueuedThreadPool;
 
 /**
  * A target program: the servers of Java that frameworks bring along, with handlers that block.
- * Usage: CALLED=URL, HOST:PORT tomcat|jetty|undertow|virtual; GET /m/SHAPE/CLIENT/N calls CALLED/n/N.
+ * Usage: CALLED=URL, HOST:PORT tomcat|jetty|javalin|undertow|virtual; GET /m/SHAPE/CLIENT/N calls
+ * CALLED/n/N. javalin: Jetty, its threads called as Javalin does.
  */
 final class Servlets {
     private static final int POOLED = 16;
@@ -53,7 +55,8 @@ final class Servlets {
         switch (arguments[1]) {
             case "tomcat" -> tomcat(host, port, false);
             case "virtual" -> tomcat(host, port, true);
-            case "jetty" -> jetty(host, port);
+            case "jetty" -> jetty(host, port, "");
+            case "javalin" -> jetty(host, port, "JettyServerThreadPool");
             default -> undertow(host, port);
         }
     }
@@ -83,8 +86,16 @@ final class Servlets {
         }
     }
 
-    private static void jetty(String host, int port) throws Exception {
-        Server server = new Server(new InetSocketAddress(host, port));
+    private static void jetty(String host, int port, String threads) throws Exception {
+        QueuedThreadPool pool = new QueuedThreadPool();
+        if (!threads.isEmpty()) {
+            pool.setName(threads);
+        }
+        Server server = new Server(pool);
+        ServerConnector connector = new ServerConnector(server);
+        connector.setHost(host);
+        connector.setPort(port);
+        server.addConnector(connector);
         server.setHandler(
                 new Handler.Abstract() {
                     @Override

@@ -20,7 +20,7 @@
 #define BIO_MEMORY 0x0401 /* OpenSSL's bio.h: bytes in memory, */
 #define BIO_SOCKET 0x0505 /* a socket, */
 #define BIO_DESCRIPTOR 0x0504 /* and any descriptor */
-#define BIO_WORDS 8 /* of a BIO that say what it is: user space knows of no other layout */
+#define BIO_WORDS 8 /* of a BIO that say what it is; where they lie further on it is not asked */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -344,7 +344,8 @@ OUT_OF_LINE u64 find_tls_socket(struct tls_thread *thread, struct tls_session *s
 	if (thread->from && thread->from == session->sock)
 		return thread->from;
 	layout = bpf_map_lookup_elem(&tls_layouts, &index);
-	if (!layout || !layout->known)
+	if (!layout || !layout->known || layout->number >= sizeof(struct bio) ||
+	    layout->method >= sizeof(struct bio))
 		return session->sock;
 	sock = socket_of_ssl(layout, thread, session);
 	return sock ? sock : session->sock;

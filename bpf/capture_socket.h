@@ -109,6 +109,7 @@ INLINE void on_socket_receive(struct bpf_raw_tracepoint_args *context, struct ca
 	} else if (sk->__sk_common.skc_family == AF_UNIX && sk->sk_type == SOCK_STREAM) {
 		unix_call(call);
 	} else {
+		turn_of_nobody(call->mode);
 		return;
 	}
 	current_arguments(call);

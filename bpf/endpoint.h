@@ -210,8 +210,10 @@ INLINE void on_receive_by_address(struct call *call)
 	if (!worth_a_look(call->result, call->flags))
 		return;
 	if (!tcp_call_by_address(call)) {
-		if (!is_unix_stream(sk))
+		if (!is_unix_stream(sk)) {
+			turn_of_nobody(call->mode);
 			return;
+		}
 		unix_call(call);
 	}
 	on_receive(call);

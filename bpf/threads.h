@@ -117,6 +117,18 @@ INLINE void turn_begin(u32 tid, const struct owner *owner, u32 needs_proof)
 		node_turn_begins(tid, owner);
 }
 
+/* The thread has read what no request can be in, a datagram: from here on it works on whatever asked
+ * for that, a name to connect to, say, and nobody knows for whom. */
+OUT_OF_LINE int turn_of_nobody(u32 mode)
+{
+	struct owner nobody = {};
+
+	if (mode & WAGGLE_PROCESS_RULE_TURN)
+		turn_begin((u32)bpf_get_current_pid_tgid(), &nobody,
+			   mode & WAGGLE_PROCESS_PROVE_TURN);
+	return 0;
+}
+
 /* Whose turn it is on this thread; `owner->sock` is 0 when nobody's. Where ends of turns are told
  * it may have slept within one, as for the collection of garbage. */
 INLINE void turn_of_thread(u32 tid, struct owner *owner)

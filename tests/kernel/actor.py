@@ -365,11 +365,16 @@ def receive_to(name: str, mark: str, size: int = _SIZE, how: str = "recv") -> st
 
 
 @verb
-def turn(name: str, mark: str, to: str, pieces: list[str]) -> None:
+def turn(name: str, mark: str, to: str, pieces: list[str], datagram: bool = False) -> None:
     """Receives until what came ends in `mark` and sends the pieces, each in a call, to another,
-    without any wait between: a turn of a loop."""
-    receive_to(name, mark)
-    send_each(to, pieces)
+    without any wait between: a turn of a loop. datagram: one is read before they are sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.bind(("127.0.0.1", 0))
+        own.sendto(b"192.0.2.1", own.getsockname())
+        receive_to(name, mark)
+        if datagram:
+            own.recv(_SIZE)
+        send_each(to, pieces)
 
 
 @verb

@@ -405,3 +405,29 @@ def test_a_header_that_two_requests_brought_names_neither(capture: Capture) -> N
         parents = {number: one.span.parent_id for number, one in called.items()}
         assert parents == {1001: (9).to_bytes(8, "big"), 1003: (3).to_bytes(8, "big")}
         assert {one.link for one in called.values()} == {Link.TRACEPARENT}
+
+
+@pytest.mark.parametrize("datagram", [False, True])
+def test_a_datagram_ends_a_turn(capture: Capture, datagram: bool) -> None:
+    """What is sent right after a request was read is part of it, but not where a datagram was read
+    in between, an answer of DNS, say: that may have been asked for by another."""
+    with recording(capture, TRACED | ProcessMode.RULE_TURN) as recorded:
+        system = System(recorded)
+        system.arrive("a")
+        system.call(1, "up")
+        system.client.send("a", request(2))
+        system.front.do(
+            "turn",
+            name="a",
+            mark="\r\n\r\n",
+            to="up",
+            pieces=[request(1002).decode()],
+            datagram=datagram,
+        )
+        system.back.receive("up")
+        system.back.send("up", response())
+        system.front.receive("up")
+        respond(system, "a")
+        recorded.finish(0)
+        (call,) = (one for one in recorded.of(Role.CLIENT) if one.number == 1002)
+        assert call.link == (Link.NONE if datagram else Link.TURN), str(recorded)

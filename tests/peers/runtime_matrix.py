@@ -31,7 +31,7 @@ from .toolchain import (
     has_cargo,
     tool,
 )
-from .turn_matrix import Played, play
+from .turn_matrix import TRACEPARENT, Played, play
 
 _AT_ONCE = 4
 
@@ -348,7 +348,7 @@ _PROXIES = (
     *("varnish", "caddy", "envoy"),
 )
 CELLS: tuple[tuple[str, str, str], ...] = (
-    *((name, "proxy", "kept") for name in _PROXIES),
+    *((name, "proxy", way) for name in _PROXIES for way in ("kept", TRACEPARENT)),
     *(("nginx-" + way, "proxy", way) for way in ("close", "unbuffered")),
     *(("nginx-" + way, "subrequest", way) for way in ("auth", "mirror")),
     *(("java", "two", client) for client in ("url", "http", "async")),
@@ -423,6 +423,8 @@ _FIRST_CALLS_LEFT_OUT = {"nginx-mirror": 0.9}  # a mirror's call outlives its re
 def least(cell: Cell) -> float:
     """The share of right parents that a cell must have."""
     place = (cell.server, cell.shape, cell.client)
+    if cell.client == TRACEPARENT:
+        return LEAST
     if place in _FIRST_IN_THREE:
         return 0.33
     if place in _REASONS and (cell.concurrency > 1 or place in _NOT_EVEN_ALONE):

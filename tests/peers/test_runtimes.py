@@ -12,15 +12,19 @@ from . import node_matrix
 from .harness import ensure_built
 from .runtime_matrix import RUNTIMES, available, least, play_all
 from .toolchain import ensure_node_frameworks, ensure_runtimes
-from .turn_matrix import CONCURRENCIES, play
+from .turn_matrix import CONCURRENCIES, TRACEPARENT, play
 
 COUNT = 200
-QUICK = (("haproxy", "proxy", "kept"), ("java", "two", "url"), ("java", "background", "http"))
+QUICK = (
+    *(("haproxy", "proxy", way) for way in ("kept", TRACEPARENT)),
+    *(("java", "two", "url"), ("java", "background", "http")),
+)
 
 
 def test_quick() -> None:
-    """One by one and then many at once: HAProxy, where a task tells whose work a thread does; Java,
-    where threads block, and where it calls by itself as well: what those calls are is nobody's."""
+    """One by one and then many at once: HAProxy, where a task tells whose work a thread does, or
+    the header that it passes on; Java, where threads block, and where it calls by itself as well:
+    what those calls are is nobody's."""
     ensure_built()
     played, _ = play(QUICK, 32, COUNT, alone=COUNT // 2, programs=RUNTIMES)
     for one in played:
@@ -28,7 +32,7 @@ def test_quick() -> None:
     assert not [str(one) for one in played if one.wrong]
     assert not [str(one) for one in played if one.result.unserved or one.result.missing]
     assert not [str(one) for one in played if one.result.share < least(one.result.cell)]
-    assert [one.nobodys for one in played] == [0, 0, 400]
+    assert [one.nobodys for one in played] == [0, 0, 0, 400]
 
 
 @pytest.mark.slow

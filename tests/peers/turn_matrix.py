@@ -55,6 +55,8 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     ("node", "mixed", "queue"),
 )
 
+TRACEPARENT = "traceparent"  # in place of a client: a proxy is sent that header, and passes it on
+
 
 @dataclass(frozen=True, slots=True)
 class Played:
@@ -83,7 +85,8 @@ def play(
     certificate: Path | None = None,
 ) -> tuple[list[Played], Ended]:
     """Plays `count` requests of each cell, the first `alone` of them one by one, on a process of
-    its own beside one agent. A proxy among `programs` hands each on as it is.
+    its own beside one agent. A proxy among `programs` hands each on as it is, with the header of a
+    trace where its "client" is TRACEPARENT.
 
     env: more for the programs' environment. certificate: of the server that is called, over TLS.
     """
@@ -112,7 +115,13 @@ def play(
                 if not many:
                     continue
                 with start_client(
-                    "go", server.base_url, many, at_once, first=first + begin, path=path
+                    "go",
+                    server.base_url,
+                    many,
+                    at_once,
+                    first=first + begin,
+                    path=path,
+                    traceparent=client == TRACEPARENT,
                 ) as load:
                     load.finish()
                 least += (1 + 2 * CALLS[shape]) * many

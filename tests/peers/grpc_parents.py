@@ -63,13 +63,19 @@ QUICK = {"grpc-go", "grpcio", "Flask, gthread", "FastAPI, aio"}
 
 @dataclass(frozen=True)
 class Case:
-    """A program that calls while it serves, and how many of its requests are open at once."""
+    """A program that calls while it serves, and how many of its requests are open at once.
+    traceparent: they bear that header, which a proxy passes on."""
 
     name: str
     width: int
+    traceparent: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}-{self.width}"
+        return f"{self.title}-{self.width}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, traceparent" if self.traceparent else self.name
 
     @property
     def is_slow(self) -> bool:
@@ -80,7 +86,7 @@ CASES = [
     Case(name, width)
     for name in (*FRONTS, *IMPLEMENTATIONS, *PROXIES)
     for width in ((1, 8) if name not in QUICK else (1, 8, 32))
-]
+] + [Case(name, 8, traceparent=True) for name in PROXIES]
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Found:
             links = Counter(one.call.link for one in truth.calls if one.verdict == "right")
             rules = ", ".join(f"`{link}`" for link, _ in links.most_common())
             counts = [str(verdicts[name]) for name in ("right", "wrong", "none")]
-            yield [self.case.name, str(self.case.width), protocol, *counts, rules]
+            yield [self.case.title, str(self.case.width), protocol, *counts, rules]
 
 
 @contextmanager
@@ -131,7 +137,10 @@ def _caller(
                 server = stack.enter_context(start_grpc_server(case.name, called, env=env))
                 program, address = server.program, server.address
             calls = ["one" if case.name in PROXIES else "relay"]
-            load = start_grpc_client("grpc-go", address, COUNT, case.width, calls=calls, gate=0)
+            args = ["--traceparent"] if case.traceparent else []
+            load = start_grpc_client(
+                "grpc-go", address, COUNT, case.width, calls=calls, gate=0, args=args
+            )
             pids = program.pids()
         client = stack.enter_context(load)
         client.wait_for_gate()

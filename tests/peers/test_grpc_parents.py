@@ -11,6 +11,7 @@ from .toolchain import has_cargo
 # all that need not wait for the end of the load for longer than rule `alone` waits.
 _LEAST = {f"{name}-1": COUNT // 2 for name in IMPLEMENTATIONS}
 _LEAST |= {f"grpc-go-{width}": COUNT for width in (1, 8, 32)}
+_LEAST |= {str(case): COUNT for case in CASES if case.traceparent}
 
 
 @pytest.mark.parametrize(

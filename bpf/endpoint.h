@@ -333,8 +333,12 @@ INLINE void on_unix_queued(struct call *call)
 		queued_piece(connection, call, whole);
 	} else {
 		unix_learn_delta(connection, call->sk, 1);
-		if (!queued_buffer(call))
+		if (!queued_buffer(call)) {
+			/* The reader was quicker than we are. */
+			if (!(connection->flags & CONNECTION_DEAD))
+				count(WAGGLE_COUNT_LOST_BYTES_UNSEEN);
 			return;
+		}
 	}
 	call->endpoint.position = connection->sent.next;
 	on_call(connection, call);

@@ -274,14 +274,16 @@ def test_files_as_bodies(capture: Capture, how: str, family: str, size: int) -> 
     with connected(capture, family) as pair:
         pair.ask(request(1))
         head = response(b"", f"Content-Length: {size}")
-        file = {"head": head.decode(), "pattern": FAKE.decode(), "size": size, "how": how}
         if family == "unix":
             pair.server.do("set_option", name="c", option="SO_SNDBUF", value=size + 100_000)
-            pair.server.do("send_file", name="c", **file)
-        reading = pair.client.start("receive_count", name="c", count=len(head) + size)
-        if family != "unix":
-            pair.server.do("send_file", name="c", **file)
+        else:
+            reading = pair.client.start("receive_count", name="c", count=len(head) + size)
+        pair.server.do(
+            "send_file", name="c", head=head.decode(), pattern=FAKE.decode(), size=size, how=how
+        )
         sent = pair.server.window
+        if family == "unix":
+            reading = pair.client.start("receive_count", name="c", count=len(head) + size)
         reading.get()
         received = pair.client.window
         pair.exchange(request(2), response())

@@ -143,7 +143,11 @@ class Actor:
         self.listening: tuple[str, Any] | None = None
         self.traced_by: Capture | None = None
         self.window = Window(0, 0)
-        self.pid = int(self._answer_to(0))
+        try:
+            self.pid = int(self._answer_to(0))
+        except BaseException:
+            self.kill()
+            raise
 
     def start(self, verb: str, *, thread: str = "", **arguments: Any) -> Promise:
         """Begin a command; its answer is fetched later."""

@@ -1,6 +1,7 @@
 """The same-machine hand-off: server spans find the client span they belong to, wherever the two
 ends are and however old their connection is."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -288,7 +289,7 @@ def run(*command: str) -> None:
 @contextmanager
 def two_namespaces() -> Iterator[tuple[str, str]]:
     """Two network namespaces joined by a veth pair: 10.77.0.1 and 10.77.0.2."""
-    names = ("waggle-a", "waggle-b")
+    names = (f"waggle-{os.getpid()}-a", f"waggle-{os.getpid()}-b")
     try:
         for name in names:
             run("ip", "netns", "add", name)

@@ -103,7 +103,7 @@ def nginx_server(
         config.write_text(
             f"daemon off; worker_processes 1; pid {folder}/nginx-{port}.pid;\n"
             f"error_log stderr; events {{ worker_connections 512; }}\n"
-            f"http {{ access_log off; {temporary} keepalive_requests 100000;\n"
+            f"http {{ access_log off; {temporary} keepalive_requests 100000000;\n"
             f"server {{ listen 127.0.0.1:{port} {listen}; ssl_certificate {certificate};\n"
             f"ssl_certificate_key {certificate}; location / {{ {location} }} }} }}\n"
         )

@@ -180,8 +180,8 @@ INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
 	return 1;
 }
 
-/* Inserts the text, of which it is known here what it is. Returns 0 when nothing was changed, minus one when what was cannot be
- * undone: then the message must not leave. */
+/* Inserts the text: a line, or a field where framed. Returns 0 when nothing was changed, minus one
+ * when what was cannot be undone: then the message must not leave. */
 INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text, int framed)
 {
 	u32 size = message->size, length = text->length, at = text->at;

@@ -326,7 +326,7 @@ def _answer(client: socket.socket, server: socket.socket, answer: bytes, *, chec
 
 
 _HEADERS, _DATA, _SETTINGS = 1, 0, 4
-_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_END_HEADERS, _ACK = 4, 1
 _BLOCK = b"\x82\x84\x86\x41\x05trial"  # GET / of http://trial (RFC 7541)
 _FIELD = b"\0\x0btraceparent\x37" + _ADDED.removeprefix(b"traceparent: ").strip()
 _FRAME_MOST = 1 << 14  # SETTINGS_MAX_FRAME_SIZE, unless told otherwise

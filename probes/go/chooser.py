@@ -52,7 +52,7 @@ class Chooser:
         """A probe where one function calls another."""
         functions = self.functions
         if name in functions and called in functions:
-            self.add(found, program, name, partial(_call_to, functions[called].address))
+            self.add(found, program, name, partial(call_to, target=functions[called].address))
 
     def add_after(self, found: Hooks, program: str, name: str, called: str, register: str) -> None:
         """A probe behind the call of a function that gets in a register what is read."""
@@ -83,10 +83,6 @@ class Chooser:
     def code(self, function: Function, most: int = _USUAL_FUNCTION) -> Code:
         """What a function consists of. most: bytes that are read."""
         return Code(code_of(self._path, self.program, function, most), function.address)
-
-
-def _call_to(target: int, code: Code) -> int:
-    return call_to(code, target)
 
 
 def place_of(where: str | int) -> int:

@@ -1,10 +1,7 @@
 """The runtime, net/http, x/net/http2 and crypto/tls: where work passes between goroutines."""
 
-from waggle.probes.go import instructions
+from waggle.probes.go import instructions, programs
 from waggle.probes.go.chooser import Chooser, Hooks
-from waggle.probes.go.programs import BORN, INTRODUCES, NAME_CALLS, TLS, TLS_DID_READ
-from waggle.probes.go.programs import TLS_READ as READS
-from waggle.probes.go.programs import TLS_WRITE as WRITES
 
 _BIRTH, _READY = "runtime.newproc.func1", "runtime.runqput"
 _SLOT = "runtime.asmcgocall"
@@ -14,19 +11,19 @@ _COPY = "runtime.memmove"
 _ENTRIES: dict[str, tuple[str, ...]] = {
     "go_round_trip": ("net/http.(*persistConn).roundTrip",),
     "go_conn_serve": ("net/http.(*conn).serve",),
-    INTRODUCES: ("net/http.serverHandler.ServeHTTP",),
+    programs.INTRODUCES: ("net/http.serverHandler.ServeHTTP",),
     "go_http2_handler": (
         "net/http.(*http2serverConn).runHandler",
         "golang.org/x/net/http2.(*serverConn).runHandler",
     ),
     "go_http2_own": ("net/http/internal/http2.(*serverConn).runHandler",),
-    NAME_CALLS[0]: (
+    programs.NAME_CALLS[0]: (
         "net/http.(*http2clientStream).encodeAndWriteHeaders",
         "golang.org/x/net/http2.(*clientStream).encodeAndWriteHeaders",
     ),
-    NAME_CALLS[1]: ("net/http/internal/http2.(*clientStream).encodeAndWriteHeaders",),
-    WRITES: ("crypto/tls.(*Conn).Write",),
-    READS: (_TLS_READ,),
+    programs.NAME_CALLS[1]: ("net/http/internal/http2.(*clientStream).encodeAndWriteHeaders",),
+    programs.TLS_WRITE: ("crypto/tls.(*Conn).Write",),
+    programs.TLS_READ: (_TLS_READ,),
 }
 FUNCTIONS = (
     *(name for several in _ENTRIES.values() for name in several),
@@ -39,15 +36,16 @@ def runtime_hooks(chooser: Chooser) -> Hooks:
     found: Hooks = []
     for program, names in _ENTRIES.items():
         for name in names:
-            is_once = program == WRITES  # must not be seen twice
+            is_once = program == programs.TLS_WRITE  # must not be seen twice
             choose = instructions.at_stack_check if is_once else instructions.at_entry
             chooser.add(found, program, name, choose)
-    chooser.add_call(found, BORN, _BIRTH, _READY)
-    chooser.add_call(found, TLS_DID_READ, _TLS_READ, _COPY)
-    if BORN not in dict(found):
+    chooser.add_call(found, programs.BORN, _BIRTH, _READY)
+    chooser.add_call(found, programs.TLS_DID_READ, _TLS_READ, _COPY)
+    if programs.BORN not in dict(found):
         chooser.missing.append(f"no probe on {_BIRTH}: goroutines inherit no request")
-    if len([name for name, _ in found if name in TLS]) != len(TLS):
-        found = [hook for hook in found if hook[0] not in TLS]  # one side alone says nothing
+    if len([name for name, _ in found if name in programs.TLS]) != len(programs.TLS):
+        # One side alone says nothing.
+        found = [hook for hook in found if hook[0] not in programs.TLS]
     return found
 
 

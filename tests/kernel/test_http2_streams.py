@@ -1,6 +1,8 @@
 """Streams of HTTP/2, spoken by `h2` over real sockets: each one record on each side, that says
 what happened."""
 
+from collections.abc import Sequence
+
 import hpack
 import pytest
 from h2.errors import ErrorCodes
@@ -23,6 +25,7 @@ from waggle.layout import (
 
 capture = capture_fixture()
 
+Field = tuple[str, str]
 FAMILIES = ("ipv4", "ipv6", "unix")
 NEAR_STREAMS = 1024  # bpf/http2_maps.h
 
@@ -221,6 +224,21 @@ def test_traceparent(capture: Capture, coded: bool, index: bool) -> None:
             assert one.row["flags"] & Flag.HAD_TRACEPARENT
 
 
+def ask_by_table(talk: Talk, asked: Sequence[Sequence[Field]], *, coded: bool = True) -> bytes:
+    """A request with each of these fields, by a client whose table is one all the time, and its
+    answer. Gives the last block."""
+    encoder = hpack.Encoder()
+    for n, more in enumerate(asked):
+        fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
+        block: bytes = encoder.encode([*fields, *more], huffman=coded)
+        frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
+        talk.raw("client", frame.serialize())
+        talk.server.receive_data(frame.serialize())
+        talk.answer(2 * n + 1)
+        talk.raw("server", talk.server.data_to_send())
+    return block
+
+
 @pytest.mark.parametrize("coded", [True, False])
 def test_a_traceparent_repeated_from_the_table(capture: Capture, coded: bool) -> None:
     """A client that sends a context again, as an index of its table alone, has it taken as if it
@@ -229,17 +247,9 @@ def test_a_traceparent_repeated_from_the_table(capture: Capture, coded: bool) ->
     order = [0, 1, 0, 2, 1, 1, 0, 2]
     with talking(capture) as talk:
         talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
-        encoder = hpack.Encoder()
-        for n, which in enumerate(order):
-            trace, span = ids[which]
-            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
-            fields += [("x-count", str(n)), ("traceparent", f"00-{trace}-{span}-01")]
-            block = encoder.encode(fields, huffman=coded)
-            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
-            talk.raw("client", frame.serialize())
-            talk.server.receive_data(frame.serialize())
-            talk.answer(2 * n + 1)
-            talk.raw("server", talk.server.data_to_send())
+        contexts = [[("traceparent", f"00-{trace}-{span}-01")] for trace, span in ids]
+        asked = [[("x-count", str(n)), *contexts[which]] for n, which in enumerate(order)]
+        block = ask_by_table(talk, asked, coded=coded)
         streams = talk.recorded.streams(len(order))
         assert len(block) < 50  # no context is spelled in it
         found = [(one.link, one.ids("trace_id"), one.ids("parent_id")) for one in streams]
@@ -257,22 +267,14 @@ def test_other_formats_repeated_from_the_table(capture: Capture, coded: bool) ->
     for several in (True, False):
         with talking(capture) as talk:
             talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
-            encoder = hpack.Encoder()
-            for n, which in enumerate(order):
-                trace, span = ids[which]
-                fields = [(":method", "GET"), (":scheme", "http"), (":path", "/")]
-                fields += [(":authority", "t"), ("x-count", str(n))]
-                if several:
-                    fields += [("x-b3-traceid", trace), ("x-b3-spanid", span)]
-                    fields += [("x-b3-sampled", "1")]
-                else:
-                    fields += [("uber-trace-id", f"{trace}:{span}:0:1")]
-                block = encoder.encode(fields, huffman=coded)
-                frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
-                talk.raw("client", frame.serialize())
-                talk.server.receive_data(frame.serialize())
-                talk.answer(2 * n + 1)
-                talk.raw("server", talk.server.data_to_send())
+            contexts = [
+                [("x-b3-traceid", trace), ("x-b3-spanid", span), ("x-b3-sampled", "1")]
+                if several
+                else [("uber-trace-id", f"{trace}:{span}:0:1")]
+                for trace, span in ids
+            ]
+            asked = [[("x-count", str(n)), *contexts[which]] for n, which in enumerate(order)]
+            block = ask_by_table(talk, asked, coded=coded)
             streams = talk.recorded.streams(len(order))
             assert len(block) < 20  # nothing of a context is spelled in it
             link = Link.B3 if several else Link.JAEGER
@@ -286,17 +288,9 @@ def test_a_context_that_is_no_context_is_not_repeated(capture: Capture) -> None:
     neither is one of two that a block repeats."""
     with talking(capture) as talk:
         talk.recorded.trace(talk.pair.client.pid, ProcessMode.EXCLUDED)
-        encoder = hpack.Encoder()
         bad = ("traceparent", "00-00000000000000000000000000000000-00000000000000ab-01")
         good = ("traceparent", f"00-{1:032x}-{2:016x}-01")
-        for n, more in enumerate([[bad], [bad], [good], [good, bad], [bad, good]]):
-            fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "t")]
-            block = encoder.encode([*fields, *more])
-            frame = HeadersFrame(2 * n + 1, block, flags=["END_HEADERS", "END_STREAM"])
-            talk.raw("client", frame.serialize())
-            talk.server.receive_data(frame.serialize())
-            talk.answer(2 * n + 1)
-            talk.raw("server", talk.server.data_to_send())
+        ask_by_table(talk, [[bad], [bad], [good], [good, bad], [bad, good]])
         links = [one.link for one in talk.recorded.streams(5)]
         none = Link.NONE
         assert links == [none, none, Link.TRACEPARENT, none, none]

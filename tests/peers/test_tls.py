@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -149,6 +149,21 @@ def check_calls(spans: list[SeenSpan], caller: Program, called: Program, link: s
         assert (call.link, end.link) == (link, "socket")
 
 
+def check_joined(
+    served: Mapping[str, SeenSpan], asked: Mapping[str, SeenSpan], wanted: set[str]
+) -> None:
+    """These requests, and no others, were seen at both ends, and each server's span is the child of
+    the client's. Spans by path."""
+    assert set(served) == set(asked) == wanted
+    for path, span in served.items():
+        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+
+
+def of_kind(spans: Iterable[SeenSpan], kind: str) -> dict[str, SeenSpan]:
+    """By path, of whichever process."""
+    return {span.path: span for span in spans if span.kind == kind}
+
+
 @pytest.mark.parametrize(
     ("loop", "client"),
     [
@@ -271,9 +286,16 @@ def test_nginx(certificate: Path, folder: Path) -> None:
 
 def test_node(certificate: Path) -> None:
     """Node's own OpenSSL: requests, answers of any length, and its calls, which have no rule."""
+    served = check_node(certificate)
+    assert served["/large/1"].attributes["http.response.body.size"] == 300_000
+
+
+def check_node(certificate: Path, node: Path | None = None) -> dict[str, SeenSpan]:
+    """Two servers of Node.js, one of which calls the other: every request and every call is seen,
+    and calls are joined. node: another than the system's. Gives what the first one served."""
     with ExitStack() as stack:
-        caller, port = stack.enter_context(node_server(certificate))
-        called, other = stack.enter_context(node_server(certificate))
+        caller, port = stack.enter_context(node_server(certificate, node))
+        called, other = stack.enter_context(node_server(certificate, node))
         agent = stack.enter_context(started_agent("--tls=auto", pids=[caller.pid, called.pid]))
         curl(f"https://localhost:{port}/large/{{}}", number=3)
         for n in range(1, COUNT + 1):
@@ -284,9 +306,9 @@ def test_node(certificate: Path) -> None:
     below = of(spans, "server", called.pid)
     assert set(served) == paths("/call") | paths("/large", 3)
     assert set(calling) == set(below) == paths("/n")
-    assert served["/large/1"].attributes["http.response.body.size"] == 300_000
     for path in paths("/n"):
         assert below[path].parent_id == calling[path].span_id
+    return served
 
 
 @pytest.mark.parametrize(
@@ -329,12 +351,9 @@ def test_http2(certificate: Path, folder: Path) -> None:
         )
         agent.wait()
         spans = agent.spans()
-    served = {span.path: span for span in spans if span.kind == "server"}
-    asked = {span.path: span for span in spans if span.kind == "client"}
-    assert set(served) == set(asked) == paths("/n")
+    asked = of_kind(spans, "client")
+    check_joined(of_kind(spans, "server"), asked, paths("/n"))
     assert asked["/n/1"].attributes["network.protocol.version"] == "2"
-    for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
 
 
 CANARIES = (
@@ -419,10 +438,9 @@ def test_gnutls(certificate: Path, tls: str) -> None:
         agent.wait()
         spans = agent.spans()
     served = of(spans, "server", server.pid)
-    asked = {span.path: span for span in spans if span.kind == "client"}
-    assert set(served) == set(asked) == paths("/n")
+    asked = of_kind(spans, "client")
+    check_joined(served, asked, paths("/n"))
     for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
         assert asked[path].attributes["tls.protocol.version"] == tls
         assert span.attributes["tls.protocol.version"] == tls
 
@@ -564,9 +582,8 @@ def test_odd_ways(certificate: Path, tls: str) -> None:
     asked, served = of(spans, "client", program.pid), of(spans, "server", server.pid)
     numbers = [first + i for first in (100, 200, 300, 400) for i in range(5)]
     wanted = {f"/n/{n}" for n in numbers} | {f"/body/{n}" for n in range(500, 505)}
-    assert set(asked) == set(served) == wanted
+    check_joined(served, asked, wanted)
     for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
         # A client that has closed its direction is done as far as its connection tells.
         ends = [span] if path.startswith("/n/40") else [span, asked[path]]
         for end in ends:
@@ -701,9 +718,8 @@ def test_native_ways(certificate: Path, way: str, tls: str) -> None:
         spans = seen_of_native(stack, server, port, way, 10)
     client = next(span.pid for span in spans if span.kind == "client")
     asked, served = of(spans, "client", client), of(spans, "server", server.pid)
-    assert set(asked) == set(served) == paths("/n", 5)
+    check_joined(served, asked, paths("/n", 5))
     for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
         for end in (span, asked[path]):
             assert end.attributes["http.response.status_code"] == 200
             assert end.attributes["tls.protocol.version"] == tls

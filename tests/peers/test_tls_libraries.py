@@ -15,14 +15,17 @@ from .test_tls import (
     SYSTEM_PYTHON,
     VERSIONS,
     check_calls,
+    check_joined,
+    check_node,
     client_of_tls,
     complete,
     curl,
     of,
+    of_kind,
     paths,
     seen_of_native,
 )
-from .tls_programs import make_certificate, nginx_server, node_server, python_server
+from .tls_programs import make_certificate, nginx_server, python_server
 from .toolchain import ensure_node_16, ensure_tls_wheels, openssl_1_1
 
 
@@ -71,10 +74,8 @@ def test_twisted(certificate: Path, tls: str) -> None:
         agent.wait()
         spans = agent.spans()
     served = of(spans, "server", server.pid)
-    asked = {span.path: span for span in spans if span.kind == "client"}
-    assert set(served) == set(asked) == paths("/n")
-    for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+    check_joined(served, of_kind(spans, "client"), paths("/n"))
+    for span in served.values():
         assert span.attributes["tls.protocol.version"] == tls
 
 
@@ -90,31 +91,13 @@ def test_openssl_1_1(certificate: Path, way: str, tls: str) -> None:
         )
         spans = seen_of_native(stack, server, port, way, 10, library=openssl_1_1())
     client = next(span.pid for span in spans if span.kind == "client")
-    asked, served = of(spans, "client", client), of(spans, "server", server.pid)
-    assert set(asked) == set(served) == paths("/n", 5)
-    for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+    check_joined(of(spans, "server", server.pid), of(spans, "client", client), paths("/n", 5))
 
 
 def test_node_with_openssl_1_1(certificate: Path) -> None:
     """Node.js 16 serves and calls: every request and every call has its span, and they are
     joined."""
-    node = ensure_node_16()
-    with ExitStack() as stack:
-        caller, port = stack.enter_context(node_server(certificate, node))
-        called, other = stack.enter_context(node_server(certificate, node))
-        agent = stack.enter_context(started_agent("--tls=auto", pids=[caller.pid, called.pid]))
-        curl(f"https://localhost:{port}/large/{{}}", number=3)
-        for n in range(1, COUNT + 1):
-            curl(f"https://localhost:{port}/call/{n}?url=https://localhost:{other}/n/{n}", number=1)
-        agent.wait_for(lambda spans: len(spans) >= 3 * COUNT + 3)
-        spans = complete(agent)
-    served, calling = of(spans, "server", caller.pid), of(spans, "client", caller.pid)
-    below = of(spans, "server", called.pid)
-    assert set(served) == paths("/call") | paths("/large", 3)
-    assert set(calling) == set(below) == paths("/n")
-    for path in paths("/n"):
-        assert below[path].parent_id == calling[path].span_id
+    check_node(certificate, ensure_node_16())
 
 
 def test_kernel_tls_that_is_not_there(certificate: Path, tmp_path: Path) -> None:
@@ -136,10 +119,8 @@ def test_kernel_tls_that_is_not_there(certificate: Path, tmp_path: Path) -> None
         agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid], command=command))
         agent.wait()
         spans = agent.spans()
-    served = {span.path: span for span in spans if span.kind == "server"}
-    asked = {span.path: span for span in spans if span.kind == "client"}
+    served = of_kind(spans, "server")
     assert len(spans) == 2 * COUNT
-    assert set(served) == set(asked) == paths("/n")
-    for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+    check_joined(served, of_kind(spans, "client"), paths("/n"))
+    for span in served.values():
         assert span.attributes["http.response.body.size"] == 100_000

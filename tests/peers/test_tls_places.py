@@ -3,7 +3,7 @@
 import functools
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,17 @@ import pytest
 from .agent import SeenSpan, started_agent
 from .harness import ensure_built, tool
 from .processes import Program
-from .test_tls import COUNT, SYSTEM_PYTHON, client_of_tls, complete, curl, of, paths
+from .test_tls import (
+    COUNT,
+    SYSTEM_PYTHON,
+    check_joined,
+    client_of_tls,
+    complete,
+    curl,
+    of,
+    of_kind,
+    paths,
+)
 from .tls_programs import HERE, leased_port, make_certificate, python_server, started
 from .toolchain import ensure_musl
 
@@ -37,6 +47,19 @@ def own_copy(folder: Path) -> Path:
     return folder
 
 
+def served_by_copy(certificate: Path, copy: Path) -> AbstractContextManager[tuple[Program, int]]:
+    """A server that has its OpenSSL from there, and its port."""
+    env = {"LD_LIBRARY_PATH": str(copy)}
+    return python_server("threads.py", certificate, python=SYSTEM_PYTHON, env=env)
+
+
+def replace_halves(copy: Path) -> None:
+    """By other files of the same content, as an upgrade does: what is mapped is deleted then."""
+    for name in HALVES:
+        shutil.copy(SYSTEM_LIBRARIES / name, copy / "new")
+        (copy / "new").replace(copy / name)
+
+
 def mapped_library(program: Program) -> str:
     """The line of its libssl in what a program has mapped."""
     maps = Path(f"/proc/{program.pid}/maps").read_text().splitlines()
@@ -49,11 +72,7 @@ def serves(program: Program, port: int) -> None:
     with started_agent("--tls=auto", pids=[program.pid], command=command) as agent:
         agent.wait()
         spans = agent.spans()
-    served = of(spans, "server", program.pid)
-    asked = {span.path: span for span in spans if span.kind == "client"}
-    assert set(served) == set(asked) == paths("/n")
-    for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+    check_joined(of(spans, "server", program.pid), of_kind(spans, "client"), paths("/n"))
 
 
 @pytest.mark.parametrize("with_root", [False, True], ids=["namespace", "namespace-and-root"])
@@ -82,17 +101,8 @@ def test_replaced_on_disk(certificate: Path, tmp_path: Path) -> None:
     that it still runs."""
     copy = own_copy(tmp_path / "copy")
     with ExitStack() as stack:
-        server, port = stack.enter_context(
-            python_server(
-                "threads.py",
-                certificate,
-                python=SYSTEM_PYTHON,
-                env={"LD_LIBRARY_PATH": str(copy)},
-            )
-        )
-        for name in HALVES:
-            shutil.copy(SYSTEM_LIBRARIES / name, copy / "new")
-            (copy / "new").replace(copy / name)
+        server, port = stack.enter_context(served_by_copy(certificate, copy))
+        replace_halves(copy)
         assert mapped_library(server).endswith(f"{copy}/libssl.so.3 (deleted)")
         serves(server, port)
 
@@ -101,21 +111,12 @@ def test_replaced_while_traced(certificate: Path, tmp_path: Path) -> None:
     """A library that is replaced while its program is traced goes on being seen."""
     copy = own_copy(tmp_path / "copy")
     with ExitStack() as stack:
-        server, port = stack.enter_context(
-            python_server(
-                "threads.py",
-                certificate,
-                python=SYSTEM_PYTHON,
-                env={"LD_LIBRARY_PATH": str(copy)},
-            )
-        )
+        server, port = stack.enter_context(served_by_copy(certificate, copy))
         agent = stack.enter_context(started_agent("--tls=auto", pids=[server.pid]))
         for n in range(3):
             curl(f"https://localhost:{port}/{n}/n/{{}}")
             agent.wait_for(functools.partial(has_many, (n + 1) * COUNT))
-            for name in HALVES:
-                shutil.copy(SYSTEM_LIBRARIES / name, copy / "new")
-                (copy / "new").replace(copy / name)
+            replace_halves(copy)
         spans = complete(agent)
     assert set(of(spans, "server", server.pid)) == {
         path for n in range(3) for path in paths(f"/{n}/n")
@@ -168,10 +169,7 @@ def test_musl(certificate: Path) -> None:
         agent.wait_for(lambda spans: len(spans) >= 2 * COUNT)
         client.write_line()
         spans = complete(agent)
-    asked, served = of(spans, "client", client.pid), of(spans, "server", server.pid)
-    assert set(asked) == set(served) == paths("/n")
-    for path, span in served.items():
-        assert (span.parent_id, span.link) == (asked[path].span_id, "socket")
+    check_joined(of(spans, "server", server.pid), of(spans, "client", client.pid), paths("/n"))
 
 
 def has_many(least: int, spans: Sequence[SeenSpan]) -> bool:

@@ -74,6 +74,18 @@ PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now,
 	return 1;
 }
 
+/* Whether the receiver has read and answered what is being sent here. Then its span is
+ * written, and stays nobody's child. Both ends count alike where both were seen from the
+ * start on. */
+INLINE int answered_before(const struct connection *connection, u64 sock)
+{
+	u64 address = connection->peer_sock;
+	const struct connection *other = bpf_map_lookup_elem(&connections, &address);
+
+	return other && other->peer_sock == sock && other->role == WAGGLE_ROLE_SERVER &&
+	       other->responses == connection->requests + 1;
+}
+
 /* Leaves the ids for the receiver. One that looked before they were there has its
  * exchange open after: whoever of the two comes last sees what the other did. */
 INLINE void hand_over(struct connection *connection, u64 sock, u64 now, u32 position,
@@ -84,7 +96,9 @@ INLINE void hand_over(struct connection *connection, u64 sock, u64 now, u32 posi
 		return;
 	offer_option(connection, now, position, facts);
 	leave_handoff(connection, sock, now, position, facts);
-	hand_over_late(connection, sock, now, position, facts);
+	if (!hand_over_late(connection, sock, now, position, facts) &&
+	    connection->family == AF_UNIX && answered_before(connection, sock))
+		count(WAGGLE_COUNT_LOST_HANDOFF_TOO_LATE);
 }
 
 /* The receiver's part: its exchange is open now for the sender to see. */

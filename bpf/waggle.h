@@ -869,7 +869,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_LOST_HANDSHAKE_RATE = 80, /* connections whose handshake no span tells of */
 	WAGGLE_COUNT_LOST_HANDSHAKE_RING_FULL = 81,
 	WAGGLE_COUNT_INJECT_STAYED = 82, /* given SO_ZEROCOPY, and still enrolled: no more are */
-	WAGGLE_COUNTERS = 83,
+	WAGGLE_COUNT_LOST_HANDOFF_TOO_LATE = 83, /* answered, on a UNIX socket, before its ids were left */
+	WAGGLE_COUNTERS = 84,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

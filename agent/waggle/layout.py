@@ -120,6 +120,7 @@ class Counter(IntEnum):
     LOST_HANDSHAKE_RATE = 80
     LOST_HANDSHAKE_RING_FULL = 81
     INJECT_STAYED = 82
+    LOST_HANDOFF_TOO_LATE = 83
 
 
 class End(IntEnum):

@@ -4,6 +4,7 @@ Request n makes the server call /n/<n> elsewhere, so the numbers tell the true p
 A wrong parent is worse than none, so `wrong` is 0 everywhere.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -252,7 +253,8 @@ def test_a_hand_off_that_nobody_took_is_nobodys(family: Family, flavour: str) ->
 def test_a_reader_may_be_quicker_than_its_senders_hook() -> None:
     """On UNIX sockets a reader on another CPU sometimes has a request before the sender's program
     ran: of 8,000 requests by eight connections each is the child of its own, none lost. One that
-    was answered before, since the sender's CPU was taken away meanwhile, is nobody's child."""
+    was answered before, since the sender's CPU was taken away meanwhile, is nobody's child, and
+    counted."""
     count = 8000
     with (
         start_server("go-gin", family="unix") as server,
@@ -265,10 +267,14 @@ def test_a_reader_may_be_quicker_than_its_senders_hook() -> None:
         ended = agent.stop()
     asked = {span.number: span for span in ended.spans if span.kind == "client"}
     served = {span.number: span for span in ended.spans if span.kind == "server"}
-    assert ended.losses == ["nothing"]
+    told = re.fullmatch(r"nothing|(\d+) handoff_too_late", ", ".join(ended.losses))
+    assert told, ended.losses
     assert len(asked) == len(served) == count
     alone = [number for number, span in served.items() if not span.parent_id]
-    assert len(alone) <= count / 1000, f"{len(alone)} of {count}: {alone[:5]}"
+    too_late = int(told[1] or 0)
+    assert too_late <= count / 50
+    # An answer in the very moment in which the sender looks is in neither's sight.
+    assert len(alone) <= too_late + 2, f"{len(alone)} of {count}: {alone[:5]}"
     for number in served.keys() - set(alone):
         own, child = asked[number], served[number]
         assert (child.trace_id, child.parent_id) == (own.trace_id, own.span_id), number

@@ -59,22 +59,27 @@ INLINE void handoff_key_of(struct handoff_key *key, const struct connection *con
 }
 
 /* The two ends of a UNIX connection count from when each was first seen. What is
- * between the counts shows when nothing else waits in the receiver's queue: then
- * the receiver has read exactly up to where this call's bytes begin. */
-INLINE void unix_learn_delta(struct connection *connection, u64 sock, u32 waiting_allowed)
+ * between the counts shows when nothing else waits in the receiver's queue, and what
+ * this call has put there (`own` buffers) still does: then the receiver has read exactly
+ * up to where this call's bytes begin. One that was quicker may have counted them
+ * already; a difference that is wrong by a request's length would hand this one's ids to
+ * the next. So its count is taken first, and the queue looked at then. */
+INLINE void unix_learn_delta(struct connection *connection, u64 sock, u32 own)
 {
 	u64 receiver = connection->peer_sock;
 	struct sock *peer = (void *)receiver;
 	struct connection *other;
 	u32 read;
 
-	if (!peer || BPF_CORE_READ(peer, sk_receive_queue.qlen) > waiting_allowed)
+	if (!peer)
 		return;
 	other = bpf_map_lookup_elem(&connections, &receiver);
 	/* What we know under this address may be of a socket that was there before. */
 	if (other && (other->peer_sock != sock || other->inode != inode_of(peer)))
 		other = 0;
-	read = other ? other->received.next : 0;
+	read = other ? *(volatile u32 *)&other->received.next : 0;
+	if (BPF_CORE_READ(peer, sk_receive_queue.qlen) != own)
+		return;
 	connection->unix_delta = read - connection->sent.next;
 	connection->flags |= CONNECTION_DELTA_KNOWN;
 }

@@ -75,15 +75,17 @@ PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now,
 }
 
 /* Whether the receiver has read and answered what is being sent here. Then its span is
- * written, and stays nobody's child. Both ends count alike where both were seen from the
- * start on. */
+ * written, and stays nobody's child. A receiver that only begins to read has not counted
+ * it yet. Where one end has missed a request their counts differ for ever; but of an answer
+ * that nobody waits for nothing is left to read. */
 INLINE int answered_before(const struct connection *connection, u64 sock)
 {
 	u64 address = connection->peer_sock;
 	const struct connection *other = bpf_map_lookup_elem(&connections, &address);
 
 	return other && other->peer_sock == sock && other->role == WAGGLE_ROLE_SERVER &&
-	       other->responses == connection->requests + 1;
+	       other->responses == connection->requests + 1 &&
+	       other->sent.next != connection->received.next;
 }
 
 /* Leaves the ids for the receiver. One that looked before they were there has its

@@ -252,9 +252,9 @@ def test_a_hand_off_that_nobody_took_is_nobodys(family: Family, flavour: str) ->
 
 def test_a_reader_may_be_quicker_than_its_senders_hook() -> None:
     """On UNIX sockets a reader on another CPU sometimes has a request before the sender's program
-    ran: of 8,000 requests by eight connections each is the child of its own, none lost. One that
+    ran: of 8,000 requests by eight connections each is the child of its own. One that
     was answered before, since the sender's CPU was taken away meanwhile, is nobody's child, and
-    counted."""
+    counted; and so is an answer that was read before."""
     count = 8000
     with (
         start_server("go-gin", family="unix") as server,
@@ -267,15 +267,17 @@ def test_a_reader_may_be_quicker_than_its_senders_hook() -> None:
         ended = agent.stop()
     asked = {span.number: span for span in ended.spans if span.kind == "client"}
     served = {span.number: span for span in ended.spans if span.kind == "server"}
-    told = re.fullmatch(r"nothing|(\d+) handoff_too_late", ", ".join(ended.losses))
-    assert told, ended.losses
-    assert len(asked) == len(served) == count
-    alone = [number for number, span in served.items() if not span.parent_id]
-    too_late = int(told[1] or 0)
+    too_late = sum(int(loss.split()[0]) for loss in ended.losses if "handoff_too_late" in loss)
     assert too_late <= count / 50
+    # Where even the answer was read before the sender's program ran: two losses each, counted.
+    unmatched = [loss for loss in ended.losses if re.search("unmatched|framing", loss)]
+    missing = 2 * count - len(asked) - len(served)
+    assert missing <= sum(int(loss.split()[0]) for loss in unmatched) <= 8, ended.losses
+    both = asked.keys() & served.keys()
+    alone = {number for number in both if not served[number].parent_id}
     # An answer in the very moment in which the sender looks is in neither's sight.
-    assert len(alone) <= too_late + 2, f"{len(alone)} of {count}: {alone[:5]}"
-    for number in served.keys() - set(alone):
+    assert len(alone) <= too_late + 2 + missing, f"{len(alone)} of {count}: {ended.losses}"
+    for number in both - alone:
         own, child = asked[number], served[number]
         assert (child.trace_id, child.parent_id) == (own.trace_id, own.span_id), number
         # Two CPUs look at their clocks first, and at each other then.

@@ -270,6 +270,14 @@ PROVEN_ONCE int judge_tls(struct connection *connection, u64 word, u32 length)
 	return 1;
 }
 
+/* So that whoever looks for its requests is told why there are none. */
+INLINE void note_left_alone(const struct connection *connection, u64 word, u32 length)
+{
+	if (!tls_wanted && connection->flags & CONNECTION_FROM_START &&
+	    tls_may_begin(word, length, 1))
+		count(WAGGLE_COUNT_TLS_LEFT_ALONE);
+}
+
 /* Whose connection is this? The side that sends the first request is the client. */
 INLINE int judge(struct feed *feed, u64 word, u32 length)
 {
@@ -283,6 +291,7 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 	}
 	if (tls_wanted && judge_tls(connection, word, length))
 		return 0;
+	note_left_alone(connection, word, length);
 	if (begins_fastcgi(word, length)) {
 		carry(feed);
 		feed_over(feed, WAGGLE_COUNT_CONNECTIONS_GIVEN_UP);

@@ -870,7 +870,8 @@ enum waggle_counter {
 	WAGGLE_COUNT_LOST_HANDSHAKE_RING_FULL = 81,
 	WAGGLE_COUNT_INJECT_STAYED = 82, /* given SO_ZEROCOPY, and still enrolled: no more are */
 	WAGGLE_COUNT_LOST_HANDOFF_TOO_LATE = 83, /* answered, on a UNIX socket, before its ids were left */
-	WAGGLE_COUNTERS = 84,
+	WAGGLE_COUNT_TLS_LEFT_ALONE = 84, /* encrypted connections, while nobody wants to see into them */
+	WAGGLE_COUNTERS = 85,
 };
 
 /* How headers come into requests: map `inject_settings`, by user space (bpf/inject.h). */

@@ -121,6 +121,7 @@ class Counter(IntEnum):
     LOST_HANDSHAKE_RING_FULL = 81
     INJECT_STAYED = 82
     LOST_HANDOFF_TOO_LATE = 83
+    TLS_LEFT_ALONE = 84
 
 
 class End(IntEnum):

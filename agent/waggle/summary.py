@@ -202,6 +202,7 @@ def render(summary: Summary) -> str:
     lines += _not_drawn(summary)
     lines += _sampling(summary)
     lines += _headers(summary)
+    lines += _encrypted(summary)
     lines += [_field("rules" if not at else "", text) for at, text in enumerate(summary.rules)]
     lines += _losses(summary)
     lines.append(_field("cost", _cost(summary.cost, summary.spans)))
@@ -281,6 +282,15 @@ def _headers(summary: Summary) -> list[str]:
         return []
     text = f"traceparent written into {_count(written, 'request')}"
     return [_field("headers", text + (f"; not into {_reasons(counts)}" if counts else ""))]
+
+
+def _encrypted(summary: Summary) -> list[str]:
+    """Why requests over TLS are missing, and what shows them."""
+    number = summary.kernel.get(Counter.TLS_LEFT_ALONE, 0)
+    if not number:
+        return []
+    left = f"{_count(number, 'connection')} {'was' if number == 1 else 'were'} not looked into"
+    return [_field("encrypted", f"{left}: --tls auto does")]
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

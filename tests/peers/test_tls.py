@@ -117,6 +117,20 @@ def test_command_is_seen_from_its_first_call(certificate: Path) -> None:
         assert span.link == "socket"
 
 
+def test_not_wanted(certificate: Path) -> None:
+    """Without --tls there are no spans of encrypted connections; how many there were is told, and
+    what shows them."""
+    with ExitStack() as stack:
+        program, port = stack.enter_context(python_server("threads.py", certificate))
+        agent = stack.enter_context(started_agent(pids=[program.pid]))
+        for _ in range(2):
+            curl(f"https://localhost:{port}/n/{{}}", number=3)
+        ended = agent.stop()
+    assert ended.spans == []
+    told = "\n  encrypted  2 connections were not looked into: --tls auto does\n"
+    assert told in ended.stderr
+
+
 def test_calls_of_blocking_server(certificate: Path) -> None:
     """A call that a blocking HTTPS server makes over TLS is the child of its request, and the
     parent of what it calls."""

@@ -42,6 +42,7 @@ def rows() -> Sequence[Row]:
     quick = [name for name, how in IMPLEMENTATIONS.items() if not how.is_slow]
     return (
         Row("HTTP/1", _but_ours(SERVERS), _but_ours(CLIENTS), "make test"),
+        _tls_row(),
         Row(
             "HTTP/1, Python",
             tuple(PYTHON_SERVERS),
@@ -57,6 +58,12 @@ def rows() -> Sequence[Row]:
         Row("gRPC", tuple(IMPLEMENTATIONS), tuple(IMPLEMENTATIONS), "make test-grpc"),
         *_proxy_rows(),
     )
+
+
+def _tls_row() -> Row:
+    servers = [name for name, kind in SERVERS.items() if kind.can_tls]
+    clients = [name for name, kind in CLIENTS.items() if kind.can_tls]
+    return Row("HTTP/1 inside TLS", _but_ours(servers), _but_ours(clients), "make test-full")
 
 
 def _runtimes_row() -> Row:

@@ -53,6 +53,15 @@ def test_headers_for_strangers() -> None:
     assert "headers" not in render(Summary(spans=1, traces=1, cost=COST))
 
 
+def test_encrypted_connections() -> None:
+    """Without --tls it is told how many connections were not looked into, and what does."""
+    kernel = {Counter.TLS_LEFT_ALONE: 2}
+    assert "\n  encrypted  2 connections were not looked into: --tls auto does\n" in render(
+        Summary(spans=1, traces=1, cost=COST, kernel=kernel)
+    )
+    assert "encrypted" not in render(Summary(spans=1, traces=1, cost=COST))
+
+
 def test_what_was_not_sampled_is_no_loss() -> None:
     """Spans that were left out are told by who decided so, and those that the tail kept."""
     summary = Summary(

@@ -32,7 +32,7 @@ def _ended_by_killing(victim: str, server_name: str) -> tuple[list[SeenSpan], li
         sides[victim].send_signal(signal.SIGKILL)
         agent.settle(4 * OPEN)
         ended = agent.stop()
-        return ended.spans, ended.losses
+        return ended.spans, ended.lost
 
 
 def _cases() -> Iterator[tuple[str, str]]:
@@ -61,7 +61,7 @@ def test_calls_that_a_kill_ends(victim: str, server: str) -> None:
     """Calls that were answered are OK; each that was open is one span a side, with what its
     library makes of a connection that is gone, and nothing is lost."""
     ensure_grpc_built()
-    spans, losses = _ended_by_killing(victim, server)
+    spans, lost = _ended_by_killing(victim, server)
     for side in ("client", "server"):
         found = {span.number or 0: span for span in spans if span.kind == side}
         assert sorted(found) == list(range(FIRST, FIRST + 2 * OPEN)), side
@@ -72,4 +72,4 @@ def test_calls_that_a_kill_ends(victim: str, server: str) -> None:
             assert span.attributes["rpc.response.status_code"] == wanted, (side, n)
             assert span.attributes.get("waggle.grpc.status_by") == by
             assert span.is_error == (is_open and (side == "client" or wanted == "UNAVAILABLE"))
-    assert losses == ["nothing"]
+    assert lost == []

@@ -374,12 +374,14 @@ def _check_once(seen: Round) -> None:
 
 
 def _overtaken(seen: Round) -> set[int]:
-    """The one request that may have been answered before its sender's hook ran, on UNIX sockets: it
-    is put into the receiver's queue first, and then the sender's CPU may be taken away."""
+    """Requests that were answered before their sender's hook ran, on UNIX sockets: they are put
+    into the receiver's queue first, and then the sender's CPU may be taken away. As many as the
+    agent tells of, and one that neither end could see."""
     if seen.plan.family != "unix":
         return set()
-    numbers = [n for _, n, _, server in seen.each() if not server.parent_id]
-    return set(numbers) if len(numbers) == 1 else set()
+    told = sum(int(loss.split()[0]) for loss in seen.ended.losses if "handoff_too_late" in loss)
+    numbers = {n for _, n, _, server in seen.each() if not server.parent_id}
+    return numbers if len(numbers) <= told + 1 else set()
 
 
 def _check_parents(seen: Round) -> None:
@@ -399,7 +401,7 @@ def test_each_exchange_is_one_span_a_side(seen: Round) -> None:
     """Each number has exactly one span of the client and one of the server; no span has another
     number; the agent says that it lost nothing."""
     _check_once(seen)
-    assert seen.ended.losses == ["nothing"]
+    assert seen.ended.lost == []
     assert seen.ended.code == 0
 
 
@@ -499,7 +501,7 @@ def test_old_connections_are_captured_from_now_on(seen_late: Round) -> None:
     """On connections older than the agent every later request has one span a side, and no
     earlier one has any; the agent says that it lost nothing."""
     _check_once(seen_late)
-    assert seen_late.ended.losses == ["nothing"]
+    assert seen_late.ended.lost == []
 
 
 def test_old_connections_hand_over(seen_late: Round) -> None:

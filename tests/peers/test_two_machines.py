@@ -165,7 +165,7 @@ def spans_of(agents: Sequence[Agent], count: int) -> list[SeenSpan]:
     for agent in agents:
         agent.settle(count)
         ended = agent.stop()
-        assert ended.losses == ["nothing"], ended.stderr
+        assert ended.lost == [], ended.stderr
         found += [span for span in ended.spans if span.number is not None]
     return found
 

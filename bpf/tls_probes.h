@@ -12,7 +12,7 @@
 #define WAGGLE_TLS_PROBES_H
 
 #include "endpoint.h"
-#include "go_probes.h"
+#include "fd_socket.h"
 #include "process.h"
 #include "tls_wire.h"
 

@@ -6,6 +6,7 @@
 #define WAGGLE_HTTP2_OPEN_H
 
 #include "go_stream_names.h"
+#include "hpack_values.h"
 #include "http1_exchange.h"
 #include "http2_record.h"
 #include "table_contexts.h"

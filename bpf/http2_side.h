@@ -6,7 +6,7 @@
 #ifndef WAGGLE_HTTP2_SIDE_H
 #define WAGGLE_HTTP2_SIDE_H
 
-#include "hpack.h"
+#include "hpack_block.h"
 
 #define HTTP2_WINDOW 512 /* bytes read of a call at once */
 #define HTTP2_WINDOW_MASK (2 * HTTP2_WINDOW - 1)

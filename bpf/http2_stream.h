@@ -6,6 +6,7 @@
 #define WAGGLE_HTTP2_STREAM_H
 
 #include "go_stream_routes.h"
+#include "hpack.h"
 #include "http2_ending.h"
 #include "http2_open.h"
 #include "stream_paths.h"

@@ -6,6 +6,7 @@
 #define WAGGLE_USER_MODE
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
+#include "../../../bpf/hpack.h"
 #include "../../../bpf/hpack_path.h"
 #include "../../../bpf/noted_texts.h"
 #include "../../../bpf/grpc_messages.h"

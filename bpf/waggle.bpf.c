@@ -14,6 +14,7 @@
 #include "go_server_probes.h"
 #include "go_routers.h"
 #include "node_probes.h"
+#include "tls_plaintext.h"
 #include "tls_probes.h"
 #include "go_tls.h"
 #include "go_handover.h"

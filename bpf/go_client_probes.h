@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Calls of Go's clients, net/http's and grpc's: one goroutine asks, and the connection's own
- * writes. Each probe sits on an instruction that the kernel emulates (probes/go/instructions.py),
- * in the processes that are traced and have the library. None returns anything to wait for.
+ * writes. Each probe sits on an instruction that the kernel emulates
+ * (probes/go/instructions.py), in the processes that are traced and have the library. None
+ * returns anything to wait for.
  */
 #ifndef WAGGLE_GO_CLIENT_PROBES_H
 #define WAGGLE_GO_CLIENT_PROBES_H

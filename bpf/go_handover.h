@@ -8,6 +8,7 @@
 #ifndef WAGGLE_GO_HANDOVER_H
 #define WAGGLE_GO_HANDOVER_H
 
+#include "go_calls.h"
 #include "go_claims.h"
 
 /* Of a runtime.hchan, a runtime._type and a runtime.g, since Go 1.17 at least. */

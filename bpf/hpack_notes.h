@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a walk over a header block notes of its fields: where values lie that others will read, and
- * which entries of the table those have become. Pure.
+ * What a walk over a header block notes of its fields: where values lie that others will read,
+ * and which entries of the table those have become. Pure.
  */
 #ifndef WAGGLE_HPACK_NOTES_H
 #define WAGGLE_HPACK_NOTES_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Values of a header block that the kernel reads itself, `:status` and `traceparent`: of the Huffman
- * code (RFC 7541, appendix B) digits and dashes are enough. Pure.
+ * Values of a header block that the kernel reads itself, `:status` and `traceparent`: of the
+ * Huffman code (RFC 7541, appendix B) digits and dashes are enough. Pure.
  */
 #ifndef WAGGLE_HPACK_VALUES_H
 #define WAGGLE_HPACK_VALUES_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the header of an HTTP/2 frame says (RFC 9113, 4.1): whether there may be such a frame, and how
- * its payload is read. Pure.
+ * What the header of an HTTP/2 frame says (RFC 9113, 4.1): whether there may be such a frame,
+ * and how its payload is read. Pure.
  */
 #ifndef WAGGLE_HTTP2_FRAME_H
 #define WAGGLE_HTTP2_FRAME_H

@@ -7,7 +7,7 @@
 #ifndef WAGGLE_HTTP2_PLACE_H
 #define WAGGLE_HTTP2_PLACE_H
 
-#include "http2_frame.h"
+#include "http2.h"
 
 #define PLACE_FRAMES 128      /* of one message that are looked at */
 #define PLACE_STREAMS 16     /* of one message that may be given a field */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The record of an open stream, and the header blocks that it keeps. It lies where there is room for
- * what it holds: a small one that grows becomes a large one.
+ * The record of an open stream, and the header blocks that it keeps. It lies where there is
+ * room for what it holds: a small one that grows becomes a large one.
  */
 #ifndef WAGGLE_HTTP2_RECORD_H
 #define WAGGLE_HTTP2_RECORD_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What is kept of one direction of an HTTP/2 connection (RFC 9113), its HPACK table's size too, and
- * the bytes at hand. Pure.
+ * What is kept of one direction of an HTTP/2 connection (RFC 9113), its HPACK table's size
+ * too, and the bytes at hand. Pure.
  */
 #ifndef WAGGLE_HTTP2_SIDE_H
 #define WAGGLE_HTTP2_SIDE_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * From one machine to another, both with an agent: the ids travel in an option of the TCP
- * segment that begins with the request's first byte (docs/tcp-option.md). The payload is
- * not touched. Here is where a connection comes to it, new or older than the agent; sending and
+ * segment that begins with the request's first byte (docs/tcp-option.md). The payload is not
+ * touched. Here is where a connection comes to it, new or older than the agent; sending and
  * receiving are tcp_option_send.h's and tcp_option_receive.h's.
  */
 #ifndef WAGGLE_TCP_OPTION_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which peers the option is sent to: those in networks of one's own, and of these the ones from
- * which something comes back.
+ * Which peers the option is sent to: those in networks of one's own, and of these the ones
+ * from which something comes back.
  */
 #ifndef WAGGLE_TCP_OPTION_PEERS_H
 #define WAGGLE_TCP_OPTION_PEERS_H

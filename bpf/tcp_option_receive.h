@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The side that receives the option: it leaves the ids where a hand-off on its own machine would be
- * (handoff.h), so whoever reads the request looks in one place.
+ * The side that receives the option: it leaves the ids where a hand-off on its own machine
+ * would be (handoff.h), so whoever reads the request looks in one place.
  */
 #ifndef WAGGLE_TCP_OPTION_RECEIVE_H
 #define WAGGLE_TCP_OPTION_RECEIVE_H

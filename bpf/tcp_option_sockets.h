@@ -2,8 +2,8 @@
  *
  * The option as it is written, and what is kept of sockets whose segments may bear it.
  *
- * An option of 28 bytes is all that fits beside timestamps: kind, length, two bytes of
- * magic (RFC 6994), trace id, span id. There is no room for flags: there are two magics.
+ * An option of 28 bytes is all that fits beside timestamps: kind, length, two bytes of magic
+ * (RFC 6994), trace id, span id. There is no room for flags: there are two magics.
  */
 #ifndef WAGGLE_TCP_OPTION_SOCKETS_H
 #define WAGGLE_TCP_OPTION_SOCKETS_H

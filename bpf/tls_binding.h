@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which object of a library a connection belongs to: bound by the call that passes ciphertext within
- * the same function of the same thread, or by the end of what the connection received, which is kept
- * for it.
+ * Which object of a library a connection belongs to: bound by the call that passes ciphertext
+ * within the same function of the same thread, or by the end of what the connection received,
+ * which is kept for it.
  */
 #ifndef WAGGLE_TLS_BINDING_H
 #define WAGGLE_TLS_BINDING_H

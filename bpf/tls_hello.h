@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Records of a handshake that pass in the clear: both hellos, an alert, and a server's certificate up
- * to TLS 1.2. They tell who is the client, what both speak, and why it failed.
+ * Records of a handshake that pass in the clear: both hellos, an alert, and a server's
+ * certificate up to TLS 1.2. They tell who is the client, what both speak, and why it failed.
  */
 #ifndef WAGGLE_TLS_HELLO_H
 #define WAGGLE_TLS_HELLO_H
 
+#include "python_context.h"
 #include "tls_certificate.h"
 #include "tls_maps.h"
 

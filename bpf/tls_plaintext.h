@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Plaintext that a library was given or gives becomes a call of its connection, and enters where
- * bytes of a socket do (on_call).
+ * Plaintext that a library was given or gives becomes a call of its connection, and enters
+ * where bytes of a socket do (on_call).
  */
 #ifndef WAGGLE_TLS_PLAINTEXT_H
 #define WAGGLE_TLS_PLAINTEXT_H

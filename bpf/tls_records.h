@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Headers of TLS records (RFC 8446, 5.1) as they pass the socket, and the records of application data
- * that begin with them: those that were received wait until their plaintext is read.
+ * Headers of TLS records (RFC 8446, 5.1) as they pass the socket, and the records of
+ * application data that begin with them: those that were received wait until their plaintext
+ * is read.
  */
 #ifndef WAGGLE_TLS_RECORDS_H
 #define WAGGLE_TLS_RECORDS_H
 
-#include "feed.h"
+#include "http1_feed.h"
 #include "tls_maps.h"
 
 /* A record is sent while one is expected: is it that? A client may send the end of its

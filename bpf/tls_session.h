@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Objects of TLS libraries (OpenSSL's SSL), and threads that are in a function of one: what is kept
- * of a session, and of a call while it lasts.
+ * Objects of TLS libraries (OpenSSL's SSL), and threads that are in a function of one: what is
+ * kept of a session, and of a call while it lasts.
  */
 #ifndef WAGGLE_TLS_SESSION_H
 #define WAGGLE_TLS_SESSION_H
 
+#include "python_context.h"
 #include "tls_maps.h"
 
 OUT_OF_LINE struct tls_session *tls_session_of(const struct tls_session_key *key, u32 epoch)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The connection that an object of a TLS library belongs to. Never by a guess: by the descriptor
- * that the object itself holds; by the call that passes ciphertext within the same function of the
- * same thread (bind_in_call); or, where a library is only given bytes, by these bytes, which came
- * from one socket. An SSL reads from a BIO, which is a descriptor or memory.
+ * The connection that an object of a TLS library belongs to. Never by a guess: by the
+ * descriptor that the object itself holds; by the call that passes ciphertext within the same
+ * function of the same thread (bind_in_call); or, where a library is only given bytes, by
+ * these bytes, which came from one socket. An SSL reads from a BIO, which is a descriptor or
+ * memory.
  */
 #ifndef WAGGLE_TLS_SOCKET_H
 #define WAGGLE_TLS_SOCKET_H

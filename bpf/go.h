@@ -5,7 +5,7 @@
  * read at the moment that bytes pass a socket; nothing is assumed of threads.
  *
  * A goroutine serves what it read (HTTP/1), or the stream it was made for
- * (go_probes.h). One that is born while its maker serves a request is part of that
+ * (go_server_probes.h). One that is born while its maker serves a request is part of that
  * request, if goroutines that run the same function are known to end (struct
  * go_function): a worker that lives on does anybody's work.
  */
@@ -21,6 +21,11 @@
 INLINE struct waggle_go *go_of(u32 tgid)
 {
 	return bpf_map_lookup_elem(&go_processes, &tgid);
+}
+
+INLINE struct waggle_go *current_go(void)
+{
+	return go_of(bpf_get_current_pid_tgid() >> 32);
 }
 
 /* Processors pass what all write to to and fro, so nobody counts for ever. */

@@ -8,8 +8,8 @@
 #ifndef WAGGLE_GO_HANDOVER_H
 #define WAGGLE_GO_HANDOVER_H
 
+#include "go_calls.h"
 #include "go_claims.h"
-#include "go_probes.h"
 
 /* Of a runtime.hchan, a runtime._type and a runtime.g, since Go 1.17 at least. */
 #define GO_CHANNEL_SLOTS 8

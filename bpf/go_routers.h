@@ -9,7 +9,6 @@
 #ifndef WAGGLE_GO_ROUTERS_H
 #define WAGGLE_GO_ROUTERS_H
 
-#include "go_probes.h"
 #include "go_routes.h"
 
 /* The goroutine that has the route of a request: it reads that from its connection, and no

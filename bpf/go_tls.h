@@ -8,7 +8,7 @@
 #ifndef WAGGLE_GO_TLS_H
 #define WAGGLE_GO_TLS_H
 
-#include "go_probes.h"
+#include "go_sockets.h"
 #include "tls_probes.h"
 
 struct go_read_key {

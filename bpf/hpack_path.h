@@ -8,7 +8,7 @@
 #ifndef WAGGLE_HPACK_PATH_H
 #define WAGGLE_HPACK_PATH_H
 
-#include "hpack.h"
+#include "hpack_block.h"
 
 /* A `?` in the Huffman code: what may follow a path that is whole. */
 #define QUERY_CODE 0x3fc

@@ -6,7 +6,7 @@
 #ifndef WAGGLE_HPACK_TEXT_H
 #define WAGGLE_HPACK_TEXT_H
 
-#include "hpack.h"
+#include "hpack_block.h"
 #include "propagators.h"
 
 #define TEXT_ROOM 512 /* a power of two: one value, CONTEXT_VALUE_MAX and what lies before it */

@@ -6,6 +6,7 @@
 #define WAGGLE_HTTP2_FEED_H
 
 #include "http1_feed.h"
+#include "http2.h"
 #include "http2_stream.h"
 
 #define HTTP2_STEPS 65536 /* of one call; a frame of nine bytes is one or two */

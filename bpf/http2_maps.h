@@ -5,7 +5,8 @@
 #ifndef WAGGLE_HTTP2_MAPS_H
 #define WAGGLE_HTTP2_MAPS_H
 
-#include "http2.h"
+#include "grpc_messages.h"
+#include "http2_side.h"
 #include "maps.h"
 
 /* http1_stream.state of both directions of a connection that speaks HTTP/2. */

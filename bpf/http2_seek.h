@@ -8,7 +8,7 @@
 #ifndef WAGGLE_HTTP2_SEEK_H
 #define WAGGLE_HTTP2_SEEK_H
 
-#include "http2.h"
+#include "http2_frame.h"
 
 /* The flags that may be set, by type; others are known to nobody. */
 const u8 http2_flags_of[16] = {

@@ -8,7 +8,8 @@
 #ifndef WAGGLE_TLS_OPAQUE_H
 #define WAGGLE_TLS_OPAQUE_H
 
-#include "tls_wire.h"
+#include "http1_exchange.h"
+#include "tls_maps.h"
 
 #define OPAQUE_IDLE_NS 1000000000ULL
 #define OPAQUE_TICKETS_NS (30 * OPAQUE_IDLE_NS)
@@ -41,6 +42,19 @@ INLINE void begin_opaque(struct connection *connection, struct tls_connection *t
 	tls->opaque = 1;
 	tls->begun++;
 	count(WAGGLE_COUNT_OPAQUE);
+}
+
+/* Nothing more belongs to an exchange that nobody could read. */
+PROVEN_ONCE int end_opaque(struct connection *connection, u64 sock)
+{
+	struct tls_connection *tls = tls_of(sock);
+
+	if (!connection || !tls || !tls->opaque)
+		return 0;
+	tls->opaque = 0;
+	if (open_requests(connection))
+		finish_exchange(connection, sock, bpf_ktime_get_ns(), WAGGLE_END_DONE);
+	return 0;
 }
 
 /* A server of TLS 1.3 sends tickets once the handshake is over: what has come so far may be

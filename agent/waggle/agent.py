@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from waggle import loading, memory, privileges, start
-from waggle.capture import CaptureOptions
+from waggle.capture_options import CaptureOptions
 from waggle.config import Settings
 from waggle.launch import Launched
 from waggle.propagators import propagators_of

@@ -19,76 +19,26 @@ How a command line is read:
 - anything else is its executable's file name.
 """
 
-import json
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-PackageReader = Callable[[str], str | None]
-
-
-def no_package(_directory: str) -> str | None:
-    """A PackageReader that finds none. One gives the name in what lies at a path: the package.json
-    of a folder, the manifest of a .jar, the server_name in the .conf of nginx."""
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What is read: the executable, the arguments, and what names may hide behind them."""
-
-    exe: str
-    argv: tuple[str, ...]
-    environ: Mapping[str, str]
-    cwd: str
-    package: PackageReader
-
-    @property
-    def program(self) -> str:
-        """File name of what was started: argv[0] where a shell would have found it."""
-        return PurePosixPath(self.argv[0].removeprefix("-")).name if self.argv else ""
-
-
-def package_name(text: bytes) -> str | None:
-    """`name` of a package.json, without its scope: "@acme/shop" is shop."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    name = content.get("name") if isinstance(content, dict) else None
-    return name.rpartition("/")[2] or None if isinstance(name, str) else None
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of `text`, for tables that are read by people."""
-    return frozenset(text.split())
-
+from waggle.command_names import (
+    GENERIC,
+    Command,
+    folder_name,
+    from_module,
+    from_reference,
+    from_script,
+    package_near,
+    script_stem,
+    word_set,
+)
+from waggle.launchers import LAUNCHERS, celery, nginx
 
 SHELLS = word_set("sh bash dash zsh ash ksh fish busybox")
-_EXTENSIONS = word_set(
-    ".py .pyc .pyz .pex .js .mjs .cjs .ts .mts .cts .rb .ru .pl .php .sh .bash .jar .war .dll"
-)
-
-# Scripts and modules whose name says only what role they have.
-_GENERIC = word_set(
-    """
-    app application main server index start run service web api wsgi asgi manage boot bootstrap
-    entrypoint program __main__ __init__ src artisan rails rackup config
-    """
-)
-# These stand at the root of a project, so the working directory may name it.
-_PROJECT_TOOLS = word_set("manage wsgi asgi artisan rails rackup __main__ config")
-# Folders that say nothing about what lies in them.
-_GENERIC_FOLDERS = word_set(
-    """
-    src app application dist build lib lib64 bin sbin out target public server code backend api
-    web www html srv opt usr local home root tmp var data workspace mnt share scripts site
-    libexec .bin .venv venv env run etc dev proc
-    """
-)
 
 
 def name_from_command(command: Command) -> str | None:
@@ -100,7 +50,7 @@ def name_from_command(command: Command) -> str | None:
     for pattern, reader, plain in _READERS:
         if pattern.fullmatch(command.program):
             return reader(command) or plain
-    if launcher := _LAUNCHERS.get(command.program):
+    if launcher := LAUNCHERS.get(command.program):
         return launcher(command, command.argv[1:]) or command.program
     if is_interpreter(command.exe):
         return _retitled(command)
@@ -116,7 +66,7 @@ def is_interpreter(exe: str) -> bool:
 def _retitled(command: Command) -> str | None:
     """An interpreter whose argv[0] is not the interpreter: the program wrote its own title."""
     node = PurePosixPath(command.exe).name.startswith("node")
-    if node and (name := _package_near(command.cwd, command)):
+    if node and (name := package_near(command.cwd, command)):
         return name
     found = re.match(r"[\w.@+-]+", PurePosixPath(command.argv[0].split(" ")[0]).name)
     return found.group() if found else None
@@ -146,18 +96,18 @@ def title_program(cmdline: Sequence[str]) -> str | None:
 def _from_title(command: Command) -> str | None:
     title = command.argv[0]
     if found := _TITLE_BRACKET.match(title):
-        return _from_reference(found.group(1), command)
+        return from_reference(found.group(1), command)
     if found := _TITLE_SIDEKIQ.match(title):
         return found.group(1)
     if found := _TITLE_CELERY.match(title):
-        return _celery(command, found.group(1).split()) or "celery"
+        return celery(command, found.group(1).split()) or "celery"
     if " " not in title:
         return None
     program = title_program(command.argv)
     if program and PurePosixPath(command.exe).name.startswith("node"):
-        return _package_near(command.cwd, command) or program
+        return package_near(command.cwd, command) or program
     if program == "nginx":
-        return _nginx(command, title.split(" ")[3:]) or program
+        return nginx(command, title.split(" ")[3:]) or program
     return program
 
 
@@ -218,211 +168,15 @@ def _python(command: Command) -> str | None:
     if target is None:
         return None
     if target.module:
-        launcher = _LAUNCHERS.get(target.module.split(".")[0])
+        launcher = LAUNCHERS.get(target.module.split(".")[0])
         if launcher:
             return launcher(command, target.rest) or target.module
-        return _from_module(target.module)
+        return from_module(target.module)
     script = target.script or ""
     stem = script_stem(script)
-    if stem in _LAUNCHERS:
-        return _LAUNCHERS[stem](command, target.rest) or stem
-    return _from_script(script, command)
-
-
-def _from_module(module: str) -> str:
-    parts = module.split(".")
-    if len(parts) > 1 and parts[0] in sys.stdlib_module_names:
-        return module  # `python -m http.server` is not called http
-    return next((part for part in parts if part not in _GENERIC), parts[0])
-
-
-def _from_reference(reference: str, command: Command) -> str:
-    """The service in `shop.main:app`, `shop`, or `src/shop.py:app`."""
-    where, _, _ = reference.partition(":")
-    if "/" in where or PurePosixPath(where).suffix in _EXTENSIONS:
-        return _from_script(where, command)
-    name = _from_module(where)
-    if name in _PROJECT_TOOLS:
-        return _folder_name(PurePosixPath(command.cwd or "/")) or name
-    return name
-
-
-_REFERENCE = re.compile(r"(?P<module>[A-Za-z_][\w.]*|[\w./-]+\.py):[A-Za-z_][\w.]*(\(.*\))?")
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*|[\w./-]+\.py")
-_NOT_MODULES = word_set("unix fd python file egg tcp tcp6 http https ssl")
-
-Launcher = Callable[[Command, Sequence[str]], str | None]
-
-
-def _option(words: Sequence[str], *names: str) -> str | None:
-    """The value of the first of the options `names` in `words`: "--a v", "--a=v", "-Av"."""
-    for at, word in enumerate(words):
-        for name in names:
-            if word == name:
-                return words[at + 1] if at + 1 < len(words) else None
-            if name.startswith("--") and word.startswith(name + "="):
-                return word[len(name) + 1 :]
-            if not name.startswith("--") and word.startswith(name) and word != name:
-                return word[len(name) :].removeprefix("=")
-    return None
-
-
-def _wsgi_server(command: Command, words: Sequence[str]) -> str | None:
-    """gunicorn, uvicorn, hypercorn, granian, daphne, waitress: [options] MODULE[:APP]."""
-    for word in words:
-        match = _REFERENCE.fullmatch(word)
-        if match and match["module"] not in _NOT_MODULES:
-            return _from_reference(word, command)
-    module = _positional(words)
-    return _from_reference(module, command) if module else None
-
-
-def _positional(words: Sequence[str]) -> str | None:
-    """A module without an attribute. An option before it may or may not take a value, so a word
-    after no option is preferred, and the last word is the next best guess."""
-    before = ("", *words)
-    clear = [
-        w for b, w in zip(before, words, strict=False) if not _takes_value(b) and _is_module(w)
-    ]
-    if clear:
-        return clear[0]
-    return words[-1] if words and _is_module(words[-1]) else None
-
-
-def _takes_value(word: str) -> bool:
-    return word.startswith("-") and "=" not in word
-
-
-def _is_module(word: str) -> bool:
-    return bool(_MODULE.fullmatch(word))
-
-
-def _gunicorn(command: Command, words: Sequence[str]) -> str | None:
-    named = _option(words, "-n", "--name")
-    return named or _wsgi_server(command, words)
-
-
-def _flask(command: Command, words: Sequence[str]) -> str | None:
-    app = _option(words, "--app", "-A") or command.environ.get("FLASK_APP")
-    return _from_reference(app, command) if app else None
-
-
-def _celery(command: Command, words: Sequence[str]) -> str | None:
-    app = _option(words, "--app", "-A")
-    return _from_reference(app.removesuffix(".celery"), command) if app else None
-
-
-def _fastapi(command: Command, words: Sequence[str]) -> str | None:
-    script = next((word for word in words if word.endswith(".py")), None)
-    return _from_script(script, command) if script else _folder_name(PurePosixPath(command.cwd))
-
-
-def _first_script(command: Command, words: Sequence[str]) -> str | None:
-    script = next((word for word in words if PurePosixPath(word).suffix in _EXTENSIONS), None)
-    return _from_script(script, command) if script else None
-
-
-def _django(command: Command, words: Sequence[str]) -> str | None:
-    settings = _option(words, "--settings") or command.environ.get("DJANGO_SETTINGS_MODULE")
-    package = settings.split(".")[0] if settings else None
-    return package if package not in _GENERIC | {"settings"} else None
-
-
-def _manage(command: Command, words: Sequence[str]) -> str | None:
-    script = next((word for word in command.argv if script_stem(word) == "manage"), "manage.py")
-    named = _from_script(script, command)
-    return _django(command, words) or named
-
-
-def _uwsgi(command: Command, words: Sequence[str]) -> str | None:
-    module = _option(words, "--module", "-w", "--mount", "--wsgi")
-    if module:
-        return _from_reference(module.rpartition("=")[2], command)
-    if script := _option(words, "--wsgi-file", "--file"):
-        return _from_script(script, command)
-    configured = _option(words, "--ini", "--yaml", "--json") or next(
-        (word for word in words if PurePosixPath(word).suffix in _UWSGI_CONFIGS), None
-    )
-    return _from_configuration(configured, command) if configured else None
-
-
-_UWSGI_CONFIGS = word_set(".ini .yaml .yml .json .xml")
-
-
-def _from_configuration(file: str, command: Command) -> str:
-    """shop for shop.ini; for /srv/shop/uwsgi.ini, whose name says nothing, too."""
-    stem = PurePosixPath(file).stem
-    if stem not in _GENERIC | {"uwsgi"}:
-        return stem
-    return _folder_name(PurePosixPath(command.cwd or "/") / PurePosixPath(file).parent) or stem
-
-
-_NGINX_CONFIGS = ("/etc/nginx/nginx.conf", "/usr/local/nginx/conf/nginx.conf")
-
-
-def _nginx(command: Command, words: Sequence[str]) -> str | None:
-    """words: nginx's own arguments, as its master's title has them after three words."""
-    given, prefix = _option(words, "-c"), _option(words, "-p")
-    paths = (given,) if given else _NGINX_CONFIGS
-    for path in paths:
-        whole = PurePosixPath(prefix or "/etc/nginx") / path
-        if whole.is_absolute() and (name := command.package(str(whole))):
-            return name
-    return None
-
-
-_LAUNCHERS: dict[str, Launcher] = {
-    "nginx": _nginx,
-    "gunicorn": _gunicorn,
-    "uvicorn": _wsgi_server,
-    "hypercorn": _wsgi_server,
-    "granian": _wsgi_server,
-    "daphne": _wsgi_server,
-    "waitress-serve": _wsgi_server,
-    "waitress": _wsgi_server,
-    "sanic": _wsgi_server,
-    "flask": _flask,
-    "celery": _celery,
-    "fastapi": _fastapi,
-    "streamlit": _first_script,
-    "django-admin": _django,
-    "django": _django,
-    "manage": _manage,
-    "uwsgi": _uwsgi,
-    "uwsgi-core": _uwsgi,
-    "pyuwsgi": _uwsgi,
-}
-
-
-# --- scripts ----------------------------------------------------------------
-
-
-def _from_script(script: str, command: Command) -> str:
-    path = PurePosixPath(script)
-    name = script_stem(script)
-    if name not in _GENERIC:
-        return name
-    folder = _folder_name(path.parent)
-    if folder is None and name in _PROJECT_TOOLS:
-        folder = _folder_name(PurePosixPath(command.cwd or "/") / path.parent)
-    return folder or name
-
-
-def script_stem(script: str) -> str:
-    """A script's file name without its folder and extension."""
-    path = PurePosixPath(script)
-    return path.stem if path.suffix in _EXTENSIONS else path.name
-
-
-def _folder_name(folder: PurePosixPath) -> str | None:
-    """The nearest folder name upwards that says something; a home's owner does not."""
-    parts = folder.parts
-    for at in range(len(parts) - 1, -1, -1):
-        part = parts[at]
-        if part in ("/", "..", ".") or part in _GENERIC_FOLDERS:
-            continue
-        return None if at and parts[at - 1] == "home" else part
-    return None
+    if stem in LAUNCHERS:
+        return LAUNCHERS[stem](command, target.rest) or stem
+    return from_script(script, command)
 
 
 # --- Node, Deno, Bun --------------------------------------------------------
@@ -457,18 +211,7 @@ def _node(command: Command) -> str | None:
     path = PurePosixPath(command.cwd or "/") / script
     tool = "node_modules" in path.parts
     folder = PurePosixPath(*path.parts[: path.parts.index("node_modules")]) if tool else path.parent
-    return _package_near(str(folder), command) or _from_script(script, command)
-
-
-def _package_near(folder: str, command: Command) -> str | None:
-    """The name in the nearest package.json at most three folders up: dist/src/x.js is common."""
-    start = PurePosixPath(folder)
-    if not start.is_absolute():
-        return None
-    for directory in (start, *list(start.parents)[:3]):
-        if name := command.package(str(directory)):
-            return name
-    return None
+    return package_near(str(folder), command) or from_script(script, command)
 
 
 # --- Java -------------------------------------------------------------------
@@ -492,7 +235,7 @@ def _java_jar(command: Command) -> str | None:
     """What the manifest says of a jar whose own name says nothing."""
     argv = command.argv
     jar = next((word for option, word in pairwise(argv) if option == "-jar"), "")
-    if not jar.endswith(".jar") or _VERSION_SUFFIX.sub("", script_stem(jar)) not in _GENERIC:
+    if not jar.endswith(".jar") or _VERSION_SUFFIX.sub("", script_stem(jar)) not in GENERIC:
         return None
     path = PurePosixPath(command.cwd or "/") / jar
     return command.package(str(path)) if path.is_absolute() else None
@@ -550,8 +293,8 @@ def _interpreter(command: Command) -> str | None:
     if not script:
         return None
     if script_stem(script) in ("puma", "unicorn", "rackup", "rails", "sidekiq"):
-        return _folder_name(PurePosixPath(command.cwd or "/")) or script_stem(script)
-    return _from_script(script, command)
+        return folder_name(PurePosixPath(command.cwd or "/")) or script_stem(script)
+    return from_script(script, command)
 
 
 def _dotnet(command: Command) -> str | None:

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from waggle import memory, privileges
-from waggle.capture import Capture, CaptureOptions
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
 from waggle.errors import WaggleError
 
 # What else than the choice of processes decides about the programs. Whoever says any of it,

@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from waggle.command_names import Command, PackageReader, no_package, script_stem, word_set
 from waggle.commandline import (
     SHELLS,
-    Command,
-    PackageReader,
     is_interpreter,
     name_from_command,
-    no_package,
     script_path,
-    script_stem,
     title_program,
-    word_set,
 )
 
 

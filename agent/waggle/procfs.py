@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle import naming
-from waggle.commandline import package_name
+from waggle.command_names import package_name
 from waggle.packages import CONFIG_LIMIT, JAR_LIMIT, jar_name, nginx_name
 from waggle.runtimes import Runtime, detect
 

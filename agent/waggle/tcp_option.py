@@ -26,7 +26,7 @@ PROGRAMS = ("tcp_option", "tcp_option_old")
 MAPS = ("option_sockets", "option_peers", "option_inodes")
 MOST_SOCKETS = 16384  # of the map option_inodes: old connections beyond that stay without
 
-_TRIAL_PORT = 1 << 63  # OPTION_TRIAL_PORT in bpf/tcp_option.h
+_TRIAL_PORT = 1 << 63  # OPTION_TRIAL_PORT in bpf/tcp_option_sockets.h
 _PATIENCE_S = 2.0
 # More than a segment of loopback, and not a multiple of one: a segment without room for the
 # option would never leave.

@@ -22,11 +22,12 @@ import numpy as np
 import pytest
 
 from kernel.support import HERE, unavailable
-from waggle import capture as capturing
-from waggle import procfs, spans
-from waggle.capture import FLAVOURS, OBJECT_PATH, Capture, CaptureOptions
+from waggle import flavours, procfs, spans
+from waggle.capture import OBJECT_PATH, Capture
+from waggle.capture_options import CaptureOptions, configure
 from waggle.discovery import Decision
 from waggle.errors import UnsupportedError
+from waggle.flavours import FLAVOURS
 from waggle.layout import Counter, End, Link, ProcessMode, Role
 from waggle.libbpf import LoadError, Object
 from waggle.sampling import Sampling
@@ -72,12 +73,12 @@ def open_small(flavour: str, entries: Mapping[str, int]) -> Capture:
     chosen = next(one for one in FLAVOURS if one.name == flavour)
     bpf = Object.open(OBJECT_PATH)
     try:
-        bpf.load_only(capturing._SWEEP, *capturing._COMMON, *chosen.loaded())
-        capturing._configure(bpf, CaptureOptions())
+        bpf.load_only(flavours.SWEEP, *flavours.COMMON, *chosen.loaded())
+        configure(bpf, CaptureOptions())
         for name, count in entries.items():
             bpf.map(name).max_entries = count
         bpf.load()
-        return Capture(bpf, chosen, capturing.attach(bpf, chosen))
+        return Capture(bpf, chosen, flavours.attach(bpf, chosen))
     except LoadError:
         bpf.close()
         raise

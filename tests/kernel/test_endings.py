@@ -15,7 +15,8 @@ from kernel.capturing import (
     request,
     response,
 )
-from waggle.capture import FLAVOURS, Capture
+from waggle.capture import Capture
+from waggle.flavours import FLAVOURS
 from waggle.layout import End, Role
 
 capture = capture_fixture()

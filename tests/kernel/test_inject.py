@@ -38,7 +38,8 @@ from kernel.strangers import (
 )
 from kernel.support import unavailable
 from waggle import injecting
-from waggle.capture import Capture, CaptureOptions
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
 from waggle.layout import Counter, Flag, Link, ProcessMode, Role
 
 LENGTH = int(os.environ.get("WAGGLE_TEST_SOAK", "1"))

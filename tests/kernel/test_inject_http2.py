@@ -18,7 +18,8 @@ from kernel.strangers import Stranger, left_alone, receive_all, written
 from kernel.streams import Stream, StreamRecording, both, talking
 from kernel.support import unavailable
 from waggle import injecting
-from waggle.capture import Capture, CaptureOptions
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
 from waggle.layout import Block, Link, ProcessMode, Protocol, Role
 
 SENDERS = ("write", "writev", "send", "sendto", "sendmsg", "sendmmsg")

@@ -12,7 +12,8 @@ import pytest
 from kernel.capturing import TRACED
 from kernel.support import HERE
 from waggle import procfs
-from waggle.capture import Capture, CaptureOptions
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
 from waggle.discovery import Decision
 from waggle.layout import Counter, LogSource, ProcessMode
 from waggle.spans import Records

@@ -14,7 +14,8 @@ from kernel.capturing import (
     response,
 )
 from kernel.test_parents import System, read, respond
-from waggle.capture import Capture, CaptureOptions
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
 from waggle.layout import Flag, Kept, Link
 from waggle.propagators import Propagators
 

@@ -29,7 +29,8 @@ from kernel.streams import StreamRecording, Talk
 from kernel.support import HERE, unavailable
 from kernel.test_handoff import inside, run
 from waggle import cgroups
-from waggle.capture import OBJECT_PATH, Capture, CaptureOptions
+from waggle.capture import OBJECT_PATH, Capture
+from waggle.capture_options import CaptureOptions
 from waggle.cgroups import NoRootError
 from waggle.layout import Counter, Flag, Link, Role
 

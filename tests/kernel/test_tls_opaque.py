@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from kernel.capturing import PATIENCE_S, Connection, Seen, connected, open_flavour
-from waggle import capture as capturing
-from waggle.capture import FLAVOURS, Capture, CaptureOptions
+from waggle import capture_options
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
+from waggle.flavours import FLAVOURS
 from waggle.layout import Counter, End, Kept, Protocol, Role
 from waggle.libbpf import Object
 
@@ -207,12 +209,12 @@ def test_a_connection_found_in_its_middle(capture: Capture) -> None:
 
 def test_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are told in a second are counted, and the others stay whole."""
-    extras = capturing._of_extras
+    extras = capture_options._of_extras
 
     def few(bpf: Object, options: CaptureOptions) -> dict[str, Any]:
         return {**extras(bpf, options), "opaque_rate": 1}
 
-    monkeypatch.setattr(capturing, "_of_extras", few)
+    monkeypatch.setattr(capture_options, "_of_extras", few)
     loaded = open_flavour("syscall", tls=True)
     try:
         with connected(loaded) as pair:

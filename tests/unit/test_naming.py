@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from waggle import runtimes
-from waggle.commandline import package_name
+from waggle.command_names import package_name
 from waggle.layout import ProcessMode
 from waggle.naming import (
     ServiceName,

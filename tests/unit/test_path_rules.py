@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unit.parsers import block_path
-from waggle.capture import write_rules
+from waggle.capture_options import write_rules
 from waggle.layout import SAMPLE_RULE
 from waggle.path_codes import code_bits
 from waggle.sampling import Rule, Sampling

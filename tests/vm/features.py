@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from waggle import features
-from waggle.capture import FLAVOURS, Capture, CaptureOptions
+from waggle.capture import Capture
+from waggle.capture_options import CaptureOptions
 from waggle.errors import WaggleError
 from waggle.features import Feature
+from waggle.flavours import FLAVOURS
 from waggle.libbpf import KernelTypes
 
 TRACEPOINTS = (

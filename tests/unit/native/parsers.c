@@ -6,8 +6,11 @@
 #define WAGGLE_USER_MODE
 #include "../../../bpf/context.h"
 #include "../../../bpf/http1_body.h"
+#include "../../../bpf/hpack.h"
 #include "../../../bpf/hpack_path.h"
 #include "../../../bpf/noted_texts.h"
+#include "../../../bpf/grpc_messages.h"
+#include "../../../bpf/http2.h"
 #include "../../../bpf/http2_place.h"
 #include "../../../bpf/http2_seek.h"
 #include "../../../bpf/traceparent_text.h"

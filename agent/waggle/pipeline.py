@@ -224,7 +224,11 @@ class Pipeline:
         waiting = any(ring.pending() for ring in self._watched)
         # What waits for evidence waits for time as well, also when nothing new comes.
         held = self._joins is not None and self._joins.holds()
-        moved = self._move_all() if waiting or held else 0
+        if waiting or held:
+            moved = self._move_all()
+        else:
+            moved = 0
+            self._poll_stages()  # nor does a stage wait for somebody else's records
         # Also when all that waits is still being written: it must not be polled in a tight loop.
         self._next_read = time.monotonic() + self._gather_s if waiting else 0.0
         longest_s = max(IDLE_WAIT_S, self._gather_s)

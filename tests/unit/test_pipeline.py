@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import pytest
 from waggle.evidence import Joins
 from waggle.exporter.base import ExporterStats
 from waggle.layout import EVIDENCE, EXCHANGE, LARGE_EXCHANGE, Flag
-from waggle.pipeline import GATHER_S, Pipeline, WallClock, patience_of
+from waggle.pipeline import GATHER_S, Pipeline, Stage, WallClock, patience_of
 from waggle.spans import Records, ResourceTable, SpanBatch
 
 OFFSET_NS = 1_700_000_000_000_000_000
@@ -116,6 +116,7 @@ def pipeline(
     gather_s: float = 0.0,
     max_records: int = 100,
     joins: Joins | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Pipeline:
     return Pipeline(
         rings,
@@ -125,6 +126,7 @@ def pipeline(
         gather_s=gather_s,
         max_records=max_records,
         joins=joins,
+        stages=stages,
     )
 
 
@@ -274,6 +276,29 @@ def test_a_busy_record_is_not_polled_in_a_tight_loop(rings: list[FakeRing]) -> N
     line.step(60)
     first, second = rings[0].reads
     assert second - first >= 0.095
+    line.close(0)
+
+
+class CountingStage:
+    """Changes nothing, and knows how often it was asked."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+
+    def poll(self) -> None:
+        self.polls += 1
+
+    def process(self, records: Records) -> Sequence[Records]:
+        return (records,)
+
+
+def test_stages_are_polled_while_nothing_comes(rings: list[FakeRing]) -> None:
+    """What a stage lets out after a time leaves it also when no record follows."""
+    stage = CountingStage()
+    line = pipeline(rings, FakeExporter("only"), stages=[stage])
+    for _ in range(3):
+        line.step(0)
+    assert stage.polls == 3
     line.close(0)
 
 

@@ -9,6 +9,7 @@
 #define WAGGLE_GO_MACHINE_H
 
 #include "maps.h"
+#include "user_memory.h"
 
 /* Arguments are counted in words from 0: an interface or a string is two, a slice three. Results
  * are in the same registers.

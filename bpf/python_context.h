@@ -9,6 +9,7 @@
 
 #include "feed.h"
 #include "threads.h"
+#include "user_memory.h"
 
 struct context_key {
 	u64 address;
@@ -43,14 +44,6 @@ enum context_called {
 MAP(python_processes, BPF_MAP_TYPE_HASH, 4096, u32, struct waggle_python, ON_DEMAND);
 /* What is full forgets what was longest not used: such a call has no parent. */
 MAP(contexts, BPF_MAP_TYPE_LRU_HASH, 32768, struct context_key, struct context, 0);
-
-INLINE u64 word_at(u64 address)
-{
-	u64 word = 0;
-
-	bpf_probe_read_user(&word, sizeof(word), (void *)address);
-	return word;
-}
 
 /* The address of the current thread's context, 0 when it has none or we cannot tell. */
 PROVEN_ONCE u64 current_context(const struct waggle_python *python)

@@ -6,9 +6,9 @@
 #ifndef WAGGLE_TLS_HELLO_H
 #define WAGGLE_TLS_HELLO_H
 
-#include "python_context.h"
 #include "tls_certificate.h"
 #include "tls_maps.h"
+#include "user_memory.h"
 
 struct hello_walk {
 	struct tls_hello hello;

@@ -6,8 +6,8 @@
 #ifndef WAGGLE_TLS_SESSION_H
 #define WAGGLE_TLS_SESSION_H
 
-#include "python_context.h"
 #include "tls_maps.h"
+#include "user_memory.h"
 
 OUT_OF_LINE struct tls_session *tls_session_of(const struct tls_session_key *key, u32 epoch)
 {

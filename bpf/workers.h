@@ -17,6 +17,7 @@
 
 #include "http2_maps.h"
 #include "turns.h"
+#include "user_memory.h"
 
 struct worker_key {
 	u64 worker;

@@ -43,7 +43,6 @@ if TYPE_CHECKING:  # loading needs none of these, and begins before they are imp
     from waggle.ring import Ring
 
 OBJECT_PATH = Path(__file__).parent / "bpf" / "waggle.bpf.o"
-MAX_EVENTS = 4096
 
 # Runs that an interrupt's packets would have been worth show elsewhere too (bpf/ending.h).
 _MAY_MISS = frozenset({"tcp_state_change"})

@@ -38,8 +38,9 @@ import numpy as np
 import numpy.typing as npt
 
 from waggle import layout
-from waggle.answers import U64, AnswerIndex, Answers, Index, Mask, Reused, may_be_queued
-from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
+from waggle.answers import AnswerIndex, Answers, Mask, Reused, may_be_queued
+from waggle.joined import WAITS, Joined, as_they_are, has_flags
+from waggle.layout import EvidenceKind
 from waggle.spans import Records
 from waggle.turn_evidence import Turns, count_down
 
@@ -53,13 +54,8 @@ BRANCH_NS = _S
 # Work after the answer may take longer, until it is over too.
 AFTER_NS = 5 * _S
 _CALLS_REMEMBERED_NS = 2 * _S
-JOINED_KEPT = 65_536
 CALLS_KEPT = 65_536
-_HOPS = 8  # a pending trace may stand for another that is pending itself
 
-_WAITS = Flag.TRACE_PENDING | Flag.UNPROVEN
-# What a child does not inherit: it has no tracestate of its own.
-_OF_THE_REQUEST = np.uint64((Sampling.SAID | Sampling.EDIT) << 56)
 _UNMATCHED = 127
 WORKER = 126  # matched, and disproved: the branch goes on after the answer
 _BATCHES_KEPT = 64
@@ -80,21 +76,6 @@ _CALL = np.dtype(
     ]
 )
 
-_JOINED = np.dtype(
-    [
-        ("key", np.uint64),  # of the trace id that was given out; of a prediction, the span id
-        ("span_id", np.uint8, 8),  # the call's
-        ("proven", np.bool_),
-        ("after", np.bool_),  # sent when its parent had been answered
-        ("link", np.uint8),  # by which rule
-        ("trace_id", np.uint8, 16),  # the true one, which may be pending itself
-        ("parent_id", np.uint8, 8),
-        ("trace_flags", np.uint8),
-        ("flags", np.uint16),  # of the parent
-        ("sampling", np.uint64),
-    ]
-)
-
 
 class EvidenceSource(Protocol):
     """The ring of evidence, or what stands in for one."""
@@ -108,13 +89,11 @@ class EvidenceSource(Protocol):
 
 @dataclass(slots=True)
 class JoinStats:
-    """proven: calls that found their request. unproven: calls that have none. corrected:
-    calls whose predicted parent was not the proven one. waited_too_long,
+    """proven: calls that found their request. unproven: calls that have none. waited_too_long,
     too_many_waited: records that left before anything was known about their trace."""
 
     proven: int = 0
     unproven: int = 0
-    corrected: int = 0
     waited_too_long: int = 0
     too_many_waited: int = 0
 
@@ -124,17 +103,6 @@ class JoinStats:
             "waited_too_long": self.waited_too_long,
             "too_many_waited": self.too_many_waited,
         }
-
-
-def key_of(trace_ids: npt.NDArray[np.uint8]) -> U64:
-    """The random half of trace ids (n, 16) as one word each."""
-    return _words(trace_ids[:, 8:])
-
-
-def _words(ids: npt.NDArray[np.uint8]) -> U64:
-    """Ids of 8 bytes (n, 8) as one word each."""
-    words: U64 = np.ascontiguousarray(ids).view(np.uint64).reshape(-1)
-    return words
 
 
 class Follower(Protocol):
@@ -163,6 +131,7 @@ class Joins:
         max_held: int = MAX_HELD,
     ) -> None:
         self.stats = JoinStats()
+        self.joined = Joined()
         self._source = source
         self._clock = clock_ns
         self._hold_ns = int(hold_s * _S)
@@ -172,8 +141,6 @@ class Joins:
         self.reused = Reused()
         self._seen_until = 0  # what had happened before was in the ring when it was read
         self._latest: list[Records] = []  # calls of the last seconds, whatever became of them
-        self._joined = np.empty(0, _JOINED)  # sorted by key
-        self._order: list[npt.NDArray[np.void]] = []  # of joining, to forget the oldest first
         self._held: list[tuple[int, Records]] = []  # since when, oldest first
         self._followers: list[Follower] = []
         self._turns = Turns(self._hold_ns)
@@ -197,10 +164,10 @@ class Joins:
 
     def hold(self, records: Records) -> Records:
         """Those that need not wait, in true ids; the others are kept."""
-        pending = has_flags(records, _WAITS)
+        pending = has_flags(records, WAITS)
         if not pending.any():
             return records
-        ready, waiting = self._resolve(records[pending])
+        ready, waiting = self.joined.resolve(records[pending])
         if len(waiting):
             self._held.append((self._clock(), waiting))
         kept: Records = np.concatenate([records[~pending], ready])
@@ -220,13 +187,13 @@ class Joins:
         still: list[tuple[int, Records]] = []
         room = self._max_held
         for since, records in reversed(self._held):
-            ready, waiting = self._resolve(records)
+            ready, waiting = self.joined.resolve(records)
             if now - since > self._hold_ns:
                 self.stats.waited_too_long += len(waiting)
-                ready, waiting = np.concatenate([ready, _as_they_are(waiting)]), waiting[:0]
+                ready, waiting = np.concatenate([ready, as_they_are(waiting)]), waiting[:0]
             elif len(waiting) > room:
                 self.stats.too_many_waited += len(waiting) - room
-                leaving = _as_they_are(waiting[: len(waiting) - room])
+                leaving = as_they_are(waiting[: len(waiting) - room])
                 ready, waiting = np.concatenate([ready, leaving]), waiting[len(waiting) - room :]
             room -= len(waiting)
             if len(ready):
@@ -244,8 +211,8 @@ class Joins:
         for follower in self._followers:
             follower.settle(last=True)
         for _, records in self._held:
-            ready, waiting = self._resolve(records)
-            released += [ready, _as_they_are(waiting)]
+            ready, waiting = self.joined.resolve(records)
+            released += [ready, as_they_are(waiting)]
         self._held = []
         return [records for records in released if len(records)]
 
@@ -415,14 +382,15 @@ class Joins:
         proven = calls["depth"] < WORKER
         self.stats.proven += int(proven.sum())
         self.stats.unproven += int((~proven).sum())
-        self._join(calls, proven, calls["after"] & proven)
+        self.joined.add(calls, proven, calls["after"] & proven)
 
     def _settle_turns(self, *, last: bool = False) -> None:
         calls, proven = self._turns.settle(self._seen_until, last=last)
         if len(calls):
             self.stats.proven += int(proven.sum())
             self.stats.unproven += int((~proven).sum())
-            self._join(calls, proven, np.zeros(len(calls), np.bool_), calls["evidence"]["link"])
+            after = np.zeros(len(calls), np.bool_)
+            self.joined.add(calls, proven, after, calls["evidence"]["link"])
 
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
         """Calls on branches that live on after the answer, or call again, are proven by nothing."""
@@ -462,123 +430,6 @@ class Joins:
         holds[holds] = same.all(1)
         calls["depth"][rows[~(holds & _all_over(calls[rows]))]] = WORKER
 
-    def _join(
-        self,
-        calls: npt.NDArray[np.void],
-        proven: Mask,
-        after: Mask,
-        link: Link | npt.NDArray[np.uint8] = Link.TASK,
-    ) -> None:
-        """link: by which rule, of all or of each."""
-        rows = np.zeros(len(calls), _JOINED)
-        rows["link"] = link
-        evidence, parent = calls["evidence"], calls["parent"]
-        predicted = has_flags(evidence, Flag.UNPROVEN)
-        own_trace, own_span = key_of(evidence["trace_id"]), _words(evidence["span_id"])
-        rows["key"] = np.where(predicted, own_span, own_trace)
-        rows["span_id"] = evidence["span_id"]
-        rows["proven"] = proven
-        rows["after"] = after
-        rows["trace_id"] = np.where(proven[:, None], parent["trace_id"], evidence["trace_id"])
-        rows["parent_id"][proven] = parent["span_id"][proven]
-        rows["trace_flags"] = np.where(proven, parent["trace_flags"], evidence["trace_flags"])
-        unsampled = evidence["flags"] & np.uint16(Flag.UNSAMPLED)
-        rows["flags"] = np.where(proven, parent["flags"], unsampled)
-        inherited = parent["sampling"] & ~_OF_THE_REQUEST
-        rows["sampling"] = np.where(proven, inherited, evidence["sampling"])
-        self._order.append(rows)
-        total = sum(len(batch) for batch in self._order)
-        while total > JOINED_KEPT and len(self._order) > 1:
-            total -= len(self._order.pop(0))
-        joined = np.concatenate(self._order)
-        self._joined = joined[np.argsort(joined["key"], kind="stable")]
-
-    # -- records --------------------------------------------------------------------------
-
-    def _resolve(self, records: Records) -> tuple[Records, Records]:
-        """Records of which all is known, rewritten; and those that wait on."""
-        if not len(self._joined):
-            return records[:0], records
-        records, waiting = self._verify(records)
-        pending = has_flags(records, Flag.TRACE_PENDING)
-        if not pending.any():
-            return records, waiting
-        ready, unknown = self.to_true_traces(records[pending])
-        return np.concatenate([records[~pending], ready]), np.concatenate([waiting, unknown])
-
-    def _verify(self, records: Records) -> tuple[Records, Records]:
-        """Predicted parents that are proven, or corrected; and records that wait for that."""
-        unproven = has_flags(records, Flag.UNPROVEN)
-        if not unproven.any():
-            return records, records[:0]
-        at = self._find(_words(records["span_id"]))
-        waiting = unproven & (at < 0)
-        records, waits, at = records[~waiting].copy(), records[waiting], at[~waiting]
-        rows = np.flatnonzero(has_flags(records, Flag.UNPROVEN))
-        proof = self._joined[at[rows]]
-        found = proof["proven"]
-        wrong = found & (records["parent_id"][rows] != proof["parent_id"]).any(1)
-        self.stats.corrected += int(wrong.sum())
-        records["flags"][rows] &= np.uint16(0xFFFF ^ Flag.UNPROVEN)
-        records["flags"][rows[found & proof["after"]]] |= np.uint16(Flag.AFTER_RESPONSE)
-        self._correct(records, rows[wrong], proof[wrong])
-        records["parent_id"][rows[~found]] = 0
-        records["link"][rows[~found]] = Link.NONE
-        return records, waits
-
-    def _correct(self, records: Records, rows: Index, proof: npt.NDArray[np.void]) -> None:
-        """Give records the proven parents. What the calls led to keeps the predicted trace."""
-        for field in ("trace_id", "parent_id", "trace_flags", "sampling"):
-            records[field][rows] = proof[field]
-        inherited = np.uint16(Flag.TRACE_PENDING | Flag.UNSAMPLED)
-        kept = records["flags"][rows] & ~inherited
-        records["flags"][rows] = kept | (proof["flags"] & inherited)
-
-    def to_true_traces(self, records: Records) -> tuple[Records, Records]:
-        """Records of pending traces whose true id is known, rewritten; and the others."""
-        if not len(self._joined):
-            return records[:0], records
-        first = self._find(key_of(records["trace_id"]))
-        at, known = first.copy(), first >= 0
-        moving = known & self._stands_for_pending(at)
-        for _ in range(_HOPS):
-            if not moving.any():
-                break
-            at[moving] = self._find(key_of(self._joined["trace_id"][at[moving]]))
-            known &= at >= 0
-            moving &= known
-            moving[moving] &= self._stands_for_pending(at[moving])
-        known &= ~moving
-        ready = records[known].copy()
-        self._rewrite(ready, first[known], at[known])
-        return ready, records[~known]
-
-    def _find(self, keys: U64) -> Index:
-        """Rows of the joined traces, -1 where a trace is not among them."""
-        at = np.searchsorted(self._joined["key"], keys)
-        at[at == len(self._joined)] = 0
-        found: Index = np.where(self._joined["key"][at] == keys, at, -1)
-        return found
-
-    def _stands_for_pending(self, at: Index) -> Mask:
-        rows = self._joined[at]
-        pending: Mask = rows["proven"] & ((rows["flags"] & np.uint16(Flag.TRACE_PENDING)) != 0)
-        return pending
-
-    def _rewrite(self, records: Records, first: Index, last: Index) -> None:
-        own, true = self._joined[first], self._joined[last]
-        is_call = (records["role"] == Role.CLIENT) & (records["span_id"] == own["span_id"]).all(1)
-        is_call &= own["proven"]
-        records["trace_id"] = true["trace_id"]
-        records["trace_flags"] = true["trace_flags"]
-        records["sampling"] = true["sampling"]
-        flags = records["flags"] & np.uint16(0xFFFF ^ (Flag.TRACE_PENDING | Flag.UNSAMPLED))
-        flags |= true["flags"] & np.uint16(Flag.UNSAMPLED)
-        flags[is_call & own["after"]] |= np.uint16(Flag.AFTER_RESPONSE)
-        records["flags"] = flags
-        records["parent_id"][is_call] = own["parent_id"][is_call]
-        records["link"][is_call] = own["link"][is_call]
-
 
 def _bit_below(bits: npt.NDArray[np.uint8], depth: npt.NDArray[np.int8]) -> Mask:
     """Whether the context below the one at `depth` has its bit; none is below the first."""
@@ -594,18 +445,3 @@ def _all_over(calls: npt.NDArray[np.void]) -> Mask:
     in_branch = np.where(matched, (1 << np.minimum(depth, 8).astype(np.int64)) - 1, 0)
     over: Mask = (calls["over"] & in_branch) == in_branch
     return over
-
-
-def has_flags(records: npt.NDArray[np.void], flags: int) -> Mask:
-    has: Mask = (records["flags"] & np.uint16(flags)) != 0
-    return has
-
-
-def _as_they_are(records: Records) -> Records:
-    """Records that leave unproven: a predicted parent is none."""
-    records = records.copy()
-    predicted = has_flags(records, Flag.UNPROVEN)
-    records["parent_id"][predicted] = 0
-    records["link"][predicted] = Link.NONE
-    records["flags"] &= np.uint16(0xFFFF ^ _WAITS)
-    return records

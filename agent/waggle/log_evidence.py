@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from waggle import layout
 from waggle.answers import Mask, Reused
-from waggle.evidence import WORKER, Joins, has_flags, key_of
+from waggle.evidence import WORKER, Joins
+from waggle.joined import has_flags
 from waggle.layout import EvidenceKind, Flag
 from waggle.spans import Records
 
@@ -51,24 +52,14 @@ class LogJoins(Joins):
         """Of records that are kept elsewhere: those of which all is known, in true ids, and the
         others. They have the fields of an exchange that this module reads or writes."""
         waiting = records[:0]
-        if len(self._joined):
-            records, waiting = self._verify(records)
-            self._name_requests(records)
+        if len(self.joined):
+            records, waiting = self.joined.verify(records)
+            self.joined.name_requests(records)
         unproven = has_flags(records, Flag.UNPROVEN)
         waiting, records = np.concatenate([waiting, records[unproven]]), records[~unproven]
         pending = has_flags(records, Flag.TRACE_PENDING)
-        ready, unknown = self._of_calls.to_true_traces(records[pending])
+        ready, unknown = self._of_calls.joined.to_true_traces(records[pending])
         return np.concatenate([records[~pending], ready]), np.concatenate([waiting, unknown])
-
-    def _name_requests(self, records: Records) -> None:
-        """Give records, in place, the requests that are proven; their traces may be pending."""
-        rows = np.flatnonzero(has_flags(records, Flag.TRACE_PENDING))
-        at = self._find(key_of(records["trace_id"][rows]))
-        rows, at = rows[at >= 0], at[at >= 0]
-        named = records[rows]
-        self._rewrite(named, at, at)
-        named["flags"][self._stands_for_pending(at)] |= np.uint16(Flag.TRACE_PENDING)
-        records[rows] = named
 
     def _drop_workers(self, calls: npt.NDArray[np.void]) -> None:
         """Besides: what is logged in a context that serves many connections may be a timer's,

@@ -8,10 +8,8 @@ where that is proven later, the record waits for the proof like a span does.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,25 +21,23 @@ from waggle.evidence import HOLD_S, Joins
 from waggle.exporter.base import ExporterStats
 from waggle.layout import Flag, LogSource
 from waggle.log_evidence import LogJoins
-from waggle.logrecords import LogBatch, LogShape
-from waggle.probes.logs import journal
+from waggle.log_failures import Failures
+from waggle.log_shapes import Shapes, path_of_descriptor
+from waggle.logrecords import LogBatch
+from waggle.probes.logs.datagrams import entries_of_datagrams
 from waggle.probes.logs.lines import FACTS, MAX_LINE, Assembler, Entries
 from waggle.probes.logs.tracebacks import read_failure
-from waggle.spans import LINK_METHODS, Attributes, Event, Records, ResourceTable, SpanBatch
+from waggle.spans import Attributes, Event, Records, ResourceTable, SpanBatch
 
 EVERY_S = 0.2  # how often the ring is looked at when no spans come
 HIGH_WATER = 0.25  # or when it is this full
 MAX_WAITING = 16_384  # records whose request is proven later,
 MAX_WAITING_BYTES = 32 << 20  # and of their text
-MAX_SHAPES = 4096
-MAX_FAILURES = 4096  # exceptions whose span has not come yet
-FAILURES_A_SPAN = 8
 _SAMPLED = 1  # of W3C trace flags
 
 _S = 1_000_000_000
 _WAITS = np.uint16(Flag.TRACE_PENDING | Flag.UNPROVEN)
 _DATAGRAMS = (LogSource.JOURNAL, LogSource.SYSLOG)
-_STREAMS = {LogSource.STDOUT: "stdout", LogSource.STDERR: "stderr"}
 # What Joins reads and writes of a record, and which record that is.
 _IDS = np.dtype(
     [
@@ -145,8 +141,8 @@ class LogStage:
         self._exporters = exporters
         self._clock = clock
         self._assembler = Assembler(max_line)
-        self._shapes = _Shapes(path_of or path_of_descriptor)
-        self._failures = _Failures()
+        self._shapes = Shapes(path_of or path_of_descriptor)
+        self._failures = Failures()
         self._waiting: list[_Waiting] = []
         self._next_look = 0.0
 
@@ -350,44 +346,6 @@ class LogStage:
                 self._failures.add(batch.span_ids[row].tobytes(), event, sampled=sampled)
 
 
-def entries_of_datagrams(records: Records) -> tuple[Entries, int]:
-    """One entry a datagram; and of how many nothing could be read."""
-    bodies: list[bytes] = []
-    entries = Entries.none()
-    heads, firsts, extra, lost = entries.heads, [], entries.extra, 0
-    for first, datagram in _datagrams(records):
-        if records["source"][first] == LogSource.JOURNAL:
-            read = journal.read_entry(datagram)
-        else:
-            read = journal.read_syslog(datagram)
-        if read is None or not read[0]:
-            lost += 1
-            continue
-        body, head, attributes = read
-        if attributes:
-            extra[len(bodies)] = attributes
-        bodies.append(body[:MAX_LINE])
-        heads.append(head)
-        firsts.append(first)
-    lengths = np.array([len(body) for body in bodies], np.intp)
-    facts = np.empty(len(firsts), FACTS)
-    for name in FACTS.names or ():
-        facts[name] = records[name][firsts]
-    text = np.frombuffer(b"".join(bodies), np.uint8)
-    cut = np.zeros(len(bodies), np.bool_)
-    return Entries(text, np.cumsum(lengths) - lengths, lengths, facts, heads, cut, extra), lost
-
-
-def _datagrams(records: Records) -> list[tuple[int, bytes]]:
-    """The pieces of each write joined: row of the first, and all bytes."""
-    found: dict[tuple[int, int], tuple[int, list[bytes]]] = {}
-    for row in range(len(records)):
-        key = (int(records["tid"][row]), int(records["time_ns"][row]))
-        piece = records["bytes"][row][: int(records["length"][row])].tobytes()
-        found.setdefault(key, (row, []))[1].append(piece)
-    return [(row, b"".join(pieces)) for row, pieces in found.values()]
-
-
 def _with_lines(batch: LogBatch) -> list[int]:
     """Rows whose body has several lines."""
     breaks = np.flatnonzero(batch.text == 10)
@@ -425,130 +383,3 @@ def _forget(ids: npt.NDArray[np.void]) -> None:
 
 def _no_records() -> Records:
     return np.empty(0, layout.LOG)
-
-
-def path_of_descriptor(tgid: int, descriptor: int, inode: int) -> str:
-    """The path of an open file of a process, empty when that is no longer to be had."""
-    link = Path(f"/proc/{tgid}/fd/{descriptor}")
-    try:
-        return str(link.readlink()) if link.stat().st_ino == inode else ""
-    except OSError:
-        return ""
-
-
-class _Shapes:
-    """What records have in common, each kind of record once."""
-
-    def __init__(self, path_of: Callable[[int, int, int], str]) -> None:
-        self.rows: list[LogShape] = []
-        self._path_of = path_of
-        self._known: dict[tuple[object, ...], int] = {}
-        self._paths: OrderedDict[tuple[int, int, int], str] = OrderedDict()
-
-    def of(
-        self,
-        entries: Entries,
-        rows: Positions,
-        resources: npt.NDArray[np.intp],
-        owned: npt.NDArray[np.bool_],
-    ) -> Positions:
-        """The shape of each row."""
-        if len(self.rows) > MAX_SHAPES:
-            self.rows, self._known = [], {}
-        facts = entries.facts[rows]
-        columns = zip(
-            resources.tolist(),
-            facts["source"].tolist(),
-            np.where(owned, facts["link"], 0).tolist(),
-            (facts["flags"] & np.uint16(Flag.AFTER_RESPONSE)).astype(np.bool_).tolist(),
-            entries.cut[rows].tolist(),
-            facts["inode"].tolist(),
-            rows.tolist(),
-            strict=True,
-        )
-        found = np.empty(len(rows), np.intp)
-        for number, (*key, row) in enumerate(columns):
-            head = entries.heads[row]
-            said = (head.number, head.text) if head is not None else (0, "")
-            known = self._known.get((*key, *said))
-            if known is None:
-                known = self._make(key, said, facts[number], bool(owned[number]))
-                self._known[(*key, *said)] = known
-            found[number] = known
-        return found
-
-    def _make(self, key: Sequence[int], said: tuple[int, str], facts: np.void, owned: bool) -> int:
-        resource, source, link, after, cut, *_ = key
-        attributes = self._stream(source, facts)
-        if owned and link in LINK_METHODS:
-            attributes["waggle.link.method"] = LINK_METHODS[link]
-        if owned and after:
-            attributes["waggle.after_response"] = True
-        if cut:
-            attributes["waggle.log.cut"] = True
-        self.rows.append(LogShape(resource, *said, attributes))
-        return len(self.rows) - 1
-
-    def _stream(self, source: int, facts: np.void) -> Attributes:
-        if source in _STREAMS:
-            return {"log.iostream": _STREAMS[LogSource(source)]}
-        if source != LogSource.FILE:
-            return {}
-        key = (int(facts["tgid"]), int(facts["process_start_ns"]), int(facts["inode"]))
-        path = self._paths.get(key)
-        if path is None:
-            path = self._path_of(key[0], int(facts["descriptor"]), key[2])
-            self._paths[key] = path
-            if len(self._paths) > MAX_SHAPES:
-                self._paths.popitem(last=False)
-        if not path:
-            return {}
-        return {"log.file.path": path, "log.file.name": PurePosixPath(path).name}
-
-
-class _Failures:
-    """Exceptions by the span that they belong to, until it comes."""
-
-    def __init__(self) -> None:
-        self.late = 0  # of spans that were sampled
-        self._events: OrderedDict[bytes, list[Event]] = OrderedDict()
-        self._dropped: dict[bytes, int] = {}  # how many more than FAILURES_A_SPAN
-        self._unsampled: set[bytes] = set()  # which only the tail may let go
-
-    def add(self, span_id: bytes, event: Event, *, sampled: bool) -> None:
-        events = self._events.setdefault(span_id, [])
-        if not sampled:
-            self._unsampled.add(span_id)
-        twice = any(one.attributes == event.attributes for one in events)
-        if len(events) < FAILURES_A_SPAN and not twice:
-            events.append(event)
-        elif not twice:
-            self._dropped[span_id] = self._dropped.get(span_id, 0) + 1
-        if len(self._events) > MAX_FAILURES:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        span_id, events = self._events.popitem(last=False)
-        dropped = self._dropped.pop(span_id, 0)
-        if span_id in self._unsampled:
-            self._unsampled.remove(span_id)
-        else:
-            self.late += len(events) + dropped
-
-    def give_up(self) -> None:
-        """No more spans come."""
-        while self._events:
-            self._forget_oldest()
-
-    def take(
-        self, span_ids: npt.NDArray[np.uint8]
-    ) -> tuple[dict[bytes, tuple[Event, ...]], dict[bytes, int]]:
-        """Those of a batch's spans, and how many more there were."""
-        if not self._events:
-            return {}, {}
-        wanted = np.frombuffer(b"".join(self._events), np.uint64)
-        have = np.ascontiguousarray(span_ids).view(np.uint64).reshape(-1)
-        keys = dict.fromkeys(key.tobytes() for key in have[np.isin(have, wanted)])
-        self._unsampled.difference_update(keys)
-        dropped = {key: self._dropped.pop(key) for key in keys if key in self._dropped}
-        return {key: tuple(self._events.pop(key)) for key in keys}, dropped

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from waggle import answers as answering
 from waggle import evidence as joining
-from waggle import layout
+from waggle import joined, layout
 from waggle.evidence import AFTER_NS, BRANCH_NS, HOLD_S, Joins
 from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 
@@ -602,7 +602,7 @@ def test_a_prediction_that_holds() -> None:
     ring.put(call(1, 200, [101], flags=Flag.UNPROVEN), answer(9, 100, 300, 101))
     row = released(joins)[1]
     assert (parent_of(row), trace_of(row), int(row["flags"][0])) == (9, 9, 0)
-    assert joins.stats.corrected == 0
+    assert joins.joined.corrected == 0
 
 
 def test_a_prediction_that_was_wrong() -> None:
@@ -612,7 +612,7 @@ def test_a_prediction_that_was_wrong() -> None:
     ring.put(call(1, 200, [101], flags=Flag.UNPROVEN), answer(9, 100, 300, 101))
     row = released(joins)[1]
     assert (parent_of(row), trace_of(row)) == (9, 9)
-    assert joins.stats.corrected == 1
+    assert joins.joined.corrected == 1
 
 
 def test_a_prediction_without_proof() -> None:
@@ -668,7 +668,7 @@ def test_a_ring_that_fills_up() -> None:
 
 def test_tables_are_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """Joined traces, calls and answers that are remembered have bounds."""
-    monkeypatch.setattr(joining, "JOINED_KEPT", 10)
+    monkeypatch.setattr(joined, "JOINED_KEPT", 10)
     monkeypatch.setattr(joining, "CALLS_KEPT", 5)
     monkeypatch.setattr(answering, "ANSWERS_KEPT", 5)
     ring, _, joins = fresh()
@@ -677,5 +677,5 @@ def test_tables_are_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def
         ring.put(answer(5000 + number, 10, 20, 2 * number + 5001))
         joins.release()
     assert len(joins._calls) <= 5
-    assert len(joins._joined) <= 10
+    assert len(joins.joined) <= 10
     assert sum(len(batch) for batch in joins._answers._batches) <= 5

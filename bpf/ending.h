@@ -23,13 +23,16 @@ enum tcp_state {
 	TCP_LAST_ACK = 9,
 };
 
-/* A UNIX socket that was closed has lost its descriptor's side, or is another's. */
+/* A UNIX socket that was closed has lost its descriptor's side, or is another's. One that waits to be
+ * accepted has no such side yet. */
 INLINE int unix_is_closed(u64 sock, u64 peer)
 {
 	struct sock *sk = (void *)sock;
 	struct unix_sock *end = (void *)sock;
 
-	return !BPF_CORE_READ(sk, sk_socket) || (u64)BPF_CORE_READ(end, peer) != peer;
+	return (!BPF_CORE_READ(sk, sk_socket) &&
+		BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE) ||
+	       (u64)BPF_CORE_READ(end, peer) != peer;
 }
 
 /* The reader of a UNIX connection sees its end: was the other side closed? */

@@ -196,6 +196,27 @@ def test_idle_connections_end_silently(capture: Capture, family: str) -> None:
         expect_pairs(pair.recorded, [1])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_request_before_its_connection_is_accepted(capture: Capture, family: str) -> None:
+    """A request that waits for a server which has not accepted its connection yet is open, however
+    often ends that no hook sees are looked for meanwhile."""
+    with recording(capture) as recorded:
+        server, client = recorded.actor(), recorded.actor()
+        pair = open_connection(server, client, recorded, family)
+        pair.close()
+        _, address = server.listening or ("", None)
+        kind = {"unix": "AF_UNIX", "ipv6": "AF_INET6"}.get(family, "AF_INET")
+        client.do("connect", name="late", family=kind, address=address)
+        client.send("late", request(1))
+        capture.sweep()
+        server.do("accept", listener="listener", name="late")
+        server.receive_to("late", request(1)[-40:])
+        server.send("late", response())
+        client.receive_to("late", response()[-40:])
+        recorded.finish(2)
+        expect_pairs(recorded, [1])
+
+
 def test_half_a_head_is_nothing(capture: Capture) -> None:
     """A client that leaves in the middle of a head has not asked; nothing stays behind."""
     with connected(capture) as pair:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Requests that came by a protocol which nobody reads: FastCGI. Whose they are was handed over with
- * their first byte (carry.h), and in PHP who reads that serves the request (rule `thread`). Of the
- * connection no more is known than whether it is there still.
+ * Requests that came by a protocol which nobody reads: FastCGI, or uWSGI's own. Whose they are was
+ * handed over with their first byte (carry.h), and who reads that serves the request (rule `thread`).
+ * Of the connection no more is known than whether it is there still.
  */
 #ifndef WAGGLE_CARRIED_H
 #define WAGGLE_CARRIED_H
@@ -54,6 +54,8 @@ OUT_OF_LINE int carried_owner(u32 tid, struct owner *owner)
 		slot->carried = 0;
 		return 0;
 	}
+	if (!connection->current.record.facts.link) /* whose, nobody has said, or not yet */
+		return 0;
 	owner->sock = sock;
 	owner->index = 0;
 	owner->tid = tid;
@@ -62,7 +64,7 @@ OUT_OF_LINE int carried_owner(u32 tid, struct owner *owner)
 
 INLINE int rule_carried(const struct waggle_process *process, u32 tid, struct owner *owner)
 {
-	if (!(process->mode & WAGGLE_PROCESS_CARRIED) || process->thread_contradicts)
+	if (!process->is_carried || process->thread_contradicts)
 		return 0;
 	return carried_owner(tid, owner);
 }

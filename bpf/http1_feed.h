@@ -10,6 +10,7 @@
 #include "http2_judge.h"
 #include "http2_upgrade.h"
 #include "tls.h"
+#include "uwsgi.h"
 
 #define READ_AT_ONCE 1024 /* most heads are whole in one read */
 #define FEED_STEPS 2048	  /* states passed in one call; a chunk is two */
@@ -278,6 +279,19 @@ INLINE void note_left_alone(const struct connection *connection, u64 word, u32 l
 		count(WAGGLE_COUNT_TLS_LEFT_ALONE);
 }
 
+/* Whether the connection begins with a request by uWSGI's protocol. Servers send its variables by
+ * one call, and uWSGI reads as much as there is. */
+OUT_OF_LINE int reads_uwsgi(struct feed *feed)
+{
+	struct feed_state *state = &feed->scratch->state;
+	u64 words[UWSGI_WINDOW / 8] = {};
+
+	if (state->length - state->offset < UWSGI_WINDOW ||
+	    read_bytes(state, words, sizeof(words), state->base + state->offset))
+		return 0;
+	return begins_uwsgi(words);
+}
+
 /* Whose connection is this? The side that sends the first request is the client. */
 INLINE int judge(struct feed *feed, u64 word, u32 length)
 {
@@ -292,7 +306,8 @@ INLINE int judge(struct feed *feed, u64 word, u32 length)
 	if (tls_wanted && judge_tls(connection, word, length))
 		return 0;
 	note_left_alone(connection, word, length);
-	if (begins_fastcgi(word, length)) {
+	if (begins_fastcgi(word, length) ||
+	    (uwsgi_may_begin(word, length) && reads_uwsgi(feed))) {
 		carry(feed);
 		feed_over(feed, WAGGLE_COUNT_CONNECTIONS_GIVEN_UP);
 		return 0;

@@ -382,7 +382,7 @@ enum waggle_process_mode {
 	WAGGLE_PROCESS_RULE_WORKER = 8192, /* who answers a request has made its calls (workers.h) */
 	WAGGLE_PROCESS_WORKER_TOLD = 16384, /* and is no thread: map `schedulers` tells */
 	WAGGLE_PROCESS_RULE_ALONE = 32768, /* rule `alone` may be tried */
-	WAGGLE_PROCESS_CARRIED = 65536, /* is asked by FastCGI, and by one at a time (carry.h) */
+	WAGGLE_PROCESS_CARRIED = 65536, /* is asked by FastCGI, by one at a time (carry.h) */
 };
 
 struct waggle_process {
@@ -400,12 +400,16 @@ struct waggle_process {
 	unsigned long long alone_sock; /* rule `alone`: the request read last, 0: none yet */
 	unsigned int alone_index;
 	unsigned int alone_calls; /* claimed by it */
+	unsigned int is_carried; /* a request has come by a protocol that nobody reads (carry.h) */
+	unsigned int reserved;
 };
 
 /* Where a loop keeps the task that a thread runs: value of the map `schedulers`, found by user
- * space (probes/haproxy). *(fs base + slot) is the thread's own. Offsets are in bytes. */
+ * space (probes/haproxy). *(fs base + slot) is the thread's own. Offsets are in bytes.
+ * Or which of its loops uWSGI runs (probes/uwsgi): its own while `held_at` holds `function`. */
 struct waggle_scheduler {
 	unsigned long long function; /* what a task runs that works on a request */
+	unsigned long long held_at;  /* address; 0: not uWSGI */
 	int slot;
 	unsigned int task_at;	  /* of what is the thread's: the task that it runs */
 	unsigned int function_at; /* of a task: what it runs, */

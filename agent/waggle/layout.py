@@ -509,7 +509,7 @@ TOLD = _dtype(
 )
 
 PROCESS = _dtype(
-    64,
+    72,
     [
         ("start_ns", "<u8", 0),
         ("mode", "<u4", 8),
@@ -525,6 +525,8 @@ PROCESS = _dtype(
         ("alone_sock", "<u8", 48),
         ("alone_index", "<u4", 56),
         ("alone_calls", "<u4", 60),
+        ("is_carried", "<u4", 64),
+        ("reserved", "<u4", 68),
     ],
 )
 
@@ -566,13 +568,14 @@ PYTHON = _dtype(
 )
 
 SCHEDULER = _dtype(
-    24,
+    32,
     [
         ("function", "<u8", 0),
-        ("slot", "<i4", 8),
-        ("task_at", "<u4", 12),
-        ("function_at", "<u4", 16),
-        ("object_at", "<u4", 20),
+        ("held_at", "<u8", 8),
+        ("slot", "<i4", 16),
+        ("task_at", "<u4", 20),
+        ("function_at", "<u4", 24),
+        ("object_at", "<u4", 28),
     ],
 )
 

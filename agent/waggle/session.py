@@ -43,6 +43,7 @@ from waggle.probes.node.attach import NodeProbe
 from waggle.probes.python.attach import PythonProbe
 from waggle.probes.python.call_sites import call_sites
 from waggle.probes.python.code_attach import CodeProbe
+from waggle.probes.uwsgi.attach import UwsgiProbe
 from waggle.processes import ProcessTable
 from waggle.procfs import ProcFs
 from waggle.rule_scores import score_lines
@@ -94,6 +95,7 @@ class Session:
             NodeProbe(capture.bpf),
             HaproxyProbe(capture.bpf),
             JavaProbe(capture.bpf),
+            UwsgiProbe(capture.bpf),
         ]
         if capture.not_tls:
             say(f"what is encrypted is not seen: this kernel refuses it: {capture.not_tls}")

@@ -27,6 +27,7 @@ from .toolchain import (
     RUST_MATRIX,
     SERVLET_CLASSES,
     SERVLET_JARS,
+    UWSGI_VENV,
     ensure_runtimes,
     has_cargo,
     tool,
@@ -269,22 +270,55 @@ def _servlets(name: str, program: str = "Servlets", java: Path | None = None) ->
     return ServerKind(command)
 
 
-def _uwsgi(place: Place, _: Options) -> list[str | Path]:
-    """uWSGI with a Python inside, behind nginx, by the protocol that has its name."""
-    socket = place.folder / "uwsgi.socket"
-    place.folder.chmod(0o755)
-    program = PROGRAMS / "python" / "plain_wsgi.py"
-    work = ["--plugin", "python3", "--processes", "8", "--master"]
-    where: list[str | Path] = ["--wsgi-file", program, "--socket", socket, "--chmod-socket=666"]
-    names = ("REQUEST_URI", "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL", "SERVER_NAME")
-    given = " ".join(f"uwsgi_param {name} ${name.lower()};" for name in names)
+_WSGI = PROGRAMS / "python" / "plain_wsgi.py"
+_WSGI_NAMES = ("REQUEST_URI", "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL", "SERVER_NAME")
+
+
+def _uwsgi_by_nginx(place: Place, where: str) -> list[str | Path]:
+    given = " ".join(f"uwsgi_param {name} ${name.lower()};" for name in _WSGI_NAMES)
     given += " uwsgi_param PATH_INFO $document_uri; uwsgi_param SERVER_PORT $server_port;"
-    every = f"location / {{ uwsgi_pass unix:{socket}; {given} }}"
-    nginx = nginx_with(place, "", [every])
-    run = 'exec "$0" -e stderr -p "${NGINX_FOLDER}" -c "${NGINX_FOLDER}/nginx.conf"'
-    start = f'setpriv --pdeathsig INT "$@" & {run}'  # it ends with nginx
-    folder = f"NGINX_FOLDER={place.folder}"
-    return ["env", folder, "sh", "-c", start, nginx[0], tool("uwsgi-core"), *work, *where]
+    return nginx_with(place, "", [f"location / {{ uwsgi_pass {where}; {given} }}"])
+
+
+def _uwsgi_by_httpd(place: Place, where: str) -> list[str | Path]:
+    config = place.folder / "httpd.conf"
+    text = _HTTPD.format(
+        folder=place.folder,
+        port=place.port,
+        mpm="event",
+        modules=HTTPD_MODULES,
+        matching=f"LoadModule proxy_uwsgi_module {HTTPD_MODULES}/mod_proxy_uwsgi.so",
+        upstream=f"{where}|uwsgi://localhost",
+        options="",
+        workers=_HTTPD_WORKERS["event"],
+    )
+    config.write_text(text)
+    return [tool("apache2"), "-DFOREGROUND", "-f", config]
+
+
+def _uwsgi(
+    *how: str | Path,
+    of_debian: bool = False,
+    in_front: Callable[[Place, str], list[str | Path]] = _uwsgi_by_nginx,
+    tcp: bool = False,
+    greenlets: str = "",
+) -> ServerKind:
+    """uWSGI with a Python inside, behind another program, by the protocol that has its name. how:
+    it works. of_debian: not PyPI's. tcp: not by a UNIX socket. greenlets: see plain_wsgi.py."""
+
+    def command(place: Place, _: Options) -> list[str | Path]:
+        socket, beside = place.folder / "uwsgi.socket", f"127.0.0.2:{place.port}"
+        place.folder.chmod(0o755)
+        where = ["--socket", beside if tcp else socket, "--chmod-socket=666"]
+        front = in_front(place, beside if tcp else f"unix:{socket}")
+        # It ends with who is in front of it, which becomes the shell's process.
+        start = 'setpriv --pdeathsig INT "$@" & exec $FRONT'
+        pypi = [UWSGI_VENV / "bin" / "uwsgi", "--virtualenv", UWSGI_VENV]
+        own = [tool("uwsgi-core"), "--plugin", "python3"] if of_debian else pypi
+        whole = [*own, *how, "--master", "--need-app", "--wsgi-file", _WSGI, *where]
+        return ["env", f"FRONT={' '.join(map(str, front))}", "sh", "-c", start, "sh", *whole]
+
+    return ServerKind(command, env={"GREENLETS": greenlets} if greenlets else {})
 
 
 def _php(place: Place, _: Options) -> list[str | Path]:
@@ -331,7 +365,14 @@ RUNTIMES: Mapping[str, ServerKind] = {
     "php-fpm-kept": _fpm(partial(_fastcgi_by_nginx, kept=True), children=40),
     "php-fpm-httpd": _fpm(_fastcgi_by_httpd),
     "php-fpm-caddy": _fpm(_fastcgi_by_caddy),
-    "uwsgi": ServerKind(_uwsgi),
+    "uwsgi": _uwsgi("--processes=8", of_debian=True),
+    "uwsgi-tcp": _uwsgi("--processes=8", of_debian=True, tcp=True),
+    "uwsgi-httpd": _uwsgi("--processes=8", of_debian=True, in_front=_uwsgi_by_httpd),
+    "uwsgi-threads": _uwsgi("--processes=2", "--threads=8"),
+    "uwsgi-gevent": _uwsgi(
+        *("--gevent=40", "--gevent-monkey-patch", "--enable-threads"), greenlets="loop"
+    ),
+    "uwsgi-patched": _uwsgi("--processes=2", greenlets="patched"),
     "puma": _puma("matrix.ru"),
     "rails": _puma("rails.ru"),
     "c-connection": _c("connection"),
@@ -367,7 +408,8 @@ CELLS: tuple[tuple[str, str, str], ...] = (
     ("php", "two", "streams"),
     *((f"php-fpm{front}", "two", "curl") for front in ("", "-tcp", "-kept", "-httpd", "-caddy")),
     ("php-fpm", "fire", "curl"),
-    ("uwsgi", "two", "url"),
+    *((f"uwsgi{way}", "two", "url") for way in ("", "-tcp", "-httpd", "-threads")),
+    ("uwsgi-gevent", "fire", "url"),
     *(("puma", "two", client) for client in ("kept", "close")),
     *(("rails", "two", client) for client in ("close", "faraday")),
     *(("puma", shape, "kept") for shape in ("mixed", "timer")),
@@ -390,7 +432,7 @@ _REASONS = {
     ("varnish", "proxy", "kept"): "another thread fetches",
     ("php-fpm-kept", "two", "curl"): "of a kept connection only the first request is told",
     ("php-fpm", "fire", "curl"): "the second call is made after the answer, without its connection",
-    ("uwsgi", "two", "url"): "nobody reads uWSGI's protocol, so no request is known",
+    ("uwsgi-gevent", "fire", "url"): "what a request leaves behind goes on while another is served",
     **dict.fromkeys(
         [(name, "future", "url") for name in ("spring", "spring-jetty", "spring-undertow")],
         "other threads call, and any thread answers",
@@ -412,11 +454,12 @@ _REASONS = {
 _FIRST_IN_THREE = {("java", "mixed", "url"), ("java-virtual", "mixed", "url")}
 _FIRST_IN_THREE |= {("puma", "mixed", "kept")}
 _NOT_EVEN_ALONE = {("java", "background", "http"), ("php-fpm-kept", "two", "curl")}
-_NOT_EVEN_ALONE |= {("uwsgi", "two", "url"), ("php-fpm", "fire", "curl")}
+_NOT_EVEN_ALONE |= {("uwsgi-gevent", "fire", "url"), ("php-fpm", "fire", "curl")}
 # Their first responses prove the rule: of these few requests that may be many.
 _NEEDS_PROOF = dict.fromkeys(("nginx", "undertow", "spring-undertow", "puma"), 0.5)
 _NEEDS_PROOF |= dict.fromkeys((f"nginx-{way}" for way in _NGINX_WAYS), 0.5)
 _NEEDS_PROOF |= dict.fromkeys(("php-fpm", "php-fpm-tcp"), 0.5)
+_NEEDS_PROOF |= dict.fromkeys(("uwsgi", "uwsgi-tcp", "uwsgi-threads"), 0.5)
 _FIRST_CALLS_LEFT_OUT = {"nginx-mirror": 0.9}  # a mirror's call outlives its request
 
 

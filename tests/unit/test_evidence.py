@@ -9,6 +9,7 @@ import numpy.typing as npt
 from waggle import answers as answering
 from waggle import evidence as joining
 from waggle import joined, layout
+from waggle.answers import QUIET_GAPS
 from waggle.evidence import AFTER_NS, BRANCH_NS, HOLD_S, Joins
 from waggle.layout import EvidenceKind, Flag, Link, Role, Sampling
 
@@ -483,6 +484,21 @@ def test_a_context_that_answers_again() -> None:
     ring.put(answer(8, 100, 200, 101), call(1, 300, [101]))
     ring.put(answer(9, 250, 400, 101, before=200))
     assert parent_of(released(joins)[1]) == 9
+
+
+def test_a_context_that_answers_again_among_other_requests() -> None:
+    """While several requests are open the next may have been read just before a call that comes
+    late: it is believed only once contexts did nothing between two requests often enough."""
+    ring, _, joins = fresh()
+    joins.hold(np.concatenate([record(number) for number in (1, 2)]))
+    ring.put(answer(8, 100, 200, 101), call(1, 300, [101], unanswered=2))
+    ring.put(answer(9, 250, 400, 101, before=200), answer(7, 20, 410, 102))
+    assert parent_of(released(joins)[1]) == 0
+    for at in range(1000, 1000 + 100 * QUIET_GAPS, 100):
+        ring.put(answer(50, at + 20, at + 90, 101, before=at - 10))
+    ring.put(call(2, 5000, [101], unanswered=2), answer(10, 4900, 5100, 101, before=4000))
+    ring.put(answer(11, 4950, 5200, 102, before=410))
+    assert parent_of(released(joins)[2]) == 10
 
 
 def test_a_request_without_an_answer_is_waited_for_no_more() -> None:

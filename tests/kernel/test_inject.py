@@ -683,7 +683,11 @@ def test_untraced(capture: Capture) -> None:
     stranger.close()
 
 
+# Both lines are written by the powers of two that their length is made of, the rest in one word.
+_BOTH_LINES = (*range(114, 119), 127, 128, 129, 255, 256, 257, 511, 512, 513)
+_AROUND = len("traceparent: \r\ntracestate: \r\n") + 55
 STATES = {
+    **{f"{n} bytes": (("tracestate: a=" + "x" * (n - _AROUND - 2),), True) for n in _BOTH_LINES},
     "plain": (("tracestate: rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",), True),
     "longest": (("tracestate: a=" + "x" * 510,), True),
     "blanks around": (("tracestate:   a=b  ",), True),

@@ -113,52 +113,45 @@ INLINE void learn_page_origin(const struct enrolment *mine)
 		page_origin = mine->data - BPF_CORE_READ(piece, offset) - page * PAGE_STRUCT_SCALE;
 }
 
+/* The bytes of the text that one bit of its length stands for, behind those of higher bits. Where
+ * they go is reckoned from the length alone, so that the verifier need not tell apart which of
+ * the parts before were written. */
+#define WRITE_PART(size)                                                  \
+	do {                                                              \
+		u32 from = masked(length, HEADER_TEXT_ROOM - 2 * (size)); \
+		u8 *part = to + from;                                     \
+									  \
+		if (!masked(length, size))                                \
+			break;                                            \
+		if (part + (size) > end)                                  \
+			return 0;                                         \
+		copy_words(part, text->bytes + from, size);               \
+	} while (0)
+
 /* Writes the text into the message, which has `length` bytes of room from `at` on. */
-INLINE int write_text(struct sk_msg_md *message, const struct header_text *text, u32 at)
+INLINE int write_text(struct sk_msg_md *message, const struct header_text *text)
 {
-	u32 length = text->length, done = length & ~7U;
+	u32 length = text->length, at = text->at, last;
 	u8 *to, *end;
 
-	if (bpf_msg_pull_data(message, at, at + length, 0))
+	if (length < TRACEPARENT_FIELD || length > HEADER_TEXT_MAX ||
+	    bpf_msg_pull_data(message, at, at + length, 0))
 		return 0;
 	to = data_of(message);
 	end = data_end_of(message);
-	for (u32 i = 0; i < HEADER_TEXT_MAX; i += 8) {
-		if (i >= done)
-			break;
-		if (to + i + 8 > end)
-			return 0;
-		store64(to + i, load64(text->bytes + i));
-	}
-	to += masked(done, HEADER_TEXT_ROOM - 1);
-#pragma clang loop unroll(full)
-	for (u32 i = 0; i < 7; i++) {
-		if (done + i >= length)
-			break;
-		if (to + i + 1 > end)
-			return 0;
-		to[i] = text->bytes[masked(done + i, HEADER_TEXT_ROOM - 1)];
-	}
-	return 1;
-}
-
-/* The same of a field that goes alone, whose length is known. */
-INLINE int write_field(struct sk_msg_md *message, const struct header_text *text)
-{
-	u32 at = text->at;
-	u8 *to, *end;
-
-	if (bpf_msg_pull_data(message, at, at + TRACEPARENT_FIELD, 0))
+	WRITE_PART(512);
+	WRITE_PART(256);
+	WRITE_PART(128);
+	WRITE_PART(64);
+	WRITE_PART(32);
+	WRITE_PART(16);
+	WRITE_PART(8);
+	/* What is left begins within the word that ends the text. */
+	last = masked(length - 8, HEADER_TEXT_ROOM - 1);
+	to += last;
+	if (to + 8 > end)
 		return 0;
-	to = data_of(message);
-	end = data_end_of(message);
-	if (to + TRACEPARENT_FIELD > end)
-		return 0;
-	/* The last of these begins within the one before. */
-#pragma clang loop unroll(full)
-	for (u32 i = 0; i + 8 <= TRACEPARENT_FIELD; i += 8)
-		store64(to + i, load64(text->bytes + i));
-	store64(to + TRACEPARENT_FIELD - 8, load64(text->bytes + TRACEPARENT_FIELD - 8));
+	store64(to, load64(text->bytes + last));
 	return 1;
 }
 
@@ -182,15 +175,18 @@ INLINE int grow_frame(struct sk_msg_md *message, const struct header_text *text)
 
 /* Inserts the text: a line, or a field where framed. Returns 0 when nothing was changed, minus one
  * when what was cannot be undone: then the message must not leave. */
-INLINE int insert_text(struct sk_msg_md *message, const struct header_text *text, int framed)
+PROVEN_ONCE int insert_text(struct sk_msg_md *message, struct header_text *text, int framed)
 {
-	u32 size = message->size, length = text->length, at = text->at;
-	int alone = framed && length == TRACEPARENT_FIELD, written;
+	u32 size, length, at;
 
+	if (!text)
+		return 0;
+	size = message->size;
+	length = text->length;
+	at = text->at;
 	if (bpf_msg_push_data(message, at, length, 0))
 		return 0;
-	written = alone ? write_field(message, text) : write_text(message, text, at);
-	if (!written || (framed && !grow_frame(message, text)))
+	if (!write_text(message, text) || (framed && !grow_frame(message, text)))
 		return bpf_msg_pop_data(message, at, length, 0) ? -1 : 0;
 	/* Otherwise it leaves in three segments. Where that fails, it does. */
 	if (size <= ONE_PIECE_MAX)

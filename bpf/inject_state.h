@@ -54,16 +54,14 @@ static long kept_step(u32 index, void *context)
 	return 0;
 }
 
-/* Whether these bytes, padded with anything printable, may stand in a header line. */
-INLINE int is_printable(const u8 *bytes, u32 length)
+/* Whether TRACESTATE_MAX bytes may stand in a header line. */
+INLINE int is_printable(const u8 *bytes)
 {
 	u64 bad = 0;
 
 	for (u32 at = 0; at < TRACESTATE_MAX; at += 8) {
 		u64 word = load64(bytes + at), rubout = word ^ (ONES * 0x7f);
 
-		if (at >= length)
-			break;
 		bad |= word | ((word - ONES * ' ') & ~word) | ((rubout - ONES) & ~rubout);
 	}
 	return !(bad & HIGHS);
@@ -90,7 +88,7 @@ INLINE u32 put_state_value(u8 *to, u64 from, u32 length)
 	for (u32 at = 0; at < TRACESTATE_MAX; at += 8)
 		store64(to + at, ONES * ' ');
 	if (bpf_probe_read_kernel(to, masked(length, HEADER_TEXT_ROOM - 1), (void *)from) ||
-	    !is_printable(to, length))
+	    !is_printable(to))
 		return 0;
 	to += masked(length, HEADER_TEXT_ROOM - 1);
 	to[0] = '\r';

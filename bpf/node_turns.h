@@ -114,7 +114,7 @@ OUT_OF_LINE int node_round_ends(u32 tgid, u32 tid, u64 handle)
 }
 
 /* Whose turn has asked for the immediate that runs; nobody's where none runs. */
-OUT_OF_LINE int turn_of_immediate(u32 tid, struct owner *owner)
+PROVEN_ONCE int turn_of_immediate(u32 tid, struct owner *owner)
 {
 	struct node_thread *node = bpf_map_lookup_elem(&node_threads, &tid);
 	struct node_numbers numbers = {};

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from waggle.config import Settings, nearest
@@ -53,6 +55,24 @@ def make_exporters(
         )
     making = _Making(settings, merged, on_event)
     return [make(making) for name, make in makers.items() if name in names]
+
+
+_MODULES = {
+    "otlp": ("encoding", "otlp"),
+    "zipkin": ("encoding", "zipkin"),
+    "file": ("encoding", "json_file"),
+    "json": ("jsonlines",),
+    "console": ("console",),
+}
+
+
+def load_exporters(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Import what make_exporters() will need, while there is something else to wait for. What is
+    wrong with the settings is for make_exporters() to say."""
+    with suppress(UsageError):
+        for name in sorted(_chosen(settings, settings.otlp_environ(environ))):
+            for module in _MODULES[name]:
+                import_module(f"waggle.exporter.{module}")
 
 
 def _chosen(settings: Settings, environ: Mapping[str, str]) -> set[str]:

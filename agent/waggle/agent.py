@@ -33,10 +33,12 @@ def run(settings: Settings) -> int:
         on_its_way = loading.loading_of(options_of(settings, sampling, os.environ))
         # numpy's linear algebra, which we never use, would start a thread for every CPU.
         with start.variable("OPENBLAS_NUM_THREADS", "1"):
+            from waggle.exporter.setup import load_exporters
             from waggle.probes.go.plans import Plans
             from waggle.session import Session  # numpy and the rest, at the same time
             from waggle.spans import load_decoders
         load_decoders()
+        load_exporters(settings, os.environ)
         plans = Plans(say, handover=settings.go_handover != "off")
         if launched is not None:
             plans.prepared(launched.path)  # which may take as long as all of that

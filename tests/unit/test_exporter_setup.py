@@ -1,5 +1,8 @@
 """Which exporters flags and OTEL_TRACES_EXPORTER ask for."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from waggle.config import load_settings
 from waggle.errors import UsageError
 from waggle.exporter.base import Exporter
 from waggle.exporter.otlp_settings import queue_settings
-from waggle.exporter.setup import encoder_for, make_exporters
+from waggle.exporter.setup import encoder_for, load_exporters, make_exporters
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
@@ -145,3 +148,47 @@ def test_every_exporter_gets_every_span(made: list[Exporter], tmp_path: Path) ->
     bodies = [otlp.requests[0].body, zipkin.requests[0].body, path.read_bytes()]
     ids = [body.count(b'"traceId"') for body in bodies]
     assert ids == [30, 30, 30]
+
+
+_AHEAD = """
+import json, sys
+from waggle.config import load_settings
+from waggle.exporter.setup import load_exporters, make_exporters
+
+flags, environ = json.loads(sys.argv[1])
+settings = load_settings(flags, {})
+load_exporters(settings, environ)
+before = set(sys.modules)
+made = make_exporters(settings, environ, lambda _: None)
+print(len(made), *(name for name in set(sys.modules) - before if name.startswith("waggle")))
+"""
+# Which of them is used only the settings of the sender say.
+_TRANSPORTS = {f"waggle.exporter.otlp_{name}" for name in ("http", "grpc", "tls")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [
+        ({}, {}),
+        ({"json_lines": True}, ENDPOINT),
+        ({"otlp": "http://c:1"}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
+        ({"zipkin": "http://c:1"}, {}),
+        ({"json_file": "spans.jsonl"}, {}),
+    ],
+)
+def test_little_is_left_to_import(
+    flags: dict[str, object], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """What exporters are made of is imported ahead, while the kernel is at work."""
+    words = [sys.executable, "-c", _AHEAD, json.dumps([flags, environ])]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path
+    )
+    count, *modules = done.stdout.split()
+    assert int(count) >= 1
+    assert set(modules) <= _TRANSPORTS
+
+
+def test_mistakes_are_not_said_ahead() -> None:
+    """Settings that cannot be used are told of by who makes the exporters, once."""
+    load_exporters(load_settings({}, {}), {"OTEL_TRACES_EXPORTER": "jaeger"})

@@ -6,9 +6,9 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from waggle.closing import Closing
 from waggle.libbpf.btf import ReadOnlyData
@@ -17,6 +17,9 @@ from waggle.libbpf.failures import LoadError
 from waggle.libbpf.links import Link, MapLink, UprobeOptions, attach_uprobe_multi
 from waggle.libbpf.maps import Map
 from waggle.libbpf.programs import Program
+
+if TYPE_CHECKING:  # what loading need not wait for
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Object(Closing):
@@ -171,6 +174,8 @@ class Object(Closing):
         """The same in a thread of its own; done when all are detached. The kernel waits until
         nobody can be in a probe any more: some milliseconds for each, a second for many on a busy
         machine, in which nobody else would be attached to."""
+        from concurrent.futures import ThreadPoolExecutor
+
         if self._detaching is None:
             self._detaching = ThreadPoolExecutor(1, "waggle-detacher")
         return self._detaching.submit(self._detach_all, list(links))

@@ -8,7 +8,7 @@ symbols takes longer than some programs live, which must be asked their name in 
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
 from waggle.processes import Known, ProcessTable
+from waggle.procfs import ProcessFacts
 from waggle.ring import RingPoller
 from waggle.sampling import Sampling
 from waggle.sdk import SdkPolicy
@@ -48,7 +49,9 @@ class Watcher:
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
     _stopped: bool = False
     _swept: float = 0.0
-    _considered: list[Decision] = field(default_factory=list)  # for the attacher, in order
+    # For the attacher, in order; without a lock: it does not wait until a batch is decided.
+    _considered: deque[Decision] = field(default_factory=deque)
+    _unnamed: list[ProcessFacts] = field(default_factory=list)  # to be remembered
     _to_attach: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -59,12 +62,14 @@ class Watcher:
         """Trace a process whatever the selectors say."""
         with self._lock:
             self._apply(self.discovery.adopt(tgid))
+            self._name()
 
     def begin(self) -> None:
         """Decide about what runs already. Raises TargetError for a --pid that is not there."""
         with self._lock:
             for decision in self.discovery.initial():
                 self._apply(decision)
+            self._name()
             selector = self.discovery.selector
             if selector.pids and not (selector.ports or selector.exes or selector.names):
                 self._named = frozenset(self._traced)
@@ -158,6 +163,7 @@ class Watcher:
             self.processes.on_events(events)
             for decision in self.discovery.on_events(events):
                 self._apply(decision)
+            self._name()
 
     def _end(self, tgid: int) -> None:
         """A process has ended; what it did before is still wanted."""
@@ -188,9 +194,8 @@ class Watcher:
         """Attach probes where it is time; how long to wait for decisions until it is again."""
         if self.attacher is None:
             return _EVENT_WAIT_S
-        with self._lock:
-            wanted, self._considered = self._considered, []
-        for decision in wanted:
+        while self._considered:
+            decision = self._considered.popleft()
             if decision.traced:
                 self.attacher.consider(decision.tgid, decision.start_ns, decision.facts)
             else:
@@ -215,6 +220,12 @@ class Watcher:
         bits = self.sdk.bits_for(decision.tgid, decision.facts)
         return replace(decision, mode=decision.mode | bits) if bits else decision
 
+    def _name(self) -> None:
+        """Names take longer than some programs live: probes go first."""
+        for facts in self._unnamed:
+            self.processes.remember(facts)
+        self._unnamed.clear()
+
     def _apply(self, decision: Decision) -> None:
         decision = self._with_sdk(decision)
         self.capture.decide(decision, self._rules_for(decision))
@@ -225,7 +236,7 @@ class Watcher:
             self._traced.add(decision.tgid)
             self._ended.pop(decision.tgid, None)
             if decision.facts is not None and not self.sampling.by_service:
-                self.processes.remember(decision.facts)
+                self._unnamed.append(decision.facts)
         elif decision.mode:  # excluded
             self._traced.discard(decision.tgid)
             self._ended.pop(decision.tgid, None)

@@ -18,6 +18,8 @@ from waggle.libbpf.links import Link, MapLink, UprobeOptions, attach_uprobe_mult
 from waggle.libbpf.maps import Map
 from waggle.libbpf.programs import Program
 
+_AT_ONCE = 16  # links that are detached at the same time
+
 
 class Object(Closing):
     """A compiled BPF object: open, set what must be set before, load, attach, close.
@@ -169,15 +171,17 @@ class Object(Closing):
 
     def detach_soon(self, links: Iterable[Link]) -> Future[None]:
         """The same in a thread of its own; done when all are detached. The kernel waits until
-        nobody can be in a probe any more: some milliseconds for each, a second for many on a busy
-        machine, in which nobody else would be attached to."""
+        nobody can be in a probe any more: some tens of milliseconds, in which nobody else would be
+        attached to."""
         if self._detaching is None:
             self._detaching = ThreadPoolExecutor(1, "waggle-detacher")
         return self._detaching.submit(self._detach_all, list(links))
 
-    def _detach_all(self, links: Iterable[Link]) -> None:
-        for link in links:
-            self.detach(link)
+    def _detach_all(self, links: list[Link]) -> None:
+        """At the same time: the kernel waits for each, and for several no longer than for one."""
+        with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
+            for _ in several.map(self.detach, links):
+                pass
 
     def close(self) -> None:
         """Detach what is attached and give programs and maps up. Further calls do nothing."""

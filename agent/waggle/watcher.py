@@ -47,6 +47,7 @@ class Watcher:
     _ended: OrderedDict[int, None] = field(default_factory=OrderedDict)
     _names: dict[int, str] = field(default_factory=dict)  # row of the table -> name
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
+    _waits: int | None = None  # a process that has yet to execute what it is traced for
     _stopped: bool = False
     _swept: float = 0.0
     # For the attacher, in order; without a lock: it does not wait until a batch is decided.
@@ -59,8 +60,10 @@ class Watcher:
         return self.processes.table
 
     def adopt(self, tgid: int) -> None:
-        """Trace a process whatever the selectors say."""
+        """Trace a process whatever the selectors say, which waits to execute another program:
+        nothing is attached to what it runs until expect() has said which that is."""
         with self._lock:
+            self._waits = tgid
             self._apply(self.discovery.adopt(tgid))
             self._name()
 
@@ -101,7 +104,8 @@ class Watcher:
             return self.processes.known()
 
     def expect(self, tgid: int, path: str) -> None:
-        """A process that waits will execute this file: probes may be there before it does."""
+        """The process that waits will execute this file: probes may be there before it does."""
+        self._waits = None
         if self.attacher is not None:
             self.attacher.expect(tgid, path)
 
@@ -229,7 +233,7 @@ class Watcher:
     def _apply(self, decision: Decision) -> None:
         decision = self._with_sdk(decision)
         self.capture.decide(decision, self._rules_for(decision))
-        if self.attacher is not None:
+        if self.attacher is not None and decision.tgid != self._waits:
             self._considered.append(decision)
             self._to_attach.set()
         if decision.traced:

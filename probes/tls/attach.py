@@ -9,6 +9,7 @@ No process is stopped and nothing is written into one.
 """
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,7 @@ from waggle.probes.tls.libraries import CRYPTOGRAPHY, Identity, Libraries
 from waggle.probes.tls.library import Layout, Library
 from waggle.probes.tls.places import Habits, may_have_tls, needed_by, usual
 from waggle.process_memory import DELETED, file_mappings
-from waggle.procfs import same_start
+from waggle.procfs import runs_program, same_start
 from waggle.runtimes import GO, JVM, go_build
 
 LAYOUTS, SINCE = "tls_layouts", "tls_since"
@@ -36,7 +37,6 @@ MAX_LAYOUTS = 256
 _YOUNG_S = 60.0  # so old at most is a process that may not have mapped its libraries yet
 _PARKED_S = 5.0
 _MAX_PARKED = 256
-_MAX_LEAVING = 64
 
 
 class Kernel(Protocol):
@@ -78,7 +78,6 @@ class TlsProbe:
         self._environ = environ
         self._layouts: dict[Layout, int] = {}
         self._epochs = itertools.count(1)
-        self._attached: dict[int, TlsAttachment] = {}
         self._parked: dict[int, TlsAttachment] = {}
         self._leaving: dict[int, Future[None]] = {}
 
@@ -86,16 +85,18 @@ class TlsProbe:
         return target.runtime.name not in (GO, JVM)
 
     def expect(self, tgid: int, path: str) -> None:
-        """A process will execute this file next, with what it needs of TLS."""
-        attachment = self._attached.get(tgid)
-        if attachment is None or go_build(path) is not None:
+        """A process will execute this file next: all is there before its first instruction."""
+        if go_build(path) is not None:
             return
+        attachment = TlsAttachment(self, tgid, None, next(self._epochs))
+        self._parked[tgid] = attachment
         with suppress(WaggleError, OSError):  # then it is tried again when it was executed
             attachment.try_files(needed_by(path, self._environ))
+            attachment.try_files(usual())
 
     def attach(self, target: Target) -> "TlsAttachment":
         attachment = self._parked.pop(target.tgid, None)
-        if attachment is not None and not same_start(attachment.start_ns, target.start_ns):
+        if attachment is not None and not attachment.is_of(target):
             self.leave(attachment)
             attachment = None
         if attachment is None:
@@ -109,13 +110,11 @@ class TlsProbe:
         except BaseException:
             self.leave(attachment)
             raise
-        self._attached[target.tgid] = attachment
         return attachment
 
     def park(self, attachment: "TlsAttachment") -> None:
         """A process runs another program now, or has ended: see `TlsAttachment.close`."""
-        self._attached.pop(attachment.tgid, None)
-        if not _runs(attachment.tgid):
+        if not runs_program(attachment.tgid):
             self.leave(attachment)
             return
         self._parked[attachment.tgid] = attachment
@@ -134,8 +133,6 @@ class TlsProbe:
         """Detach it in another thread: the kernel takes its time, and others wait for theirs."""
         for tgid in [tgid for tgid, gone in self._leaving.items() if gone.done()]:
             del self._leaving[tgid]
-        while len(self._leaving) >= _MAX_LEAVING:  # programs end faster than the kernel lets go
-            self._wait_for(next(iter(self._leaving)))
         self._wait_for(attachment.tgid)
         self._leaving[attachment.tgid] = self.kernel.detach_soon(attachment.taken())
 
@@ -167,15 +164,22 @@ class TlsProbe:
 class TlsAttachment:
     """The libraries of one process."""
 
-    def __init__(self, probe: TlsProbe, tgid: int, start_ns: int, epoch: int) -> None:
+    def __init__(self, probe: TlsProbe, tgid: int, start_ns: int | None, epoch: int) -> None:
+        """start_ns: None of a process that is held until it is told to begin."""
         self.tgid = tgid
-        self.start_ns = start_ns
-        self.closed = 0.0
+        self.closed = math.inf
+        self._start_ns = start_ns
         self._probe = probe
         self._epoch = epoch
         self._links: list[Link] = []
         self._done: set[Identity] = set()
         self._mapped: frozenset[str] = frozenset()
+
+    def is_of(self, target: Target) -> bool:
+        """Whether this is that very process, and not one that had its id before."""
+        if self._start_ns is None:
+            self._start_ns = target.start_ns
+        return same_start(self._start_ns, target.start_ns)
 
     def look(self) -> str | None:
         """Attach to what has been mapped since the last look."""
@@ -246,15 +250,6 @@ class TlsAttachment:
 def tell_since(since: Map, tgid: int) -> None:
     """All probes are in a process now: connections that begin from here on are seen whole."""
     since.update(tgid.to_bytes(4, "little"), time.monotonic_ns().to_bytes(8, "little"))
-
-
-def _runs(tgid: int) -> bool:
-    """Whether there is a program in that process: there is none once it has ended."""
-    try:
-        os.readlink(f"/proc/{tgid}/exe")  # noqa: PTH115
-    except OSError:
-        return False
-    return True
 
 
 def _age_s(start_ns: int) -> float:

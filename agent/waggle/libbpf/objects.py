@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from waggle.libbpf.links import Link, MapLink, UprobeOptions, attach_uprobe_mult
 from waggle.libbpf.maps import Map
 from waggle.libbpf.programs import Program
 
-_AT_ONCE = 16  # links that are detached at the same time
+_AT_ONCE = 16  # links that are detached at the same time,
+_MAX_LEAVING = 64  # and calls of detach_soon() that may wait for it
 
 
 class Object(Closing):
@@ -35,6 +37,7 @@ class Object(Closing):
         self.maps: dict[str, Map] = {m.name: m for m in self._all_maps(pointer)}
         self._links: list[Link] = []
         self._detaching: ThreadPoolExecutor | None = None
+        self._leaving: deque[Future[None]] = deque()
 
     @classmethod
     def open(cls, path: str | Path) -> Object:
@@ -172,10 +175,14 @@ class Object(Closing):
     def detach_soon(self, links: Iterable[Link]) -> Future[None]:
         """The same in a thread of its own; done when all are detached. The kernel waits until
         nobody can be in a probe any more: some tens of milliseconds, in which nobody else would be
-        attached to."""
+        attached to. Who comes faster than it lets go waits as well."""
         if self._detaching is None:
             self._detaching = ThreadPoolExecutor(1, "waggle-detacher")
-        return self._detaching.submit(self._detach_all, list(links))
+        while self._leaving and (self._leaving[0].done() or len(self._leaving) >= _MAX_LEAVING):
+            wait([self._leaving.popleft()])
+        leaving = self._detaching.submit(self._detach_all, list(links))
+        self._leaving.append(leaving)
+        return leaving
 
     def _detach_all(self, links: list[Link]) -> None:
         """At the same time: the kernel waits for each, and for several no longer than for one."""

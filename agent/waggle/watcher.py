@@ -28,6 +28,7 @@ from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
 _SWEEP_EVERY_S = 2.0
+_PROBES_FIRST_S = 0.0005
 _NAMES_KEPT = 10_000
 _ENDED_KEPT = 4096  # their last records are still on their way
 
@@ -225,7 +226,11 @@ class Watcher:
         return replace(decision, mode=decision.mode | bits) if bits else decision
 
     def _name(self) -> None:
-        """Names take longer than some programs live: probes go first."""
+        """Names take longer than some programs live: probes go first. Without a pause the thread
+        that attaches them would wait for this one as long as Python's threads wait for each other,
+        which is 5 ms."""
+        if self._unnamed and self._considered:
+            time.sleep(_PROBES_FIRST_S)
         for facts in self._unnamed:
             self.processes.remember(facts)
         self._unnamed.clear()

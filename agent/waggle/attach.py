@@ -227,6 +227,14 @@ class Attacher:
             else:
                 self._refuse(tgid, process, name, str(error))
 
+    def _complaint(self, tgid: int, attachment: Attachment) -> str | None:
+        """Why an attachment must be given up. One whose process ends while it looks is forgotten
+        soon."""
+        try:
+            return attachment.look()
+        except (WaggleError, OSError) as error:
+            return None if self._is_gone(tgid) else str(error)
+
     def _is_gone(self, tgid: int) -> bool:
         facts = self._source.facts(tgid)
         return facts is None or facts.ended
@@ -251,7 +259,7 @@ class Attacher:
     def _look(self) -> None:
         for tgid, process in list(self._processes.items()):
             for name, attachment in list(process.attached.items()):
-                reason = attachment.look()
+                reason = self._complaint(tgid, attachment)
                 if reason is not None:
                     del process.attached[name]
                     attachment.close()

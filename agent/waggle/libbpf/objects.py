@@ -189,9 +189,9 @@ class Object(Closing):
     def _detach_all(self, links: list[Link]) -> None:
         """One does not wait for the other: the kernel waits as long for several as for one.
 
-        They begin one after the other. Who puts a uprobe anywhere waits until every CPU has
-        passed a quiet moment, 10 ms and more, but nobody does who comes soon behind another, be that
-        to attach or to detach. So while one program is let go of, the next is attached to at once.
+        They begin one after the other. Who attaches a uprobe waits until every CPU has passed a
+        quiet moment, 10 ms and more, but nobody does who comes soon behind another, be that to
+        attach or to detach. So while one program is let go of, the next is attached to at once.
         """
         with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
             begun = []

@@ -9,12 +9,10 @@ No process is stopped and nothing is written into one.
 """
 
 import itertools
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Protocol
 
@@ -89,10 +87,14 @@ class TlsProbe:
         if go_build(path) is not None:
             return
         attachment = TlsAttachment(self, tgid, None, next(self._epochs))
-        self._parked[tgid] = attachment
-        with suppress(WaggleError, OSError):  # then it is tried again when it was executed
+        attachment.closed = time.monotonic() + _YOUNG_S
+        try:
             attachment.try_files(needed_by(path, self._environ))
             attachment.try_files(usual())
+        except (WaggleError, OSError):  # then it is tried again when it was executed
+            self.leave(attachment)
+        else:
+            self._parked[tgid] = attachment
 
     def attach(self, target: Target) -> "TlsAttachment":
         attachment = self._parked.pop(target.tgid, None)
@@ -167,7 +169,7 @@ class TlsAttachment:
     def __init__(self, probe: TlsProbe, tgid: int, start_ns: int | None, epoch: int) -> None:
         """start_ns: None of a process that is held until it is told to begin."""
         self.tgid = tgid
-        self.closed = math.inf
+        self.closed = 0.0
         self._start_ns = start_ns
         self._probe = probe
         self._epoch = epoch

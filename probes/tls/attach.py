@@ -53,8 +53,6 @@ class Kernel(Protocol):
         retprobe: bool,
     ) -> Link: ...
 
-    def detach(self, link: Link) -> None: ...
-
     def detach_soon(self, links: Iterable[Link]) -> "Future[None]": ...
 
 
@@ -133,10 +131,13 @@ class TlsProbe:
 
     def leave(self, attachment: "TlsAttachment") -> None:
         """Detach it in another thread: the kernel takes its time, and others wait for theirs."""
-        for tgid in [tgid for tgid, gone in self._leaving.items() if gone.done()]:
-            del self._leaving[tgid]
-        self._wait_for(attachment.tgid)
-        self._leaving[attachment.tgid] = self.kernel.detach_soon(attachment.taken())
+        self.let_go(attachment.tgid, attachment.taken())
+
+    def let_go(self, tgid: int, links: list[Link]) -> None:
+        """The same for some that a process has. What comes later is detached later."""
+        for one in [one for one, gone in self._leaving.items() if gone.done()]:
+            del self._leaving[one]
+        self._leaving[tgid] = self.kernel.detach_soon(links)
 
     def _wait_for(self, tgid: int) -> None:
         """No program may run twice for one hit."""
@@ -236,8 +237,7 @@ class TlsAttachment:
                 self._attach(hook.enter, path, hook.offset, cookie, retprobe=False)
             tell_since(self._probe.kernel.map(SINCE), self.tgid)
         except (WaggleError, OSError):
-            for link in self._links[before:]:
-                self._probe.kernel.detach(link)
+            self._probe.let_go(self.tgid, self._links[before:])
             del self._links[before:]
             raise
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from waggle.attach import Target
-from waggle.libbpf import Link, Map, Program
+from waggle.libbpf import Link, LoadError, Map, Program
 from waggle.probes.tls import attach
 from waggle.probes.tls.attach import TlsProbe
 from waggle.probes.tls.places import Habits, needed_by
@@ -130,6 +130,7 @@ class FakeKernel:
     def __init__(self) -> None:
         self.attached: list[tuple[int, str]] = []
         self.left: list[Link] = []
+        self.room = 1000
 
     def map(self, name: str) -> Map:
         return FakeMap()  # type: ignore[return-value]
@@ -144,6 +145,8 @@ class FakeKernel:
         cookie: int,
         retprobe: bool,
     ) -> Link:
+        if len(self.attached) >= self.room:
+            raise LoadError("the process has ended")
         self.attached.append((pid, binary))
         return Link(0, str(program))
 
@@ -197,6 +200,23 @@ def test_probes_stay_only_where_a_program_runs(own_library: Path) -> None:
         assert probe.attach(target_of(process.pid)) is attachment
     attachment.close()
     assert len(kernel.left) == len(kernel.attached)
+
+
+def test_all_probes_of_a_library_or_none(own_library: Path) -> None:
+    """Where a process ends while its probes are attached, none of them stays, and a command that
+    was prepared in vain is attached to again when it runs."""
+    kernel = FakeKernel()
+    kernel.room = 2
+    probe = TlsProbe(kernel, environ={"LD_LIBRARY_PATH": str(own_library.parent)})
+    with sleeping() as process:
+        probe.expect(process.pid, shutil.which("sleep") or "")
+        assert len(kernel.left) == len(kernel.attached) == 2
+        probe.habits.learn(process.pid, [f"/proc/{process.pid}/root{own_library}"])
+        with pytest.raises(LoadError):
+            probe.attach(target_of(process.pid))
+        kernel.room = 1000
+        probe.attach(target_of(process.pid))
+        assert len(kernel.attached) > 2
 
 
 def test_kept_probes_are_bounded(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ require privileges -> fork the command -> load and attach (the kernel verifies; 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from waggle import loading, memory, privileges, start
 from waggle.capture_options import CaptureOptions
@@ -17,6 +18,9 @@ from waggle.propagators import propagators_of
 from waggle.sampling import Sampling
 from waggle.sampling_settings import sampling_of
 from waggle.saying import say
+
+if TYPE_CHECKING:
+    from waggle.probes.tls.libraries import Libraries
 
 
 def run(settings: Settings) -> int:
@@ -40,14 +44,28 @@ def run(settings: Settings) -> int:
         load_decoders()
         load_exporters(settings, os.environ)
         plans = Plans(say, handover=settings.go_handover != "off")
+        # What follows may take as long as all of that.
         if launched is not None:
-            plans.prepared(launched.path)  # which may take as long as all of that
+            plans.prepared(launched.path)
+        libraries = _libraries(launched) if settings.tls != "off" else None
 
         capture = on_its_way.finish()
         try:
-            return Session(settings, capture, launched, sampling, plans).run()
+            return Session(settings, capture, launched, sampling, plans, libraries).run()
         finally:
             capture.close()
+
+
+def _libraries(launched: Launched | None) -> "Libraries":
+    """The TLS libraries of this system and of the command, read before anybody waits for them."""
+    from waggle.probes.tls.libraries import Libraries
+    from waggle.probes.tls.places import needed_by, usual
+
+    libraries = Libraries()
+    libraries.prepare(usual())
+    if launched is not None:
+        libraries.prepare(needed_by(launched.path, os.environ))
+    return libraries
 
 
 @contextmanager

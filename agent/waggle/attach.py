@@ -124,7 +124,11 @@ class _Process:
 
 
 class Attacher:
-    """Keeps every probe attached to the processes it wants. Used by one thread at a time."""
+    """Keeps every probe attached to the processes it wants. Used by one thread at a time.
+
+    The first probe comes first in every process: it is the one that a program which lives for some
+    milliseconds does not wait for.
+    """
 
     def __init__(
         self,
@@ -174,13 +178,15 @@ class Attacher:
     def work(self) -> float | None:
         """Attach what is due. Seconds until there is something to do again; None: nothing waits."""
         now = self._clock()
+        for name in self._probes:
+            for tgid, process in list(self._processes.items()):
+                pending = process.waiting.get(name)
+                if pending is not None and pending.due <= now:
+                    self._try(tgid, process, name)
         is_young = now - self._attached < YOUNG_S
         if now - self._looked >= (LOOK_AFTER_YOUNG_S if is_young else LOOK_AFTER_S):
             self._looked = now
             self._look()
-        for tgid, process in list(self._processes.items()):
-            for name in [n for n, pending in process.waiting.items() if pending.due <= now]:
-                self._try(tgid, process, name)
         dues = [p.due for process in self._processes.values() for p in process.waiting.values()]
         return max(0.0, min(dues) - self._clock()) if dues else None
 
@@ -221,6 +227,14 @@ class Attacher:
             else:
                 self._refuse(tgid, process, name, str(error))
 
+    def _complaint(self, tgid: int, attachment: Attachment) -> str | None:
+        """Why an attachment must be given up. One whose process ends while it looks is forgotten
+        soon."""
+        try:
+            return attachment.look()
+        except (WaggleError, OSError) as error:
+            return None if self._is_gone(tgid) else str(error)
+
     def _is_gone(self, tgid: int) -> bool:
         facts = self._source.facts(tgid)
         return facts is None or facts.ended
@@ -245,7 +259,7 @@ class Attacher:
     def _look(self) -> None:
         for tgid, process in list(self._processes.items()):
             for name, attachment in list(process.attached.items()):
-                reason = attachment.look()
+                reason = self._complaint(tgid, attachment)
                 if reason is not None:
                     del process.attached[name]
                     attachment.close()

@@ -118,6 +118,11 @@ def same_start(a_ns: int, b_ns: int) -> bool:
     return abs(a_ns - b_ns) <= TICK_NS
 
 
+def runs_program(tgid: int) -> bool:
+    """Whether there is a program in a process: there is none once it has ended, reaped or not."""
+    return bool(_link(f"/proc/{tgid}/exe"))
+
+
 @lru_cache(maxsize=1)
 def boottime_offset_ns() -> int:
     """CLOCK_BOOTTIME in our time namespace minus the machine's own, in ns.

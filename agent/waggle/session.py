@@ -57,6 +57,7 @@ from waggle.watcher import Watcher
 
 if TYPE_CHECKING:
     from waggle.probes.tls.handshakes import HandshakeNotes
+    from waggle.probes.tls.libraries import Libraries
 
 CLOSE_TIMEOUT_S = 10.0
 _LAST_WORDS_S = 0.2  # for responses that are under way when a command ends
@@ -72,7 +73,9 @@ class Session:
         launched: Launched | None,
         sampling: Sampling,
         plans: Plans,
+        libraries: Libraries | None,
     ) -> None:
+        """libraries: None where nothing is looked for in TLS."""
         self._settings = settings
         self._capture = capture
         self._launched = launched
@@ -90,6 +93,7 @@ class Session:
         self._joins = Joins(capture.evidence)
         self._call_sites = call_sites(capture) if settings.call_site != "off" else None
         probes: list[Probe] = [
+            *_tls_probes(capture, libraries),  # the first: whoever they are for may be over soon
             PythonProbe(capture.bpf),
             GoProbe(capture.bpf, plans, tls=capture.tls),
             NodeProbe(capture.bpf),
@@ -99,10 +103,6 @@ class Session:
         ]
         if capture.not_tls:
             say(f"what is encrypted is not seen: this kernel refuses it: {capture.not_tls}")
-        if capture.tls:
-            from waggle.probes.tls.attach import TlsProbe
-
-            probes.append(TlsProbe(capture.bpf, say))
         if self._call_sites is not None:
             probes.append(CodeProbe(capture.bpf))
         attacher = Attacher(probes, source, say)
@@ -307,6 +307,15 @@ class Session:
         # Ctrl-C reached the command as well; it may take its time to end.
         code = self._launched.poll()
         return self._launched.wait() if code is None else code
+
+
+def _tls_probes(capture: Capture, libraries: Libraries | None) -> list[Probe]:
+    """What looks into TLS libraries, where that was asked for and the kernel allows it."""
+    if libraries is None or not capture.tls:
+        return []
+    from waggle.probes.tls.attach import TlsProbe
+
+    return [TlsProbe(capture.bpf, libraries)]
 
 
 def tell_ready(descriptor: int) -> None:

@@ -8,7 +8,7 @@ symbols takes longer than some programs live, which must be asked their name in 
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from waggle.attach import Attacher
 from waggle.capture import Capture
 from waggle.discovery import Decision, Discovery
 from waggle.processes import Known, ProcessTable
+from waggle.procfs import ProcessFacts
 from waggle.ring import RingPoller
 from waggle.sampling import Sampling
 from waggle.sdk import SdkPolicy
@@ -27,6 +28,7 @@ from waggle.spans import Records, ResourceTable
 
 _EVENT_WAIT_S = 0.5
 _SWEEP_EVERY_S = 2.0
+_PROBES_FIRST_S = 0.0005
 _NAMES_KEPT = 10_000
 _ENDED_KEPT = 4096  # their last records are still on their way
 
@@ -46,9 +48,12 @@ class Watcher:
     _ended: OrderedDict[int, None] = field(default_factory=OrderedDict)
     _names: dict[int, str] = field(default_factory=dict)  # row of the table -> name
     _named: frozenset[int] = frozenset()  # --pid: when all have ended, so have we
+    _waits: int | None = None  # a process that has yet to execute what it is traced for
     _stopped: bool = False
     _swept: float = 0.0
-    _considered: list[Decision] = field(default_factory=list)  # for the attacher, in order
+    # For the attacher, in order; without a lock: it does not wait until a batch is decided.
+    _considered: deque[Decision] = field(default_factory=deque)
+    _unnamed: list[ProcessFacts] = field(default_factory=list)  # to be remembered
     _to_attach: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -56,15 +61,19 @@ class Watcher:
         return self.processes.table
 
     def adopt(self, tgid: int) -> None:
-        """Trace a process whatever the selectors say."""
+        """Trace a process whatever the selectors say, which waits to execute another program:
+        nothing is attached to what it runs until expect() has said which that is."""
         with self._lock:
+            self._waits = tgid
             self._apply(self.discovery.adopt(tgid))
+            self._name()
 
     def begin(self) -> None:
         """Decide about what runs already. Raises TargetError for a --pid that is not there."""
         with self._lock:
             for decision in self.discovery.initial():
                 self._apply(decision)
+            self._name()
             selector = self.discovery.selector
             if selector.pids and not (selector.ports or selector.exes or selector.names):
                 self._named = frozenset(self._traced)
@@ -96,7 +105,8 @@ class Watcher:
             return self.processes.known()
 
     def expect(self, tgid: int, path: str) -> None:
-        """A process that waits will execute this file: probes may be there before it does."""
+        """The process that waits will execute this file: probes may be there before it does."""
+        self._waits = None
         if self.attacher is not None:
             self.attacher.expect(tgid, path)
 
@@ -158,6 +168,7 @@ class Watcher:
             self.processes.on_events(events)
             for decision in self.discovery.on_events(events):
                 self._apply(decision)
+            self._name()
 
     def _end(self, tgid: int) -> None:
         """A process has ended; what it did before is still wanted."""
@@ -188,9 +199,8 @@ class Watcher:
         """Attach probes where it is time; how long to wait for decisions until it is again."""
         if self.attacher is None:
             return _EVENT_WAIT_S
-        with self._lock:
-            wanted, self._considered = self._considered, []
-        for decision in wanted:
+        while self._considered:
+            decision = self._considered.popleft()
             if decision.traced:
                 self.attacher.consider(decision.tgid, decision.start_ns, decision.facts)
             else:
@@ -215,17 +225,27 @@ class Watcher:
         bits = self.sdk.bits_for(decision.tgid, decision.facts)
         return replace(decision, mode=decision.mode | bits) if bits else decision
 
+    def _name(self) -> None:
+        """Names take longer than some programs live: probes go first. Without a pause the thread
+        that attaches them would wait for this one as long as Python's threads wait for each other,
+        which is 5 ms."""
+        if self._unnamed and self._considered:
+            time.sleep(_PROBES_FIRST_S)
+        for facts in self._unnamed:
+            self.processes.remember(facts)
+        self._unnamed.clear()
+
     def _apply(self, decision: Decision) -> None:
         decision = self._with_sdk(decision)
         self.capture.decide(decision, self._rules_for(decision))
-        if self.attacher is not None:
+        if self.attacher is not None and decision.tgid != self._waits:
             self._considered.append(decision)
             self._to_attach.set()
         if decision.traced:
             self._traced.add(decision.tgid)
             self._ended.pop(decision.tgid, None)
             if decision.facts is not None and not self.sampling.by_service:
-                self.processes.remember(decision.facts)
+                self._unnamed.append(decision.facts)
         elif decision.mode:  # excluded
             self._traced.discard(decision.tgid)
             self._ended.pop(decision.tgid, None)

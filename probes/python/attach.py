@@ -16,7 +16,8 @@ No process is stopped and nothing is written into one.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,7 @@ from waggle.elf import Image, read_image
 from waggle.libbpf import Link, Map, Program
 from waggle.probes.python.table import OFFSETS
 from waggle.process_memory import Memory, file_mappings
+from waggle.procfs import runs_program
 from waggle.runtimes import CPYTHON
 
 COPIED, FREED = "python_context_copied", "python_context_freed"
@@ -87,6 +89,8 @@ class Kernel(Protocol):
     ) -> Link: ...
 
     def detach(self, link: Link) -> None: ...
+
+    def detach_soon(self, links: Iterable[Link]) -> "Future[None]": ...
 
 
 class PythonProbe:
@@ -155,6 +159,9 @@ class PythonAttachment:
         links, self._links = self._links, []
         if links:
             self._kernel.map(PROCESSES).delete(_key(self._tgid))
+        if not runs_program(self._tgid):  # nothing of it is hit again: nobody need wait
+            self._kernel.detach_soon(links)
+            return
         for link in links:
             self._kernel.detach(link)
 

@@ -19,7 +19,7 @@ for: which connection it is shows in the calls that pass its ciphertext.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ _BIO = (GET_DATA, METHOD_TYPE, TEST_FLAGS)
 
 _ENDBR64 = bytes.fromhex("f30f1efa")
 _CODE_SIZE = 96  # bytes of a function that are looked at
+_PIECE, _LONGEST = 1 << 20, 32  # bytes of a file that are looked through at once; of a name
 _CALL, _JUMP = 0xE8, 0xE9
 _FIRST = 4  # instructions of an accessor that are looked at
 _RETURNS = re.compile(r"rax, qword ptr \[rdi(?: \+ (?P<offset>0x[0-9a-f]+|\d+))?\]$")
@@ -86,6 +87,8 @@ def read_library(path: str, cryptography: str | None = None) -> Library | None:
 
     cryptography: the file that has the BIOs, where it is another (libcrypto). Raises OSError.
     """
+    if not _says(path, (READ.encode() + b"\0", GNUTLS_READ.encode() + b"\0")):
+        return None
     image = read_image(path, (*_SSL, *_GNUTLS), hidden=True)
     if image is None:
         return None
@@ -103,6 +106,19 @@ def read_library(path: str, cryptography: str | None = None) -> Library | None:
     if FREE in image.symbols:
         hooks += code.hook("tls_free", None, image.symbols[FREE])
     return Library(path, tuple(hooks), _layout(code, cryptography))
+
+
+def _says(path: str, names: Iterable[bytes]) -> bool:
+    """Whether any of these bytes are in a file: most files that may be libraries are none, and that
+    is told a hundred times as fast as by their symbols. By pieces: a file may be cut meanwhile."""
+    overlap = b""
+    with Path(path).open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            piece = overlap + piece
+            if any(name in piece for name in names):
+                return True
+            overlap = piece[-_LONGEST:]
+    return False
 
 
 def _gnutls(code: "_Code") -> list[Hook]:

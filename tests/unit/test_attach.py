@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from waggle.attach import PAUSES_S, Attacher, NotYetError, RefusedError, Target
+from waggle.errors import WaggleError
 from waggle.procfs import ProcessFacts
 from waggle.runtimes import CPYTHON, GO, Runtime
 
@@ -17,8 +18,11 @@ class Held:
     tgid: int
     complaint: str | None = None
     closed: bool = False
+    error: WaggleError | None = None
 
     def look(self) -> str | None:
+        if self.error is not None:
+            raise self.error
         return self.complaint
 
     def close(self) -> None:
@@ -78,6 +82,21 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@dataclass
+class Ordered:
+    """Notes when it is asked."""
+
+    name: str
+    asked: list[tuple[str, int]]
+
+    def wants(self, target: Target) -> bool:
+        self.asked.append((self.name, target.tgid))
+        return False
+
+    def attach(self, target: Target) -> Held:
+        raise AssertionError
 
 
 def facts_of(tgid: int, image: bytes = b"first") -> ProcessFacts:
@@ -174,3 +193,32 @@ def test_what_goes_wrong_later_is_given_up() -> None:
     all_.work()
     assert probe.held[0].closed
     assert said == ["fake: process 1: too much"]
+
+
+def test_what_fails_later_is_given_up() -> None:
+    """A look that fails gives its own attachment up, with the reason; one whose process has ended
+    is left for the end of that."""
+    probe = FakeProbe()
+    all_, clock, said = attacher(probe, p1=CPYTHON, p2=CPYTHON)
+    for tgid in (1, 2):
+        all_.consider(tgid, START, None)
+    all_.work()
+    probe.held[0].error = probe.held[1].error = WaggleError("no room")
+    source = all_._source
+    assert isinstance(source, Source)
+    del source.runtimes[2]
+    clock.now += 10
+    all_.work()
+    assert [held.closed for held in probe.held] == [True, False]
+    assert said == ["fake: process 1: no room"]
+
+
+def test_the_first_probe_comes_first() -> None:
+    """In every process that is new, before any other probe is asked about any of them."""
+    asked: list[tuple[str, int]] = []
+    probes = [Ordered("first", asked), Ordered("second", asked)]
+    all_ = Attacher(probes, Source({1: CPYTHON, 2: GO}))
+    for tgid in (1, 2):
+        all_.consider(tgid, START, None)
+    all_.work()
+    assert asked == [("first", 1), ("first", 2), ("second", 1), ("second", 2)]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from waggle import elf
-from waggle.probes.tls.attach import may_have_tls
 from waggle.probes.tls.library import Layout, read_library
+from waggle.probes.tls.places import may_have_tls
 
 SOURCE = """
 typedef unsigned long size_t;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +23,10 @@ from waggle.libbpf.programs import Program
 if TYPE_CHECKING:  # what loading need not wait for
     from concurrent.futures import Future, ThreadPoolExecutor
 
+_AT_ONCE = 16  # links that are detached at the same time,
+_APART_S = 0.006
+_MAX_LEAVING = 64  # and calls of detach_soon() that may wait for it
+
 
 class Object(Closing):
     """A compiled BPF object: open, set what must be set before, load, attach, close.
@@ -36,6 +42,7 @@ class Object(Closing):
         self.maps: dict[str, Map] = {m.name: m for m in self._all_maps(pointer)}
         self._links: list[Link] = []
         self._detaching: ThreadPoolExecutor | None = None
+        self._leaving: deque[Future[None]] = deque()
 
     @classmethod
     def open(cls, path: str | Path) -> Object:
@@ -172,17 +179,34 @@ class Object(Closing):
 
     def detach_soon(self, links: Iterable[Link]) -> Future[None]:
         """The same in a thread of its own; done when all are detached. The kernel waits until
-        nobody can be in a probe any more: some milliseconds for each, a second for many on a busy
-        machine, in which nobody else would be attached to."""
-        from concurrent.futures import ThreadPoolExecutor
+        nobody can be in a probe any more: some tens of milliseconds, in which nobody else would be
+        attached to. Who comes faster than it lets go waits as well."""
+        from concurrent.futures import ThreadPoolExecutor, wait
 
         if self._detaching is None:
             self._detaching = ThreadPoolExecutor(1, "waggle-detacher")
-        return self._detaching.submit(self._detach_all, list(links))
+        while self._leaving and (self._leaving[0].done() or len(self._leaving) >= _MAX_LEAVING):
+            wait([self._leaving.popleft()])
+        leaving = self._detaching.submit(self._detach_all, list(links))
+        self._leaving.append(leaving)
+        return leaving
 
-    def _detach_all(self, links: Iterable[Link]) -> None:
-        for link in links:
-            self.detach(link)
+    def _detach_all(self, links: list[Link]) -> None:
+        """One does not wait for the other: the kernel waits as long for several as for one.
+
+        They begin one after the other. Who attaches a uprobe waits until every CPU has passed a
+        quiet moment, 10 ms and more, but nobody does who comes soon behind another, be that to
+        attach or to detach. So while one program is let go of, the next is attached to at once.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
+            begun = []
+            for link in links:
+                begun.append(several.submit(self.detach, link))
+                time.sleep(_APART_S)
+        for each in begun:
+            each.result()
 
     def close(self) -> None:
         """Detach what is attached and give programs and maps up. Further calls do nothing."""

@@ -175,7 +175,7 @@ OUT_OF_LINE int received_nothing(struct call *call)
 }
 
 /* A receive has ended; its endpoint is filled but for a UNIX socket's position. */
-OUT_OF_LINE int on_receive(struct call *call)
+INLINE int on_receive(struct call *call)
 {
 	struct connection *connection;
 	struct endpoint *endpoint = &call->endpoint;

@@ -65,13 +65,15 @@ static long http1_step(u32 index, void *context)
 	if (at >= head->fill)
 		return 1;
 	found = http1_line_feed(head, at);
+	if (found == HTTP1_STRIDE)
+		found += http1_line_feed(head, at + HTTP1_STRIDE);
 	at += found;
 	if (at >= head->fill) {
 		head->at = head->fill;
 		return 1;
 	}
 	head->at = at;
-	if (found == HTTP1_STRIDE)
+	if (found == 2 * HTTP1_STRIDE)
 		return 0;
 	head->at = at + 1;
 	head->line = at + 1;

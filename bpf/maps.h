@@ -190,6 +190,7 @@ struct feed_state {
 	u64 now;
 	u64 skip;    /* bytes of the call's memory before the first that counts */
 	u64 left;    /* bytes of the call not yet fed */
+	u64 id;	     /* whose call: bpf_get_current_pid_tgid() */
 	u32 gap;     /* bytes that passed unseen before this call */
 	u32 segment; /* of the call's vector, to be fed next */
 	u32 offset;

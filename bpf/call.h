@@ -349,6 +349,7 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 	if (!scratch)
 		return 0;
 	scratch->state.id = call->id;
+	scratch->state.likely_g = call->likely_g;
 	resume_feed(feed, connection, scratch, call->endpoint.sock, call->sent);
 	if (!connection->sent.started && !connection->received.started) {
 		connection->sent_base = call->endpoint.sent_base;

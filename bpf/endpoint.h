@@ -149,6 +149,7 @@ INLINE void current_arguments(struct call *call)
 	call->number = regs->orig_ax;
 	call->second = regs->si;
 	call->third = regs->dx;
+	call->likely_g = go_likely_g_in(regs);
 }
 
 INLINE int worth_a_look(s32 result, u32 flags)

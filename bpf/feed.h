@@ -63,6 +63,7 @@ struct call {
 	u32 user; /* enum scratch_user */
 	u64 sent_before; /* by earlier messages of the same call */
 	u64 id; /* whose: bpf_get_current_pid_tgid() */
+	u64 likely_g; /* go_likely_g(), 0: not asked for */
 };
 
 MAP(calls, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct call, 0);
@@ -124,6 +125,7 @@ INLINE void begin_feed(struct feed *feed, struct connection *connection, struct 
 		       u64 sock, u32 sent)
 {
 	scratch->state.id = bpf_get_current_pid_tgid();
+	scratch->state.likely_g = 0;
 	feed_by(feed, connection, scratch, sock, sent, scratch->state.id);
 }
 

@@ -145,11 +145,16 @@ OUT_OF_LINE struct waggle_process *new_process(u32 tgid)
 }
 
 /* The entry of the current process, made provisionally when everybody is traced. */
+INLINE struct waggle_process *process_in(const u32 *tgid)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, tgid);
+
+	return process || !trace_all ? process : new_process(*tgid);
+}
+
 OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
 {
-	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
-
-	return process || !trace_all ? process : new_process(tgid);
+	return process_in(&tgid);
 }
 
 INLINE u64 process_start(struct waggle_process *process)
@@ -381,6 +386,9 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 	if (connection->flags & CONNECTION_SERVER_OPEN)
 		return;
 	connection->flags |= CONNECTION_SERVER_OPEN;
+	/* Goroutines of two processes may lie at one address. */
+	if (connection->tgid != feed->tgid)
+		connection->reader_g = 0;
 	connection->flags &= ~(CONNECTION_BLOCKING | CONNECTION_COUNTED | CONNECTION_RULES |
 			       CONNECTION_PROVES);
 	connection->owner_tid = feed->tid;
@@ -481,7 +489,8 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 	exchange = (void *)head->prefix;
 	facts = &exchange->facts;
 	header = &scratch->header;
-	process = ensure_process(feed->tgid);
+	facts->tgid = feed->tgid;
+	process = process_in(&facts->tgid);
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
 	/* Found in mid-stream, and a second request before the first was answered: that
@@ -506,10 +515,13 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		server_busy(feed, process);
 		if (header->valid)
 			keep_forwarded(header, facts, sock, connection->requests);
-		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE)
-			goroutine_request(connection, facts, feed->sock);
-		else
+		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE) {
+			if (!surely_reads_again(connection, facts->start_ns,
+						scratch->state.likely_g))
+				goroutine_request(connection, facts, feed->sock);
+		} else {
 			task_request(connection, process, facts, feed->sock);
+		}
 	} else {
 		join_outgoing(feed, process, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;

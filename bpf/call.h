@@ -99,6 +99,12 @@ INLINE void catch_up(struct feed *feed)
 		stream->state = HTTP1_HEAD;
 }
 
+/* A step more would only find that out. */
+INLINE int nothing_left(const struct feed_state *state)
+{
+	return state->offset >= state->length && !state->gap && !state->left;
+}
+
 static long call_step(u32 index, void *context)
 {
 	struct walk *walk = context;
@@ -106,8 +112,12 @@ static long call_step(u32 index, void *context)
 	struct feed_state *state = &feed->scratch->state;
 	int stop;
 
-	if (state->offset >= state->length)
-		return !turn_to_next_piece(state, walk->memory);
+	if (state->offset >= state->length) {
+		if (!turn_to_next_piece(state, walk->memory))
+			return 1;
+		if (state->offset >= state->length)
+			return 0;
+	}
 	stop = feed_state(feed);
 	if (state->answered) {
 		state->answered = 0;
@@ -115,7 +125,7 @@ static long call_step(u32 index, void *context)
 		finish_exchange(feed->connection, feed->sock, state->now, WAGGLE_END_DONE);
 	}
 	return stop || state->fate || (feed->connection->flags & CONNECTION_DEAD) ||
-	       is_http2(feed->connection);
+	       is_http2(feed->connection) || nothing_left(state);
 }
 
 INLINE void feed_call(struct walk *walk)
@@ -237,21 +247,29 @@ INLINE void let_go(struct connection *connection, u64 sock, u8 end)
 	forget_heads(sock);
 }
 
+/* `before`: what was at this address, whose end has passed unseen. */
+OUT_OF_LINE struct connection *next_connection(struct connection *before, const struct call *call)
+{
+	struct connection *connection;
+
+	if (before)
+		let_go(before, call->endpoint.sock, local_end(before));
+	connection = new_connection(&call->endpoint, call->sent);
+	if (connection) {
+		connection->peer_sock = call->peer;
+		connection->inode = call->inode;
+	}
+	return connection;
+}
+
 /* The connection of a call, made when it is new; null when it is nothing to us. */
-OUT_OF_LINE struct connection *connection_of(const struct call *call)
+INLINE struct connection *connection_of(const struct call *call)
 {
 	u64 sock = call->endpoint.sock;
 	struct connection *connection = bpf_map_lookup_elem(&connections, &sock);
 
-	if (!connection || is_of_before(connection, call)) {
-		if (connection) /* whose end has passed unseen */
-			let_go(connection, sock, local_end(connection));
-		connection = new_connection(&call->endpoint, call->sent);
-		if (connection) {
-			connection->peer_sock = call->peer;
-			connection->inode = call->inode;
-		}
-	}
+	if (!connection || is_of_before(connection, call))
+		connection = next_connection(connection, call);
 	if (connection && is_carried(connection))
 		carried_passes(connection, call->sent);
 	return connection && !(connection->flags & CONNECTION_DEAD) ? connection : 0;
@@ -330,7 +348,9 @@ PROVEN_ONCE int on_call(struct connection *connection, struct call *call)
 	scratch = bpf_map_lookup_elem(&scratches, &feed->user);
 	if (!scratch)
 		return 0;
-	begin_feed(feed, connection, scratch, call->endpoint.sock, call->sent);
+	scratch->state.id = call->id;
+	scratch->state.likely_g = call->likely_g;
+	resume_feed(feed, connection, scratch, call->endpoint.sock, call->sent);
 	if (!connection->sent.started && !connection->received.started) {
 		connection->sent_base = call->endpoint.sent_base;
 		connection->received_base = call->endpoint.received_base;

@@ -19,10 +19,11 @@ enum ready_argument { READY_SOCK = 0 };
 SEC("raw_tp/tcp_sendmsg_locked")
 int socket_send(struct bpf_raw_tracepoint_args *context)
 {
-	u32 mode = traced_mode();
+	u64 id = bpf_get_current_pid_tgid();
+	u32 mode = traced_mode_of(id >> 32);
 
 	if (mode)
-		pass_on(context, SCRATCH_SEND, mode);
+		pass_on(context, SCRATCH_SEND, mode, id);
 	return 0;
 }
 
@@ -30,12 +31,14 @@ SEC("raw_tp/sock_recv_length")
 int socket_receive(struct bpf_raw_tracepoint_args *context)
 {
 	u32 mode;
+	u64 id;
 
 	if (!worth_a_look(context->args[RECEIVE_RESULT], context->args[RECEIVE_FLAGS]))
 		return 0;
-	mode = traced_mode();
+	id = bpf_get_current_pid_tgid();
+	mode = traced_mode_of(id >> 32);
 	if (mode)
-		pass_on(context, SCRATCH_RECEIVE, mode);
+		pass_on(context, SCRATCH_RECEIVE, mode, id);
 	return 0;
 }
 
@@ -46,6 +49,7 @@ int socket_unix_send(struct bpf_raw_tracepoint_args *context)
 {
 	struct sock *receiver;
 	u32 mode;
+	u64 id;
 
 	if (!has_types())
 		return 0;
@@ -53,9 +57,10 @@ int socket_unix_send(struct bpf_raw_tracepoint_args *context)
 	if (receiver->__sk_common.skc_family != AF_UNIX || receiver->sk_type != SOCK_STREAM ||
 	    receiver->__sk_common.skc_state == TCP_LISTEN)
 		return 0;
-	mode = traced_mode();
+	id = bpf_get_current_pid_tgid();
+	mode = traced_mode_of(id >> 32);
 	if (mode)
-		pass_on(context, SCRATCH_UNIX, mode);
+		pass_on(context, SCRATCH_UNIX, mode, id);
 	return 0;
 }
 
@@ -128,19 +133,16 @@ SEC("raw_tp/socket_call")
 int socket_call(struct bpf_raw_tracepoint_args *context)
 {
 	struct call *call;
-	u32 user, mode = 0;
 
 	if (!has_types())
 		return 0;
 	HOLD_CPU();
-	user = take_over(context, &mode);
-	call = call_of(user);
+	call = take_over(context);
 	if (!call)
 		return 0;
-	call->mode = mode;
-	if (user == SCRATCH_SEND)
+	if (call->user == SCRATCH_SEND)
 		on_socket_send(context, call);
-	else if (user == SCRATCH_RECEIVE)
+	else if (call->user == SCRATCH_RECEIVE)
 		on_socket_receive(context, call);
 	else
 		on_socket_unix_send(context, call);

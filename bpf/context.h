@@ -142,12 +142,10 @@ PROVEN_ONCE int seed_random(struct random *random)
 	return 0;
 }
 
-PROVEN_ONCE u64 next_random(struct random *random)
+INLINE u64 draw(struct random *random)
 {
 	u64 a, b, c, d, number;
 
-	if (!random)
-		return 0;
 	a = random->words[0];
 	b = random->words[1];
 	c = random->words[2];
@@ -162,6 +160,24 @@ PROVEN_ONCE u64 next_random(struct random *random)
 	return number;
 }
 
+PROVEN_ONCE u64 next_random(struct random *random)
+{
+	return random ? draw(random) : 0;
+}
+
+struct two_words {
+	u64 words[2];
+};
+
+PROVEN_ONCE int next_randoms(struct random *random, struct two_words *numbers)
+{
+	if (!random || !numbers)
+		return 0;
+	numbers->words[0] = draw(random);
+	numbers->words[1] = draw(random);
+	return 0;
+}
+
 /* All zeros would be invalid; one in 2^64 is not worth a branch. */
 INLINE void new_span_id(struct random *random, u8 *id)
 {
@@ -170,8 +186,7 @@ INLINE void new_span_id(struct random *random, u8 *id)
 
 INLINE void new_trace_id(struct random *random, u8 *id)
 {
-	new_span_id(random, id);
-	new_span_id(random, id + 8);
+	next_randoms(random, (struct two_words *)id);
 }
 #endif
 

@@ -149,6 +149,7 @@ INLINE void current_arguments(struct call *call)
 	call->number = regs->orig_ax;
 	call->second = regs->si;
 	call->third = regs->dx;
+	call->likely_g = go_likely_g_in(regs);
 }
 
 INLINE int worth_a_look(s32 result, u32 flags)
@@ -175,7 +176,7 @@ OUT_OF_LINE int received_nothing(struct call *call)
 }
 
 /* A receive has ended; its endpoint is filled but for a UNIX socket's position. */
-OUT_OF_LINE int on_receive(struct call *call)
+INLINE int on_receive(struct call *call)
 {
 	struct connection *connection;
 	struct endpoint *endpoint = &call->endpoint;

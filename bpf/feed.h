@@ -62,11 +62,13 @@ struct call {
 	u32 mode; /* of the process */
 	u32 user; /* enum scratch_user */
 	u64 sent_before; /* by earlier messages of the same call */
+	u64 id; /* whose: bpf_get_current_pid_tgid() */
+	u64 likely_g; /* go_likely_g(), 0: not asked for */
 };
 
 MAP(calls, BPF_MAP_TYPE_PERCPU_ARRAY, SCRATCH_USERS, u32, struct call, 0);
 
-INLINE struct call *call_of(u32 user)
+INLINE struct call *call_by(u32 user, u64 id)
 {
 	struct call *call = bpf_map_lookup_elem(&calls, &user);
 
@@ -74,8 +76,14 @@ INLINE struct call *call_of(u32 user)
 		__builtin_memset(call, 0, sizeof(*call));
 		call->user = user;
 		call->sent = user != SCRATCH_RECEIVE;
+		call->id = id;
 	}
 	return call;
+}
+
+INLINE struct call *call_of(u32 user)
+{
+	return call_by(user, bpf_get_current_pid_tgid());
 }
 
 /* What the parser is given. On the stack, since the verifier must know the pointers;
@@ -101,11 +109,9 @@ struct walk {
 
 /* Anew in every function that is proven once, which is given no pointers in memory. Nor the
  * scratch memory itself: Linux 6.1 puts into maps only what it knows to be of a map. */
-INLINE void begin_feed(struct feed *feed, struct connection *connection, struct scratch *scratch,
-		       u64 sock, u32 sent)
+INLINE void feed_by(struct feed *feed, struct connection *connection, struct scratch *scratch,
+		    u64 sock, u32 sent, u64 id)
 {
-	u64 id = bpf_get_current_pid_tgid();
-
 	feed->connection = connection;
 	feed->stream = sent ? &connection->sent : &connection->received;
 	feed->scratch = scratch;
@@ -113,6 +119,21 @@ INLINE void begin_feed(struct feed *feed, struct connection *connection, struct 
 	feed->tgid = id >> 32;
 	feed->tid = (u32)id;
 	feed->sent = sent;
+}
+
+INLINE void begin_feed(struct feed *feed, struct connection *connection, struct scratch *scratch,
+		       u64 sock, u32 sent)
+{
+	scratch->state.id = bpf_get_current_pid_tgid();
+	scratch->state.likely_g = 0;
+	feed_by(feed, connection, scratch, sock, sent, scratch->state.id);
+}
+
+/* The same further down, where it has begun. */
+INLINE void resume_feed(struct feed *feed, struct connection *connection, struct scratch *scratch,
+			u64 sock, u32 sent)
+{
+	feed_by(feed, connection, scratch, sock, sent, scratch->state.id);
 }
 
 INLINE int feed_is_request(const struct feed *feed)

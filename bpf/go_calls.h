@@ -160,14 +160,32 @@ INLINE int reader_is_known(const struct connection *connection, u64 now)
 		goroutines_made - connection->go_made < READER_STAYS_MADE);
 }
 
+#define GO_G_UNSURE 1 /* in reader_g, which is even otherwise */
+
 /* Whether the goroutine that serves a connection of net/http reads its next request: one look
  * at the process's memory, where all that a goroutine's entry wants to know takes many. What
  * it works on is found when it calls (turn_to_served()). Now and then all is looked at. */
-INLINE int reads_again(const struct connection *connection, u64 now)
+INLINE int reads_again(struct connection *connection, u64 now)
 {
-	if (!connection->serves || open_requests(connection) || !reader_is_known(connection, now))
+	u64 g = go_likely_g();
+
+	if (!connection->serves || open_requests(connection) || !reader_is_known(connection, now) ||
+	    word_at(g + connection->go_goid) != connection->reader)
 		return 0;
-	return word_at(go_likely_g() + connection->go_goid) == connection->reader;
+	connection->reader_g = g | GO_G_UNSURE;
+	return 1;
+}
+
+/* The same without a look. The goroutine that serves a net/http.conn lives, and its g is nobody
+ * else's, until the conn ends or somebody takes it over: that nobody had is read with each answer
+ * (request_answered()), and holds for one request. */
+INLINE int surely_reads_again(struct connection *connection, u64 now, u64 g)
+{
+	if (!g || connection->reader_g != g || !connection->serves || open_requests(connection) ||
+	    !reader_is_known(connection, now))
+		return 0;
+	connection->reader_g = g | GO_G_UNSURE;
+	return 1;
 }
 
 /* The connection of net/http that a goroutine reads, if it is one, and is known. */
@@ -210,6 +228,7 @@ PROVEN_ONCE int goroutine_request(struct connection *connection,
 		return 0;
 	count_served(go);
 	connection->reader = 0;
+	connection->reader_g = 0;
 	connection->serves = 0;
 	connection->reader_ns = facts->start_ns;
 	owner.index = connection->requests;

@@ -69,9 +69,9 @@ INLINE u64 go_probed_g(struct pt_regs *registers)
 	return GO_WORD(registers, GO_G);
 }
 
-INLINE u64 go_likely_g(void)
+INLINE u64 go_likely_g_in(struct pt_regs *registers)
 {
-	return go_thread_g(0);
+	return GO_WORD(registers, GO_G);
 }
 
 #else
@@ -127,14 +127,18 @@ INLINE u64 go_probed_g(struct pt_regs *registers)
 	return registers->r14;
 }
 
-INLINE u64 go_likely_g(void)
+/* `registers`: of the kernel's own making (bpf_task_pt_regs()). */
+INLINE u64 go_likely_g_in(struct pt_regs *registers)
 {
-	struct pt_regs *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
 	return registers->r14;
 }
 
 #endif
+
+INLINE u64 go_likely_g(void)
+{
+	return go_likely_g_in((void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+}
 
 /* What is in a register, or on the stack, that user space has chosen. */
 INLINE u64 go_register(struct pt_regs *registers, u32 which)

@@ -160,9 +160,12 @@ INLINE u64 request_answered(const struct waggle_go *go, struct connection *conne
 
 	bpf_probe_read_user(&served, sizeof(served), (void *)(conn + go->conn_response));
 	if ((u8)served.hijacked) {
+		connection->reader_g = 0;
 		if (connection->flags & CONNECTION_TAKEN)
 			return 0;
 		connection->flags |= CONNECTION_TAKEN;
+	} else if (served.response) {
+		connection->reader_g &= ~1ULL; /* surely_reads_again() */
 	}
 	return served.response ? word_at(served.response + go->response_request) : 0;
 }

@@ -22,61 +22,80 @@ struct shape_walk {
 	u32 end;
 };
 
+/* Words at a step, each of which costs a call and a return. */
+#define SHAPE_WORDS 4
+
+/* The hash with one more word of what ends at `end`. */
+INLINE u64 shape_word(u64 hash, const struct http1_head *head, u32 at, u32 end)
+{
+	u64 word = load64(head->out + masked(at, HTTP1_OUT_MASK));
+	u32 left = end - at;
+
+	if (left < 8)
+		word &= (1ULL << (8 * left)) - 1;
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 32;
+}
+
 static long shape_step(u32 index, void *context)
 {
 	struct shape_walk *walk = context;
-	u64 word;
-	u32 left = walk->end - walk->at;
+	u32 at = walk->at, end = walk->end;
+	u64 hash = walk->hash;
 
-	if (walk->at >= walk->end)
-		return 1;
-	word = load64(walk->head->out + masked(walk->at, HTTP1_OUT_MASK));
-	if (left < 8)
-		word &= (1ULL << (8 * left)) - 1;
-	walk->hash = (walk->hash ^ word) * 0x9e3779b97f4a7c15ULL;
-	walk->hash ^= walk->hash >> 32;
-	walk->at += 8;
-	return 0;
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < SHAPE_WORDS; i++) {
+		if (at < end)
+			hash = shape_word(hash, walk->head, at, end);
+		at += 8;
+	}
+	walk->hash = hash;
+	walk->at = at;
+	return at >= end;
 }
 
-/* A seeded hash of the kept fields, so that user space can group records fast. It
- * is a hint: user space compares the bytes before it trusts a group. */
-PROVEN_ONCE u64 shape_of(struct http1_head *head)
+PROVEN_ONCE u64 shape_of_rest(struct http1_head *head, u64 hash, u32 at)
 {
-	struct shape_walk walk = { .head = head, .hash = shape_seed };
+	struct shape_walk walk = { .head = head, .hash = hash, .at = at };
 
 	if (!head)
 		return 0;
-	walk.at = head->target_len;
 	walk.end = head->out_used;
 	LOOP(512, shape_step, &walk);
 	return walk.hash;
 }
 
-PROVEN_ONCE int fill_addresses(struct waggle_facts *facts, const struct connection *connection,
+/* A seeded hash of the kept fields, so that user space can group records fast. It
+ * is a hint: user space compares the bytes before it trusts a group. */
+INLINE u64 shape_of(struct http1_head *head)
+{
+	u32 at = head->target_len, end = head->out_used;
+	u64 hash = shape_seed;
+
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < SHAPE_WORDS; i++) {
+		if (at < end)
+			hash = shape_word(hash, head, at, end);
+		at += 8;
+	}
+	return at < end ? shape_of_rest(head, hash, at) : hash;
+}
+
+PROVEN_ONCE int find_addresses(struct waggle_facts *facts, const struct connection *connection,
 			       u64 sock)
 {
-	const struct waggle_facts *before;
 	struct sock *sk = (void *)sock;
 	u32 mapped = bpf_htonl(0xffff);
 	u8 family;
 
 	if (!facts || !connection)
 		return 0;
-	before = &connection->current.record.facts;
 	family = connection->family;
 	__builtin_memset(facts->local_addr, 0, 32); /* both addresses */
 	facts->family = family;
 	facts->local_port = facts->peer_port = 0;
 	if (family == AF_UNIX) {
 		facts->flags |= WAGGLE_FLAG_NO_POSITION;
-		return 0;
-	}
-	/* A connected socket's addresses stay what they are (on_close): see the last exchange. */
-	if (before->family == family) {
-		__builtin_memcpy(facts->local_addr, before->local_addr, 32);
-		facts->local_port = before->local_port;
-		facts->peer_port = before->peer_port;
 		return 0;
 	}
 	facts->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
@@ -93,15 +112,29 @@ PROVEN_ONCE int fill_addresses(struct waggle_facts *facts, const struct connecti
 	return 0;
 }
 
-/* The entry of the current process, made provisionally when everybody is traced. */
-OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
+INLINE void fill_addresses(struct waggle_facts *facts, const struct connection *connection,
+			   u64 sock)
 {
-	struct waggle_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	const struct waggle_facts *before = &connection->current.record.facts;
+	u8 family = connection->family;
+
+	/* A connected socket's addresses stay what they are (on_close): see the last exchange. */
+	if (before->family != family || family == AF_UNIX) {
+		find_addresses(facts, connection, sock);
+		return;
+	}
+	__builtin_memcpy(facts->local_addr, before->local_addr, 32); /* both addresses */
+	facts->family = family;
+	facts->local_port = before->local_port;
+	facts->peer_port = before->peer_port;
+}
+
+/* Everybody is traced, and here is somebody new. */
+OUT_OF_LINE struct waggle_process *new_process(u32 tgid)
+{
 	struct task_struct *task, *leader;
 	u64 start;
 
-	if (process || !trace_all)
-		return process;
 	task = (void *)bpf_get_current_task();
 	leader = BPF_CORE_READ(task, group_leader);
 	start = BPF_CORE_READ(leader, start_boottime);
@@ -109,6 +142,19 @@ OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
 	tell(WAGGLE_PROCESS_SEEN, tgid, BPF_CORE_READ(leader, real_parent, tgid), start, 0,
 	     leader->comm);
 	return bpf_map_lookup_elem(&processes, &tgid);
+}
+
+/* The entry of the current process, made provisionally when everybody is traced. */
+INLINE struct waggle_process *process_in(const u32 *tgid)
+{
+	struct waggle_process *process = bpf_map_lookup_elem(&processes, tgid);
+
+	return process || !trace_all ? process : new_process(*tgid);
+}
+
+OUT_OF_LINE struct waggle_process *ensure_process(u32 tgid)
+{
+	return process_in(&tgid);
 }
 
 INLINE u64 process_start(struct waggle_process *process)
@@ -199,15 +245,19 @@ PROVEN_ONCE int read_context(struct http1_head *head, struct trace_context *cont
 {
 	if (!head || !context || !walk)
 		return 0;
-	context->valid = 0;
-	context->pending = 0;
-	if (!head->traceparent && !head->has_contexts)
-		return 0;
 #pragma clang loop unroll(full)
 	for (u32 rank = 1; rank <= FORMATS; rank++)
 		if (!context->valid)
 			read_format(rank, head, context, walk);
 	return context->valid;
+}
+
+INLINE void context_of_head(struct http1_head *head, struct scratch *scratch)
+{
+	scratch->header.valid = 0;
+	scratch->header.pending = 0;
+	if (head->traceparent || head->has_contexts)
+		read_context(head, &scratch->header, &scratch->hex);
 }
 
 static long void_step(u32 index, void *context)
@@ -336,6 +386,9 @@ INLINE void server_busy(struct feed *feed, struct waggle_process *process)
 	if (connection->flags & CONNECTION_SERVER_OPEN)
 		return;
 	connection->flags |= CONNECTION_SERVER_OPEN;
+	/* Goroutines of two processes may lie at one address. */
+	if (connection->tgid != feed->tgid)
+		connection->reader_g = 0;
 	connection->flags &= ~(CONNECTION_BLOCKING | CONNECTION_COUNTED | CONNECTION_RULES |
 			       CONNECTION_PROVES);
 	connection->owner_tid = feed->tid;
@@ -384,25 +437,32 @@ PROVEN_ONCE int clear_tail(struct http1_head *head)
 	return 0;
 }
 
-OUT_OF_LINE int store_exchange(struct connection *connection, u64 sock, struct http1_head *head)
+/* Of several that are open, and of large ones. */
+OUT_OF_LINE int store_beside(const struct connection *connection, u64 sock, struct http1_head *head)
 {
 	struct exchange_key key = { .sock = sock, .index = connection->requests };
 	struct scratch_exchange *exchange = (void *)head->prefix;
-	struct open_exchange *current = &connection->current;
 
-	clear_behind(head);
-	if (head->out_used <= WAGGLE_HEAD_SIZE && !connection->current_used) {
-		connection->current_used = 1;
-		connection->current_index = key.index;
-		current->owner = exchange->owner;
-		current->record.facts = exchange->facts;
-		copy_head(current->record.head, exchange->head, head->out_used, 0);
-		return 1;
-	}
 	if (head->out_used <= WAGGLE_HEAD_SIZE)
 		return !bpf_map_update_elem(&exchanges, &key, exchange, BPF_ANY);
 	clear_tail(head);
 	return !bpf_map_update_elem(&large_exchanges, &key, exchange, BPF_ANY);
+}
+
+INLINE int store_exchange(struct connection *connection, u64 sock, struct http1_head *head)
+{
+	struct scratch_exchange *exchange = (void *)head->prefix;
+	struct open_exchange *current = &connection->current;
+
+	clear_behind(head);
+	if (head->out_used > WAGGLE_HEAD_SIZE || connection->current_used)
+		return store_beside(connection, sock, head);
+	connection->current_used = 1;
+	connection->current_index = connection->requests;
+	current->owner = exchange->owner;
+	current->record.facts = exchange->facts;
+	copy_head(current->record.head, exchange->head, head->out_used, 0);
+	return 1;
 }
 
 /* Whether somebody else may see the next request begin at another byte than we do. */
@@ -424,12 +484,13 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 
 	if (!connection || !scratch)
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
-	begin_feed(feed, connection, scratch, sock, sent);
+	resume_feed(feed, connection, scratch, sock, sent);
 	head = &scratch->head;
 	exchange = (void *)head->prefix;
 	facts = &exchange->facts;
 	header = &scratch->header;
-	process = ensure_process(feed->tgid);
+	facts->tgid = feed->tgid;
+	process = process_in(&facts->tgid);
 	if (open_requests(connection) >= PIPELINE_MAX)
 		return WAGGLE_COUNT_LOST_PIPELINE_TOO_DEEP;
 	/* Found in mid-stream, and a second request before the first was answered: that
@@ -438,7 +499,7 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		return WAGGLE_COUNT_LOST_BAD_FRAMING;
 	__builtin_memset(&exchange->owner, 0, sizeof(exchange->owner));
 	keep_call_site(feed, head, process);
-	read_context(head, header, &scratch->hex);
+	context_of_head(head, scratch);
 	if (head->tracestate && !(header->valid && header->link == WAGGLE_LINK_TRACEPARENT))
 		void_tracestate(head);
 	if (is_tls(connection) && connection->role == WAGGLE_ROLE_CLIENT)
@@ -454,10 +515,13 @@ PROVEN_ONCE int on_request_head(struct connection *connection, u32 user, u64 soc
 		server_busy(feed, process);
 		if (header->valid)
 			keep_forwarded(header, facts, sock, connection->requests);
-		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE)
-			goroutine_request(connection, facts, feed->sock);
-		else
+		if (process && process->mode & WAGGLE_PROCESS_RULE_GOROUTINE) {
+			if (!surely_reads_again(connection, facts->start_ns,
+						scratch->state.likely_g))
+				goroutine_request(connection, facts, feed->sock);
+		} else {
 			task_request(connection, process, facts, feed->sock);
+		}
 	} else {
 		join_outgoing(feed, process, header, facts, &exchange->owner);
 		connection->flags &= ~CONNECTION_FRESH;
@@ -501,7 +565,7 @@ PROVEN_ONCE int on_response_head(struct connection *connection, u32 user, u64 so
 
 	if (!connection || !scratch)
 		return RESPONSE_UNKNOWN;
-	begin_feed(feed, connection, scratch, sock, sent);
+	resume_feed(feed, connection, scratch, sock, sent);
 	head = &scratch->head;
 	if (!open_requests(connection) ||
 	    !find_exchange(connection, feed->sock, connection->responses, &found))

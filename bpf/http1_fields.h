@@ -180,6 +180,13 @@ INLINE void http1_request_field(struct http1_head *head, u64 w0, u64 w1, u64 w2,
 	head->traceparent = value;
 }
 
+/* Whether a name that begins with this letter, a small one, may be of those that matter. */
+INLINE int http1_may_matter(u8 first)
+{
+	return first == 'c' || first == 't' || first == 'h' || first == 'u' || first == 'x' ||
+	       first == 'f' || first == 'b';
+}
+
 INLINE void http1_field(struct http1_head *head, u32 line, u32 end)
 {
 	u64 raw = http1_word(head, line), w0 = raw | LOWER, w1, w2;
@@ -188,8 +195,7 @@ INLINE void http1_field(struct http1_head *head, u32 line, u32 end)
 	/* The field before goes on in this line, or this is none. */
 	head->odd |= (u8)raw <= ' ';
 	/* Most fields begin with another letter; three loads are saved for them. */
-	if (first != 'c' && first != 't' && first != 'h' && first != 'u' && first != 'x' &&
-	    first != 'f' && first != 'b')
+	if (!http1_may_matter(first))
 		return;
 	w1 = http1_word(head, line + 8) | LOWER;
 	w2 = http1_word(head, line + 16) | LOWER;

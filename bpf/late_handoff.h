@@ -95,13 +95,15 @@ INLINE int answered_before(const struct connection *connection, u64 sock)
 INLINE void hand_over(struct connection *connection, u64 sock, u64 now, u32 position,
 		      struct waggle_facts *facts)
 {
+	u32 is_unix = connection->family == AF_UNIX;
+
 	/* Where the request was read already, the positions may be those of the next. */
-	if (hand_over_late(connection, sock, now, position, facts))
+	if (is_unix && hand_over_late(connection, sock, now, position, facts))
 		return;
 	offer_option(connection, now, position, facts);
 	leave_handoff(connection, sock, now, position, facts);
-	if (!hand_over_late(connection, sock, now, position, facts) &&
-	    connection->family == AF_UNIX && answered_before(connection, sock))
+	if (is_unix && !hand_over_late(connection, sock, now, position, facts) &&
+	    answered_before(connection, sock))
 		count(WAGGLE_COUNT_LOST_HANDOFF_TOO_LATE);
 }
 

@@ -138,6 +138,7 @@ struct connection {
 	u16 injected; /* bytes that we wrote into the request at injected_at, 0: none */
 	u64 reader; /* rules `task`, `goroutine`: the context or goroutine that read the last request */
 	u64 serves; /* Go: the net/http.conn that this is, while `reader` is sure to read it */
+	u64 reader_g; /* where that goroutine's g lies; odd: it may be another's by now; 0: not known */
 	u64 reader_ns; /* and when that was last looked at as a whole */
 	u32 go_made; /* goroutines_made then */
 	u32 go_goid;   /* with `serves`: of its process, as in waggle_go */
@@ -190,6 +191,8 @@ struct feed_state {
 	u64 now;
 	u64 skip;    /* bytes of the call's memory before the first that counts */
 	u64 left;    /* bytes of the call not yet fed */
+	u64 id;	     /* whose call: bpf_get_current_pid_tgid() */
+	u64 likely_g; /* go_likely_g(), 0: not asked for */
 	u32 gap;     /* bytes that passed unseen before this call */
 	u32 segment; /* of the call's vector, to be fed next */
 	u32 offset;

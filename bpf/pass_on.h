@@ -18,7 +18,6 @@
 /* What hooks of this CPU are passing on, by enum scratch_user. */
 struct passed {
 	u64 context[SCRATCH_HOOKS]; /* 0: nothing */
-	u32 mode[SCRATCH_HOOKS];
 };
 
 MAP(passed_on, BPF_MAP_TYPE_PERCPU_ARRAY, 1, u32, struct passed, 0);
@@ -41,34 +40,34 @@ INLINE struct passed *passed_here(void)
  * which is an address that no other event has meanwhile: by it it finds what is here. Should
  * somebody preempt us on the way, the kernel keeps this hook from running again here, and
  * other hooks have other places. */
-INLINE void pass_on(void *context, u32 user, u32 mode)
+INLINE void pass_on(void *context, u32 user, u32 mode, u64 id)
 {
 	struct passed *passed = passed_here();
+	struct call *call = call_by(user, id);
 
-	if (!passed)
+	if (!passed || !call)
 		return;
-	passed->mode[user] = mode;
+	call->mode = mode;
 	passed->context[user] = (u64)context;
 	bpf_tail_call(context, &behind_hooks, 0);
 	passed->context[user] = 0;
 }
 
-/* Which hook has passed this on; SCRATCH_USERS for none. */
-INLINE u32 take_over(void *context, u32 *mode)
+/* What a hook has passed on, null for nothing. */
+INLINE struct call *take_over(void *context)
 {
 	struct passed *passed = passed_here();
 
 	if (!passed)
-		return SCRATCH_USERS;
+		return 0;
 #pragma clang loop unroll(full)
 	for (u32 user = 0; user < SCRATCH_HOOKS; user++) {
 		if (passed->context[user] == (u64)context) {
 			passed->context[user] = 0;
-			*mode = passed->mode[user];
-			return user;
+			return bpf_map_lookup_elem(&calls, &user);
 		}
 	}
-	return SCRATCH_USERS;
+	return 0;
 }
 
 #endif

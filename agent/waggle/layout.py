@@ -875,13 +875,13 @@ INJECT_RULE = _dtype(
 )
 
 CONNECTION = _dtype(
-    824,
+    832,
     [
         ("requests", "<u4", 144),
         ("responses", "<u4", 148),
         ("tgid", "<u4", 156),
         ("role", "u1", 160),
         ("current_used", "u1", 188),
-        ("method", "u1", 420),
+        ("method", "u1", 428),
     ],
 )

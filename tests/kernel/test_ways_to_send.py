@@ -179,7 +179,7 @@ def send_big(pair: Connection, number: int, size: int, *, up: bool) -> int:
         head=head.decode(),
         pattern=pattern,
         size=size,
-        call_size=500_000,
+        call_size=size,  # never room for all of it
     )
     reading.get()
     if up:

@@ -212,11 +212,23 @@ class Object(Closing):
         """Detach what is attached and give programs and maps up. Further calls do nothing."""
         if self._detaching is not None:
             self._detaching.shutdown()
-        while self._links:
-            self._links.pop().close()
+        self._detach_rest()
         pointer, self._pointer = self._pointer, None
         if pointer is not None:
             library().bpf_object__close(pointer)
+
+    def _detach_rest(self) -> None:
+        """Several at the same time where there are many: the kernel waits for each uprobe."""
+        links, self._links = self._links, []
+        if len(links) <= _AT_ONCE:
+            for link in reversed(links):
+                link.close()
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
+            for _ in several.map(lambda link: link.close(), links):
+                pass
 
     def _open_pointer(self) -> int:
         if self._pointer is None:

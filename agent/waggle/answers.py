@@ -167,8 +167,9 @@ class Reused:
     begin with the next? A call between two answers is part of the second, unless something
     goes on after answers in that process: once a call was seen there between an answer and
     the reading of the next request, nothing is sure any more. While several requests are open,
-    the next may be read in the moment between an answer and a call that comes late: so such
-    calls are believed only after QUIET_GAPS answers whose contexts did nothing in between."""
+    the next, of another connection, may be read in the moment between an answer and a call that
+    comes late: so such calls are believed only after QUIET_GAPS answers whose contexts did
+    nothing in between."""
 
     def __init__(self) -> None:
         # Process, and whether on one connection: since when.
@@ -184,7 +185,7 @@ class Reused:
     def meet(self, answers: Records) -> None:
         """Of contexts that answer again it is known what they do after an answer."""
         again = answers["before_ns"] != 0
-        self._count_gaps(answers[again & (answers["own"] == 0)])
+        self._count_gaps(answers[again & (answers["own"] == 0) & (answers["kept"] == 0)])
         if again.any() and len(self._went_on):
             self.learn(answers[again & np.isin(answers["contexts"][:, 0], self._went_on)])
 
@@ -202,7 +203,7 @@ class Reused:
         gaps = again["tgid"][again["before_ns"] <= again["start_ns"]]
         for tgid, number in zip(*np.unique(gaps, return_counts=True), strict=True):
             known = self._quiet.get(int(tgid), 0)
-            if known < QUIET_GAPS and len(self._quiet) < REFUTED_KEPT:
+            if known or len(self._quiet) < REFUTED_KEPT:
                 self._quiet[int(tgid)] = min(QUIET_GAPS, known + int(number))
 
     def _is_tried(self, answers: Records) -> Mask:
@@ -221,7 +222,8 @@ class Reused:
         for (tgid, kept), since in self._refuted.items():
             of = (answers["tgid"] == tgid) & (answers["kept"] == kept)
             refuted |= of & (answers["time_ns"] > since)
-        believed = ~refuted & (~among_others | self._is_tried(answers))
+        alike = ~among_others | (answers["kept"] != 0)
+        believed = ~refuted & (alike | self._is_tried(answers))
         sure: Mask = fresh | (~waited & ((answers["own"] != 0) | believed))
         sure &= answers["shared"] == 0
         return sure

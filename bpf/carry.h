@@ -25,16 +25,11 @@ INLINE void carried_for(struct waggle_facts *facts, const struct trace_context *
 
 /* The other end of a UNIX socket, if the beginning of this connection passes there now: what it has
  * begun with is judged once, and nobody asks again before he is answered. */
-INLINE struct connection *other_end(const struct connection *connection, u64 sock)
+INLINE struct connection *carried_end(const struct connection *connection, u64 sock)
 {
-	u64 address = connection->peer_sock;
-	struct connection *other = bpf_map_lookup_elem(&connections, &address);
+	struct connection *other = other_end(connection, sock);
 
-	if (connection->family != AF_UNIX || !other || other->peer_sock != sock ||
-	    other->inode != inode_of((void *)address) || !is_carried(other) ||
-	    other->flags & CONNECTION_ANSWERED)
-		return 0;
-	return other;
+	return other && is_carried(other) && !(other->flags & CONNECTION_ANSWERED) ? other : 0;
 }
 
 /* Of such a socket each end knows the other, so nothing is left anywhere: of sender and reader, who
@@ -50,11 +45,7 @@ OUT_OF_LINE int carry_over(const struct connection *sender, struct connection *r
 	if (sender->current_used || !facts->link || !reader->current_used ||
 	    reader->current.record.facts.link)
 		return 0;
-	copy_trace_id(handed.trace_id, facts->trace_id);
-	copy_span_id(handed.span_id, facts->span_id);
-	handed.flags = facts->trace_flags;
-	handed.pending = !!(facts->flags & WAGGLE_FLAG_TRACE_PENDING);
-	handed.sampling = inherited_sampling(facts->sampling);
+	hand_on(&handed, facts);
 	carried_for(&reader->current.record.facts, &handed);
 	count(WAGGLE_COUNT_HANDOFF_FOUND);
 	return 0;
@@ -85,7 +76,7 @@ INLINE void carry_on(struct feed *feed, const struct waggle_process *process)
 	copy_span_id(facts->span_id, facts->parent_id);
 	facts->link = link;
 	if (connection->family == AF_UNIX)
-		carry_over(connection, other_end(connection, feed->sock));
+		carry_over(connection, carried_end(connection, feed->sock));
 	else
 		leave_handoff(connection, feed->sock, state->now,
 			      state->position + state->offset, facts);
@@ -138,7 +129,7 @@ INLINE void carry_in(struct feed *feed, struct waggle_process *process)
 	slot->carried = feed->sock;
 	process->is_carried = 1;
 	if (connection->family == AF_UNIX)
-		carry_over(other_end(connection, feed->sock), connection);
+		carry_over(carried_end(connection, feed->sock), connection);
 	else
 		carried_for(facts, handed);
 }

@@ -58,6 +58,28 @@ INLINE void handoff_key_of(struct handoff_key *key, const struct connection *con
 	key->kind = 0;
 }
 
+/* The other end of a UNIX connection, null where nobody knows it. What we know under its address
+ * may be of a socket that was there before. */
+INLINE struct connection *other_end(const struct connection *connection, u64 sock)
+{
+	u64 address = connection->peer_sock;
+	struct connection *other = bpf_map_lookup_elem(&connections, &address);
+
+	if (!other || other->peer_sock != sock || other->inode != inode_of((void *)address))
+		return 0;
+	return other;
+}
+
+/* What is handed over of an exchange: its own ids, and how its trace was sampled. */
+INLINE void hand_on(struct trace_context *handed, const struct waggle_facts *facts)
+{
+	copy_trace_id(handed->trace_id, facts->trace_id);
+	copy_span_id(handed->span_id, facts->span_id);
+	handed->flags = facts->trace_flags;
+	handed->pending = !!(facts->flags & WAGGLE_FLAG_TRACE_PENDING);
+	handed->sampling = inherited_sampling(facts->sampling);
+}
+
 /* The two ends of a UNIX connection count from when each was first seen. What is
  * between the counts shows when nothing else waits in the receiver's queue, and what
  * this call has put there (`own` buffers) still does: then the receiver has read exactly
@@ -66,17 +88,13 @@ INLINE void handoff_key_of(struct handoff_key *key, const struct connection *con
  * the next. So its count is taken first, and the queue looked at then. */
 INLINE void unix_learn_delta(struct connection *connection, u64 sock, u32 own)
 {
-	u64 receiver = connection->peer_sock;
-	struct sock *peer = (void *)receiver;
+	struct sock *peer = (void *)connection->peer_sock;
 	struct connection *other;
 	u32 read;
 
 	if (!peer)
 		return;
-	other = bpf_map_lookup_elem(&connections, &receiver);
-	/* What we know under this address may be of a socket that was there before. */
-	if (other && (other->peer_sock != sock || other->inode != inode_of(peer)))
-		other = 0;
+	other = other_end(connection, sock);
 	read = other ? *(volatile u32 *)&other->received.next : 0;
 	if (BPF_CORE_READ(peer, sk_receive_queue.qlen) != own)
 		return;

@@ -37,21 +37,24 @@ INLINE u64 shape_word(u64 hash, const struct http1_head *head, u32 at, u32 end)
 	return hash ^ hash >> 32;
 }
 
-static long shape_step(u32 index, void *context)
+INLINE u64 shape_words(u64 hash, const struct http1_head *head, u32 at, u32 end)
 {
-	struct shape_walk *walk = context;
-	u32 at = walk->at, end = walk->end;
-	u64 hash = walk->hash;
-
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < SHAPE_WORDS; i++) {
 		if (at < end)
-			hash = shape_word(hash, walk->head, at, end);
+			hash = shape_word(hash, head, at, end);
 		at += 8;
 	}
-	walk->hash = hash;
-	walk->at = at;
-	return at >= end;
+	return hash;
+}
+
+static long shape_step(u32 index, void *context)
+{
+	struct shape_walk *walk = context;
+
+	walk->hash = shape_words(walk->hash, walk->head, walk->at, walk->end);
+	walk->at += 8 * SHAPE_WORDS;
+	return walk->at >= walk->end;
 }
 
 PROVEN_ONCE u64 shape_of_rest(struct http1_head *head, u64 hash, u32 at)
@@ -70,14 +73,9 @@ PROVEN_ONCE u64 shape_of_rest(struct http1_head *head, u64 hash, u32 at)
 INLINE u64 shape_of(struct http1_head *head)
 {
 	u32 at = head->target_len, end = head->out_used;
-	u64 hash = shape_seed;
+	u64 hash = shape_words(shape_seed, head, at, end);
 
-#pragma clang loop unroll(full)
-	for (u32 i = 0; i < SHAPE_WORDS; i++) {
-		if (at < end)
-			hash = shape_word(hash, head, at, end);
-		at += 8;
-	}
+	at += 8 * SHAPE_WORDS;
 	return at < end ? shape_of_rest(head, hash, at) : hash;
 }
 

@@ -20,12 +20,10 @@
 INLINE struct open_exchange *read_too_early(const struct connection *connection, u64 sock, u64 now,
 					    struct connection **receiver)
 {
-	u64 address = connection->peer_sock;
-	struct connection *other = bpf_map_lookup_elem(&connections, &address);
+	struct connection *other = other_end(connection, sock);
 	struct open_exchange *open;
 
-	if (!other || other->peer_sock != sock || other->role != WAGGLE_ROLE_SERVER ||
-	    other->inode != inode_of((void *)address) || open_requests(connection) ||
+	if (!other || other->role != WAGGLE_ROLE_SERVER || open_requests(connection) ||
 	    open_requests(other) != 1 || !other->current_used ||
 	    other->current_index != other->responses)
 		return 0;
@@ -54,16 +52,12 @@ PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now,
 	struct connection *receiver = 0;
 	struct open_exchange *open;
 
-	if (!connection || !facts || connection->family != AF_UNIX)
+	if (!connection || !facts)
 		return 0;
 	open = read_too_early(connection, sock, now, &receiver);
 	if (!open || !receiver)
 		return 0;
-	copy_trace_id(handed.trace_id, facts->trace_id);
-	copy_span_id(handed.span_id, facts->span_id);
-	handed.flags = facts->trace_flags;
-	handed.pending = !!(facts->flags & WAGGLE_FLAG_TRACE_PENDING);
-	handed.sampling = inherited_sampling(facts->sampling);
+	hand_on(&handed, facts);
 	become_child(&open->record.facts, &handed);
 	count(WAGGLE_COUNT_HANDOFF_FOUND);
 	/* Sent before it was read, whenever the hooks ran. */
@@ -80,12 +74,9 @@ PROVEN_ONCE int hand_over_late(struct connection *connection, u64 sock, u64 now,
  * that nobody waits for nothing is left to read. */
 INLINE int answered_before(const struct connection *connection, u64 sock)
 {
-	u64 address = connection->peer_sock;
-	const struct connection *other = bpf_map_lookup_elem(&connections, &address);
+	const struct connection *other = other_end(connection, sock);
 
-	/* Not one that was at this address before. */
-	return other && other->peer_sock == sock && other->role == WAGGLE_ROLE_SERVER &&
-	       other->inode == inode_of((void *)address) &&
+	return other && other->role == WAGGLE_ROLE_SERVER &&
 	       other->responses == connection->requests + 1 &&
 	       other->sent.next != connection->received.next;
 }

@@ -35,14 +35,20 @@ INLINE void session_key_of(struct tls_session_key *key, u64 ssl)
 	key->reserved = 0;
 }
 
+/* What is known of an SSL in the current process. */
+INLINE struct tls_session *find_session(u64 ssl)
+{
+	struct tls_session_key key;
+
+	session_key_of(&key, ssl);
+	return bpf_map_lookup_elem(&tls_sessions, &key);
+}
+
 /* The other session's plaintext is this one's ciphertext: neither is what it seems. */
 INLINE void mark_nested(u64 ssl)
 {
-	struct tls_session_key key;
-	struct tls_session *session;
+	struct tls_session *session = find_session(ssl);
 
-	session_key_of(&key, ssl);
-	session = bpf_map_lookup_elem(&tls_sessions, &key);
 	if (session)
 		session->nested = 1;
 }
@@ -50,11 +56,8 @@ INLINE void mark_nested(u64 ssl)
 /* What it says now, nobody hears. */
 INLINE void mark_missed(u64 ssl)
 {
-	struct tls_session_key key;
-	struct tls_session *session;
+	struct tls_session *session = find_session(ssl);
 
-	session_key_of(&key, ssl);
-	session = bpf_map_lookup_elem(&tls_sessions, &key);
 	if (session)
 		session->missed = 1;
 }

@@ -6,6 +6,7 @@ programs of this system load are read while the kernel verifies, before anybody 
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +14,7 @@ from waggle.probes.tls.library import Library, read_library
 
 CRYPTOGRAPHY = "libcrypto"  # what the names of OpenSSL's other half begin with
 _KEPT = 256
+_TAGS_READ = 4096  # at most, of a file's dynamic table
 
 # Device, inode, size in bytes, time of change in ns.
 Identity = tuple[int, int, int, int]
@@ -50,22 +52,33 @@ def identity_of(path: str) -> Identity:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
+def wants_of(path: str) -> tuple[list[str], list[str]]:
+    """What an ELF file asks the loader for: names of libraries, and the folders of its RUNPATH or
+    RPATH as they stand there; nothing where it cannot be understood. Raises OSError."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.dynamic import DynamicSegment
+    from elftools.elf.elffile import ELFFile
+
+    needed: list[str] = []
+    folders: list[str] = []
+    try:
+        with Path(path).open("rb") as file:
+            for segment in ELFFile(file).iter_segments("PT_DYNAMIC"):
+                assert isinstance(segment, DynamicSegment)
+                for tag in islice(segment.iter_tags(), _TAGS_READ):
+                    if tag.entry.d_tag == "DT_NEEDED":
+                        needed.append(str(getattr(tag, "needed", "")))
+                    elif tag.entry.d_tag in ("DT_RUNPATH", "DT_RPATH"):
+                        folders += str(getattr(tag, tag.entry.d_tag[3:].lower())).split(":")
+    except (ELFError, ValueError, KeyError):
+        return [], []
+    return needed, folders
+
+
 def _cryptography_of(path: str, mapped: Mapping[str, str]) -> str | None:
     """The file with OpenSSL's other half, in the version that it wants: one that is mapped, else
     beside it."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSection
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        with Path(path).open("rb") as file:
-            section = ELFFile(file).get_section_by_name(".dynamic")
-            if not isinstance(section, DynamicSection):
-                return None
-            needed = [str(getattr(tag, "needed", "")) for tag in section.iter_tags("DT_NEEDED")]
-    except (ELFError, ValueError, KeyError):
-        return None
-    for name in needed:
+    for name in wants_of(path)[0]:
         if name in mapped:
             return mapped[name]
         if name.startswith(CRYPTOGRAPHY):

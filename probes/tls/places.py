@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from waggle.probes.tls.libraries import Identity, identity_of
+from waggle.probes.tls.libraries import Identity, identity_of, wants_of
 
 _NAMES = ("libssl.so.3", "libssl.so.1.1", "libgnutls.so.30")
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/lib")
@@ -119,22 +119,9 @@ def _first(name: str, own: list[str], system: list[str]) -> tuple[str | None, bo
 
 def _needed(path: str) -> tuple[list[str], list[str]]:
     """What a file needs, and the folders that it names itself; nothing of what cannot be read."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSegment
-    from elftools.elf.elffile import ELFFile
-
-    needed: list[str] = []
-    folders: list[str] = []
     try:
-        with Path(path).open("rb") as file:
-            for segment in ELFFile(file).iter_segments("PT_DYNAMIC"):
-                assert isinstance(segment, DynamicSegment)
-                for tag in islice(segment.iter_tags(), 4096):
-                    if tag.entry.d_tag == "DT_NEEDED":
-                        needed.append(str(getattr(tag, "needed", "")))
-                    elif tag.entry.d_tag in ("DT_RUNPATH", "DT_RPATH"):
-                        folders += str(getattr(tag, tag.entry.d_tag[3:].lower())).split(":")
-    except (ELFError, OSError, ValueError, KeyError):
+        needed, folders = wants_of(path)
+    except OSError:
         return [], []
     origin = str(Path(path).resolve().parent)
     named = [re.sub(r"\$(?:ORIGIN\b|\{ORIGIN\})", lambda _: origin, folder) for folder in folders]

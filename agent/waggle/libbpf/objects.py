@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,15 +198,7 @@ class Object(Closing):
         quiet moment, 10 ms and more, but nobody does who comes soon behind another, be that to
         attach or to detach. So while one program is let go of, the next is attached to at once.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
-            begun = []
-            for link in links:
-                begun.append(several.submit(self.detach, link))
-                time.sleep(_APART_S)
-        for each in begun:
-            each.result()
+        _side_by_side(self.detach, links, _APART_S)
 
     def close(self) -> None:
         """Detach what is attached and give programs and maps up. Further calls do nothing."""
@@ -220,15 +212,11 @@ class Object(Closing):
     def _detach_rest(self) -> None:
         """Several at the same time where there are many: the kernel waits for each uprobe."""
         links, self._links = self._links, []
-        if len(links) <= _AT_ONCE:
-            for link in reversed(links):
-                link.close()
+        if len(links) > _AT_ONCE:
+            _side_by_side(lambda link: link.close(), links)
             return
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
-            for _ in several.map(lambda link: link.close(), links):
-                pass
+        for link in reversed(links):
+            link.close()
 
     def _open_pointer(self) -> int:
         if self._pointer is None:
@@ -259,3 +247,19 @@ class Object(Closing):
         while at:
             yield Map(at)
             at = library().bpf_object__next_map(pointer, at)
+
+
+def _side_by_side(
+    detach: Callable[[Link], None], links: Iterable[Link], apart_s: float = 0.0
+) -> None:
+    """Detach several at the same time, beginning one after the other. Raises what the first of
+    them raises, when all have ended."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_AT_ONCE, "waggle-detachers") as several:
+        begun = []
+        for link in links:
+            begun.append(several.submit(detach, link))
+            time.sleep(apart_s)
+    for each in begun:
+        each.result()

@@ -113,6 +113,13 @@ class Ended:
         assert found, f"no summary in {self.stderr!r}"
         return [line.strip() for line in found.group(1).splitlines()]
 
+    def count_lost(self, reason: str) -> int:
+        """How many the summary says were lost for this reason."""
+        for loss in self.losses:
+            if found := re.match(rf"([\d,]+) {reason}\b", loss):
+                return int(found[1].replace(",", ""))
+        return 0
+
     @property
     def lost(self) -> list[str]:
         """The same without what costs no span: a program that a CPU had not finished when it came

@@ -63,26 +63,33 @@ _HTTPD_WORKERS = {
 }
 
 
+def _run_httpd(
+    place: Place, mpm: str, matching: str, upstream: str | None, options: str = ""
+) -> list[str | Path]:
+    """matching: directives before all else is handed to upstream."""
+    config = place.folder / "httpd.conf"
+    config.write_text(
+        _HTTPD.format(
+            folder=place.folder,
+            port=place.port,
+            mpm=mpm,
+            modules=HTTPD_MODULES,
+            matching=matching,
+            upstream=upstream,
+            options=options,
+            workers=_HTTPD_WORKERS[mpm],
+        )
+    )
+    return [tool("apache2"), "-DFOREGROUND", "-f", config]
+
+
 def httpd(mpm: str, matching: str = "") -> ServerKind:
     """matching: what is handed on where, but for the rest; a pattern and a URL of {upstream}."""
 
     def command(place: Place, options: Options) -> list[str | Path]:
-        config = place.folder / "httpd.conf"
-        config.write_text(
-            _HTTPD.format(
-                folder=place.folder,
-                port=place.port,
-                mpm=mpm,
-                modules=HTTPD_MODULES,
-                matching=f"ProxyPassMatch {matching}".format(upstream=options.upstream)
-                if matching
-                else "",
-                upstream=options.upstream,
-                options="" if options.upstream_keepalive else "disablereuse=on",
-                workers=_HTTPD_WORKERS[mpm],
-            )
-        )
-        return [tool("apache2"), "-DFOREGROUND", "-f", config]
+        matches = f"ProxyPassMatch {matching}".format(upstream=options.upstream) if matching else ""
+        how = "" if options.upstream_keepalive else "disablereuse=on"
+        return _run_httpd(place, mpm, matches, options.upstream, how)
 
     return ServerKind(command, needs_upstream=True)
 
@@ -206,21 +213,15 @@ def _fastcgi_by_nginx(place: Place, where: str, *, kept: bool = False) -> list[s
     )
 
 
+def _httpd_by_module(place: Place, module: str, upstream: str, *more: str) -> list[str | Path]:
+    """httpd in front of what is asked by another protocol than HTTP, which a module speaks."""
+    loaded = f"LoadModule {module}_module {HTTPD_MODULES}/mod_{module}.so"
+    return _run_httpd(place, "event", "\n".join([loaded, *more]), upstream)
+
+
 def _fastcgi_by_httpd(place: Place, where: str) -> list[str | Path]:
-    config = place.folder / "httpd.conf"
-    text = _HTTPD.format(
-        folder=place.folder,
-        port=place.port,
-        mpm="event",
-        modules=HTTPD_MODULES,
-        matching=f"LoadModule proxy_fcgi_module {HTTPD_MODULES}/mod_proxy_fcgi.so\n"
-        f'ProxyFCGISetEnvIf true SCRIPT_FILENAME "{_MATRIX_PHP}"',
-        upstream=f"{where}|fcgi://localhost",
-        options="",
-        workers=_HTTPD_WORKERS["event"],
-    )
-    config.write_text(text)
-    return [tool("apache2"), "-DFOREGROUND", "-f", config]
+    script = f'ProxyFCGISetEnvIf true SCRIPT_FILENAME "{_MATRIX_PHP}"'
+    return _httpd_by_module(place, "proxy_fcgi", f"{where}|fcgi://localhost", script)
 
 
 def _fastcgi_by_caddy(place: Place, where: str) -> list[str | Path]:
@@ -281,19 +282,7 @@ def _uwsgi_by_nginx(place: Place, where: str) -> list[str | Path]:
 
 
 def _uwsgi_by_httpd(place: Place, where: str) -> list[str | Path]:
-    config = place.folder / "httpd.conf"
-    text = _HTTPD.format(
-        folder=place.folder,
-        port=place.port,
-        mpm="event",
-        modules=HTTPD_MODULES,
-        matching=f"LoadModule proxy_uwsgi_module {HTTPD_MODULES}/mod_proxy_uwsgi.so",
-        upstream=f"{where}|uwsgi://localhost",
-        options="",
-        workers=_HTTPD_WORKERS["event"],
-    )
-    config.write_text(text)
-    return [tool("apache2"), "-DFOREGROUND", "-f", config]
+    return _httpd_by_module(place, "proxy_uwsgi", f"{where}|uwsgi://localhost")
 
 
 def _uwsgi(

@@ -134,20 +134,13 @@ def test_a_flood_is_bounded(tmp_path: Path) -> None:
     digest = hashlib.sha256(block * (written // len(block)) + b"behind the flood\n").digest()
     assert hashlib.sha256(log.read_bytes()).digest() == digest
     exported = len(agent.logs())
-    lost = _lost(counted.losses, "log_rate")
+    lost = counted.count_lost("log_rate")
     writes = written // len(block)
     assert lost > 0
     # Every write is either in the records, 60 of them each, or counted.
     recorded = sum(body.startswith("000000 ") for body in bodies(agent))
-    assert recorded + lost + _lost(counted.losses, "log_ring_full") in (writes, writes + 1)
+    assert recorded + lost + counted.count_lost("log_ring_full") in (writes, writes + 1)
     assert exported <= 60 * recorded + 1
-
-
-def _lost(losses: list[str], reason: str) -> int:
-    for loss in losses:
-        if found := re.match(rf"([\d,]+) {reason}\b", loss):
-            return int(found[1].replace(",", ""))
-    return 0
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf", "http/json"])

@@ -379,7 +379,7 @@ def _overtaken(seen: Round) -> set[int]:
     agent tells of, and one that neither end could see."""
     if seen.plan.family != "unix":
         return set()
-    told = sum(int(loss.split()[0]) for loss in seen.ended.losses if "handoff_too_late" in loss)
+    told = seen.ended.count_lost("handoff_too_late")
     numbers = {n for _, n, _, server in seen.each() if not server.parent_id}
     return numbers if len(numbers) <= told + 1 else set()
 
